@@ -1,0 +1,123 @@
+"""The settings of AOS, from the environment (in Azure: the app settings of the function app).
+
+Every connection accepts two forms under one name, as Azure Functions does: `NAME` holds a connection string (local
+work), or `NAME__fullyQualifiedNamespace` / `NAME__accountName` / `NAME__blobServiceUri` name the service and the
+managed identity signs in (`AZURE_CLIENT_ID` picks a user-assigned one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from aos.errors import SettingError
+
+Role = Literal["agents", "mcp"]
+
+STORAGE = "AZURE_STORAGE_CONNECTION_STRING"
+SERVICE_BUS = "AZURE_SERVICE_BUS_CONNECTION_STRING"
+
+
+def _named(name: str, *older: str) -> AliasChoices:
+    return AliasChoices(name, *older)
+
+
+class Settings(BaseSettings):
+    """One typed place for every setting. `load_settings` reads it and turns mistakes into `SettingError`."""
+
+    model_config = SettingsConfigDict(extra="ignore", case_sensitive=False, env_ignore_empty=True)
+
+    app_name: Annotated[str, Field(validation_alias=_named("AOS_APP_NAME"), pattern=r"^[A-Za-z0-9_-]{1,32}$")] = "aos"
+    """Written into the metadata of everything that AOS makes in Foundry; it touches nothing else there."""
+    roles: Annotated[frozenset[Role], NoDecode, Field(validation_alias=_named("AOS_ROLES"))] = frozenset(
+        {"agents", "mcp"}
+    )
+    """Which functions this app registers: `agents`, `mcp`, or both separated by a comma."""
+
+    use_foundry: Annotated[bool, Field(validation_alias=_named("USE_FOUNDRY_RUNTIME"))] = True
+    foundry_api: Annotated[Literal["responses", "threads"], Field(validation_alias=_named("FOUNDRY_API"))] = "responses"
+    project_endpoint: Annotated[
+        str | None, Field(validation_alias=_named("AZURE_AI_PROJECT_ENDPOINT"), pattern=r"^https?://.+/api/projects/.+")
+    ] = None
+    """`https://<resource>.services.ai.azure.com/api/projects/<project>`"""
+    project_api_key: Annotated[str | None, Field(validation_alias=_named("AZURE_AI_API_KEY"))] = None
+    """Without a key the app signs in with its identity."""
+    model_deployment: Annotated[str, Field(validation_alias=_named("AZURE_AI_MODEL_DEPLOYMENT"))] = "llama-3.3-70b"
+    """Base name: an agent's deployment is `{model_deployment}-{domain}`."""
+
+    storage: Annotated[str | None, Field(validation_alias=_named(STORAGE))] = None
+    storage_account: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__accountName"))] = None
+    storage_blob_uri: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__blobServiceUri"))] = None
+    storage_table_uri: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__tableServiceUri"))] = None
+    agent_container: Annotated[str, Field(validation_alias=_named("AGENT_CONFIG_BLOB_CONTAINER"))] = "agent-configs"
+    mcp_container: Annotated[str, Field(validation_alias=_named("MCP_REGISTRY_BLOB_CONTAINER"))] = "mcp-registry"
+
+    service_bus: Annotated[
+        str | None,
+        Field(
+            validation_alias=_named(
+                SERVICE_BUS,
+                "AZURE_SERVICEBUS_CONNECTION_STRING",
+                "SERVICE_BUS_CONNECTION_STRING",
+                "AzureServiceBusConnectionString",
+            )
+        ),
+    ] = None
+    service_bus_namespace: Annotated[
+        str | None, Field(validation_alias=_named(f"{SERVICE_BUS}__fullyQualifiedNamespace"))
+    ] = None
+
+    client_id: Annotated[str | None, Field(validation_alias=_named("AZURE_CLIENT_ID"))] = None
+
+    host: Annotated[str, Field(validation_alias=_named("AOS_HOST"))] = "127.0.0.1"
+    port: Annotated[int, Field(validation_alias=_named("AOS_PORT"), ge=0, le=65535)] = 7071
+    function_key: Annotated[str | None, Field(validation_alias=_named("AOS_FUNCTION_KEY"))] = None
+    admin_key: Annotated[str | None, Field(validation_alias=_named("AOS_ADMIN_KEY"))] = None
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return frozenset(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("roles")
+    @classmethod
+    def _some(cls, value: frozenset[Role]) -> frozenset[Role]:
+        if not value:
+            raise ValueError("name at least one of: agents, mcp")
+        return value
+
+    @property
+    def storage_configured(self) -> bool:
+        return bool(self.storage or self.storage_account or (self.storage_blob_uri and self.storage_table_uri))
+
+    @property
+    def bus_configured(self) -> bool:
+        return bool(self.service_bus or self.service_bus_namespace)
+
+
+def load_settings(values: Mapping[str, object] | None = None) -> Settings:
+    """Reads the settings.
+
+    Args:
+        values: Settings by name that win over the environment (for tests and embedding).
+
+    Raises:
+        SettingError: Naming each wrong setting and why, without its value.
+    """
+    try:
+        return Settings.model_validate({**_environment(), **(values or {})})
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+        raise SettingError(f"Wrong settings: {problems}.") from None
+
+
+def _environment() -> dict[str, object]:
+    """The environment through pydantic-settings' own reader, so that aliases behave alike everywhere."""
+    from pydantic_settings import EnvSettingsSource
+
+    return dict(EnvSettingsSource(Settings)())

@@ -1,0 +1,134 @@
+"""The errors of AOS.
+
+Every error carries a stable `code` (what programs compare), a `title` (one sentence for people), and a `detail` that
+names the field, the value and the remedy. Subclasses say how an error is meant: `TransientError` may succeed when tried
+again, everything else will not.
+"""
+
+from __future__ import annotations
+
+
+class AosError(Exception):
+    """Base of all errors raised on purpose by AOS.
+
+    Args:
+        detail: What happened and what to do about it; shown to callers, so it must not contain secrets.
+        code: Overrides the class's code where one class covers several cases.
+    """
+
+    code = "internal_error"
+    title = "The operation failed."
+
+    def __init__(self, detail: str, *, code: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        if code is not None:
+            self.code = code
+
+
+class TransientError(AosError):
+    """Something that AOS depends on is unavailable for now: the same request may succeed later.
+
+    Args:
+        detail: See `AosError`.
+        retry_after: Seconds after which to try again, where the other side said so.
+    """
+
+    code = "unavailable"
+    title = "A service that AOS depends on is unavailable."
+
+    def __init__(self, detail: str, *, code: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(detail, code=code)
+        self.retry_after = retry_after
+
+
+class SettingError(AosError):
+    """A setting is missing or wrong. The detail names the setting and a valid value."""
+
+    code = "bad_setting"
+    title = "A setting is missing or wrong."
+
+
+class UnknownAgent(AosError):
+    code = "unknown_agent"
+    title = "No agent has this id."
+
+
+class AgentDisabled(AosError):
+    code = "agent_disabled"
+    title = "The agent is disabled in the registry."
+
+
+class AgentNotReady(TransientError):
+    """The agent exists but cannot take a turn yet: its tools or its Foundry agent are not there."""
+
+    code = "agent_starting"
+    title = "The agent is not ready yet."
+
+
+class UnknownOperation(AosError):
+    code = "unknown_operation"
+    title = "No operation has this id."
+
+
+class OperationConflict(AosError):
+    """The idempotency key (or MessageId) was used before with another body."""
+
+    code = "idempotency_conflict"
+    title = "The idempotency key was used before with a different request."
+
+
+class BacklogFull(TransientError):
+    code = "backlog_full"
+    title = "Too many messages wait in this conversation."
+
+
+class FoundryUnavailable(TransientError):
+    """The Foundry Agent Service did not answer, or said that it is overloaded.
+
+    Attributes:
+        sent: True when the request may have reached the service, so that its effect is unknown.
+    """
+
+    code = "foundry_unavailable"
+    title = "The Foundry Agent Service is unavailable."
+
+    def __init__(self, detail: str, *, sent: bool, code: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(detail, code=code, retry_after=retry_after)
+        self.sent = sent
+
+
+class FoundryRefused(AosError):
+    """The Foundry Agent Service refused the request for good: bad model, content filter, context too long, ..."""
+
+    code = "foundry_refused"
+    title = "The Foundry Agent Service refused the request."
+
+
+class ConversationGone(FoundryRefused):
+    """The Foundry conversation was deleted outside AOS."""
+
+    code = "conversation_gone"
+    title = "The Foundry conversation no longer exists."
+
+
+class StorageUnavailable(TransientError):
+    code = "storage_unavailable"
+    title = "The storage account is unavailable."
+
+
+class BusUnavailable(TransientError):
+    code = "bus_unavailable"
+    title = "The Service Bus namespace is unavailable."
+
+
+class UnknownEntity(AosError):
+    code = "unknown_entity"
+    title = "The Service Bus namespace has no such queue or topic."
+
+
+class Conflict(AosError):
+    """Somebody else changed the record first (ETag, lease). Raised by stores, handled by their callers."""
+
+    code = "conflict"
+    title = "The record was changed by somebody else."

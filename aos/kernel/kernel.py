@@ -1,0 +1,485 @@
+"""The executor: carries out what the state machine decides.
+
+`drive` is the heart: take the lease of a conversation, feed what has arrived to `aos.kernel.turn.step`, save, send, ask
+the model, and again, until the conversation waits for somebody else. Any process may drive any conversation at any
+time; whoever does not get the lease returns, because its holder looks at the arrivals once more after letting go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import uuid
+from collections.abc import Coroutine
+from dataclasses import dataclass, field, replace
+
+from aos.errors import AosError, Conflict, ConversationGone, FoundryUnavailable, TransientError, UnknownOperation
+from aos.kernel.clock import Clock, SystemClock
+from aos.kernel.ports import (
+    Acceptance,
+    AgentDirectory,
+    Change,
+    ConversationStore,
+    FoundryPort,
+    Lease,
+    Outlet,
+    Snapshot,
+)
+from aos.kernel.recovery import missing_input
+from aos.kernel.turn import (
+    ConversationLost,
+    Event,
+    MessageRefused,
+    ModelAnswered,
+    ModelFailed,
+    PlannedCall,
+    PutOff,
+    Record,
+    ResultArrived,
+    TimePassed,
+    TurnStarted,
+    step,
+)
+from aos.kernel.types import (
+    Conversation,
+    ConversationKey,
+    Failure,
+    Limits,
+    Message,
+    ModelReply,
+    Operation,
+    ToolResult,
+)
+
+log = logging.getLogger("aos.kernel")
+
+
+@dataclass(frozen=True, slots=True)
+class KernelOptions:
+    """Bounds of the kernel; times in seconds.
+
+    Attributes:
+        lease: How long a conversation stays with an owner that died.
+        renew: Age at which a held lease is renewed.
+        model_timeout: Of one model step; below the lock renewal of the Functions host (`host.json`).
+        patience: How long a step tries an unavailable Foundry before it is put off.
+        turn: From acceptance to the deadline of a turn.
+        backlog: Messages that may wait in one conversation.
+    """
+
+    lease: float = 30.0
+    renew: float = 10.0
+    model_timeout: float = 120.0
+    patience: float = 5.0
+    turn: float = 600.0
+    backlog: int = 100
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(slots=True, eq=False)
+class _Hold:
+    """A conversation while this process works on it."""
+
+    key: ConversationKey
+    state: Conversation
+    lease: Lease
+    etag: str | None
+    inbox: list[Message]
+    results: tuple[ToolResult, ...]
+    recovering: bool
+    held: bool = False
+    changed: bool = False
+    resumed: bool = False
+    wake: float | None = None
+    taken_messages: list[Message] = field(default_factory=list)
+    taken_results: list[ToolResult] = field(default_factory=list)
+    operations: dict[str, Operation] = field(default_factory=dict)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Kernel:
+    """Accepts messages and drives conversations.
+
+    Args:
+        owner: Name of this process in leases; unique.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: ConversationStore,
+        foundry: FoundryPort,
+        agents: AgentDirectory,
+        outlet: Outlet,
+        clock: Clock | None = None,
+        options: KernelOptions | None = None,
+        owner: str | None = None,
+    ) -> None:
+        self._store = store
+        self._foundry = foundry
+        self._agents = agents
+        self._outlet = outlet
+        self._clock = clock or SystemClock()
+        self.options = options or KernelOptions()
+        self._owner = owner or uuid.uuid4().hex
+        self._again: dict[ConversationKey, bool] = {}
+        self._resumed: set[ConversationKey] = set()
+        self._holds: set[_Hold] = set()
+        self._keeper: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiters: dict[str, set[asyncio.Future[Operation]]] = {}
+
+    # --- in
+
+    async def accept(
+        self, key: ConversationKey, message: Message, fingerprint: str, *, fresh: bool
+    ) -> tuple[Operation, bool]:
+        """Stores a message durably as an operation; see `ConversationStore.accept` for results and errors."""
+        backlog = self.options.backlog
+        return await self._store.accept(Acceptance(key, message, fingerprint, fresh, backlog))
+
+    async def add_result(self, key: ConversationKey, result: ToolResult) -> None:
+        """Stores a tool result and goes on with its turn. A result that is there already, or late, changes nothing."""
+        await self._store.add_result(key, result)
+        # Also when it was there: whoever stored it may have died before it went on.
+        await self.drive(key)
+
+    async def operation(self, operation_id: str) -> Operation:
+        """The operation as stored.
+
+        Raises:
+            UnknownOperation: There is none.
+        """
+        operation = await self._store.operation(operation_id)
+        if operation is None:
+            raise UnknownOperation(f"No operation {operation_id!r}: it never existed, or is older than 7 days.")
+        return operation
+
+    async def wait(self, operation: Operation, timeout: float) -> Operation:
+        """Waits up to `timeout` seconds for the operation to end and returns it as it is then.
+
+        The operation's row is the truth; what happens in this process only shortens the wait.
+        """
+        if operation.final or timeout <= 0:
+            return operation
+        key = ConversationKey(operation.agent_id, operation.conversation_id)
+        done: asyncio.Future[Operation] = asyncio.get_running_loop().create_future()
+        waiters = self._waiters.setdefault(operation.operation_id, set())
+        waiters.add(done)
+        ends = self._clock.now() + timeout
+        interval = 0.025
+        try:
+            while (left := ends - self._clock.now()) > 0:
+                pause = min(left, 1.0 if key in self._again else interval)
+                await asyncio.wait({done}, timeout=pause)
+                if done.done():
+                    return done.result()
+                operation = await self.operation(operation.operation_id)
+                if operation.final:
+                    break
+                interval = min(interval * 1.5, 1.0)
+        finally:
+            waiters.discard(done)
+            if not waiters:
+                self._waiters.pop(operation.operation_id, None)
+        return operation
+
+    def start(self, key: ConversationKey) -> None:
+        """Drives the conversation in a task that the kernel owns; a failure is logged, the sweep goes on from there."""
+        self._spawn(self.drive(key), f"drive {key.agent_id}/{key.conversation_id}")
+
+    # --- drive
+
+    async def drive(self, key: ConversationKey, *, resume: bool = False) -> None:
+        """Steps a conversation until it waits for somebody else or is idle.
+
+        Returns at once when another task or process has it; that one sees all that was stored before this call.
+
+        Args:
+            resume: This is the wake-up that a put-off step asked for: try it, whatever the time.
+
+        Raises:
+            TransientError: Storage or the bus is down; nothing is lost, the next drive goes on from the saved state.
+        """
+        if resume:
+            self._resumed.add(key)
+        if key in self._again:
+            self._again[key] = True
+            return
+        self._again[key] = True
+        try:
+            while self._again[key]:
+                self._again[key] = False
+                while await self._drive_once(key):
+                    pass
+        finally:
+            del self._again[key]
+            self._resumed.discard(key)
+
+    async def _drive_once(self, key: ConversationKey) -> bool:
+        """Reads the conversation and does all that can be done now. False: there was nothing to do here."""
+        snapshot = await self._store.read(key)
+        lease = snapshot.lease
+        if lease.owner not in ("", self._owner) and lease.until > self._clock.now():
+            return False
+        hold = _hold(snapshot, key, Lease(self._owner, 0.0, lease.fence + 1))
+        if key in self._resumed:
+            self._resumed.discard(key)
+            hold.resumed = True
+        self._holds.add(hold)
+        try:
+            return await self._work(hold)
+        except Conflict:
+            log.info("lost the lease of %s/%s; its holder goes on", *key)
+            return True
+        finally:
+            self._holds.discard(hold)
+
+    async def _work(self, hold: _Hold) -> bool:
+        worked = False
+        while True:
+            await self._take(hold)
+            turn = hold.state.turn
+            ask = turn is not None and turn.phase == "model" and self._may_try(hold)
+            idle = not ask and not hold.state.outbox
+            if idle and not worked and not hold.changed:
+                return False
+            worked = True
+            await self._save(hold, release=idle)
+            if idle:
+                if hold.wake is not None:
+                    await self._outlet.wake(hold.key, hold.wake)
+                return True
+            if hold.state.outbox:
+                await self._outlet.send(hold.key, hold.state.outbox)
+                hold.state = replace(hold.state, outbox=())
+                hold.changed = True
+            if ask:
+                self._apply(hold, await self._ask(hold))
+
+    def _may_try(self, hold: _Hold) -> bool:
+        return hold.wake is None and (hold.resumed or hold.state.retry_at <= self._clock.now())
+
+    async def _take(self, hold: _Hold) -> None:
+        """Feeds the machine what has arrived: tool results, time, and the next message when no turn is in work."""
+        now = self._clock.now()
+        for result in hold.results:
+            self._apply(hold, ResultArrived(now, result))
+            hold.taken_results.append(result)
+            hold.changed = True
+        hold.results = ()
+        if hold.state.turn is not None:
+            self._apply(hold, TimePassed(now))
+        while hold.state.turn is None and hold.inbox and self._may_try(hold):
+            message = hold.inbox[0]
+            event = await self._begin(hold, message)
+            self._apply(hold, event)
+            if isinstance(event, PutOff):
+                return
+            del hold.inbox[0]
+            hold.taken_messages.append(message)
+            hold.changed = True
+
+    async def _begin(self, hold: _Hold, message: Message) -> TurnStarted | MessageRefused | PutOff:
+        try:
+            binding = await self._agents.bind(hold.key.agent_id)
+            if hold.state.remote_id is None:
+                remote_id = await self._foundry.open_conversation(hold.key)
+                hold.state = replace(hold.state, remote_id=remote_id)
+        except TransientError as error:
+            if self._clock.now() < message.deadline:
+                log.warning("agent %s cannot take a message yet: %s", hold.key.agent_id, error.detail)
+                return self._put_off(hold, error)
+            return MessageRefused(self._clock.now(), message, _failure(error))
+        except AosError as error:
+            return MessageRefused(self._clock.now(), message, _failure(error))
+        return TurnStarted(self._clock.now(), message, binding.ref)
+
+    def _put_off(self, hold: _Hold, error: TransientError) -> PutOff:
+        hold.wake = _back_off(hold.state.retries, error.retry_after)
+        return PutOff(self._clock.now() + hold.wake)
+
+    def _apply(self, hold: _Hold, event: Event) -> None:
+        state, effects = step(hold.state, event, self.options.limits)
+        if state is not hold.state:
+            hold.state = state
+            hold.changed = True
+        for effect in effects:
+            if isinstance(effect, Record):
+                hold.operations[effect.operation.operation_id] = effect.operation
+
+    async def _save(self, hold: _Hold, *, release: bool) -> None:
+        """Writes state, consumed arrivals and operations at once, and with them takes, keeps or frees the lease."""
+        if hold.held and not hold.changed and not release:
+            return
+        operations = tuple(hold.operations.values())
+        async with hold.lock:
+            until = 0.0 if release else self._clock.now() + self.options.lease
+            hold.lease = Lease("" if release else self._owner, until, hold.lease.fence)
+            change = Change(hold.state, hold.lease, tuple(hold.taken_messages), tuple(hold.taken_results), operations)
+            hold.etag = await self._store.commit(hold.key, hold.etag, change)
+            hold.held = not release
+        hold.changed = False
+        hold.taken_messages.clear()
+        hold.taken_results.clear()
+        hold.operations.clear()
+        if not release and self._keeper is None:
+            self._keeper = self._spawn(self._keep_leases(), "lease keeper")
+        for operation in operations:
+            if operation.final:
+                self._tell(operation)
+
+    # --- the model
+
+    async def _ask(self, hold: _Hold) -> Event:
+        """One model step, tried while Foundry is unavailable and patience lasts."""
+        turn, recovering = hold.state.turn, hold.recovering
+        assert turn is not None  # noqa: S101 - `_work` asks only in phase `model`
+        recovering = recovering or (turn.step == 1 and bool(turn.outputs))
+        hold.recovering = False
+        gives_up = self._clock.now() + self.options.patience
+        attempt = 0
+        while True:
+            try:
+                return await self._model_step(hold, recovering)
+            except TransientError as error:
+                recovering = recovering or not isinstance(error, FoundryUnavailable) or error.sent
+                delay = _back_off(attempt, error.retry_after, first=0.1)
+                attempt += 1
+                if self._clock.now() + delay < min(gives_up, turn.message.deadline):
+                    await self._clock.sleep(delay)
+                    continue
+                log.warning("model step of %s put off: %s", turn.message.operation_id, error.detail)
+                return self._put_off(hold, error)
+            except AosError as error:
+                return ModelFailed(self._clock.now(), turn.step, _failure(error))
+
+    async def _model_step(self, hold: _Hold, recovering: bool) -> Event:
+        turn, remote_id = hold.state.turn, hold.state.remote_id
+        assert turn is not None  # noqa: S101 - see `_ask`
+        assert remote_id is not None  # noqa: S101 - opened before the turn started
+        outputs, text = turn.outputs, turn.message.text if turn.step == 1 else None
+        reply: ModelReply | None = None
+        try:
+            if recovering:
+                items = await self._foundry.items_after(remote_id, hold.state.anchor)
+                reply, outputs, text = missing_input(items, outputs, text, turn.model or turn.agent.deployment)
+            if reply is None:
+                timeout = max(1.0, min(self.options.model_timeout, turn.message.deadline - self._clock.now()))
+                reply = await self._foundry.respond(turn.agent, remote_id, outputs, text, timeout)
+        except ConversationGone:
+            return ConversationLost(self._clock.now(), turn.step, await self._foundry.open_conversation(hold.key))
+        planned: tuple[PlannedCall, ...] = ()
+        if reply.calls:
+            binding = await self._agents.bind(hold.key.agent_id)
+            planned = tuple(binding.plan(call) for call in reply.calls)
+        return ModelAnswered(self._clock.now(), turn.step, reply, planned)
+
+    # --- around
+
+    async def sweep(self, limit: int = 100) -> int:
+        """Looks after turns that are due: resumes what a dead process left behind, applies deadlines.
+
+        Returns:
+            How many entries were looked at.
+        """
+        entries = await self._store.due(self._clock.now(), limit)
+        gate = asyncio.Semaphore(8)
+
+        async def look(index: int) -> None:
+            entry = entries[index]
+            async with gate:
+                operation = await self._store.operation(entry.operation_id)
+                if operation is not None and not operation.final:
+                    await self.drive(entry.key)
+                    operation = await self._store.operation(entry.operation_id)
+                over = operation is None or operation.final
+                await self._store.move_due(entry, None if over else self._clock.now() + 60.0)
+
+        results = await asyncio.gather(*map(look, range(len(entries))), return_exceptions=True)
+        for entry, result in zip(entries, results, strict=True):
+            if isinstance(result, TransientError):
+                log.warning("sweep of %s/%s: %s", *entry.key, result.detail)
+            elif isinstance(result, BaseException):
+                raise result
+        return len(entries)
+
+    async def close(self, grace: float = 10.0) -> None:
+        """Lets running turns go on for up to `grace` seconds, then leaves them to the next owner."""
+        turns = self._tasks - {self._keeper}
+        if turns:
+            await asyncio.wait(turns, timeout=grace)
+        left = list(self._tasks)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    async def _keep_leases(self) -> None:
+        """Renews the leases that this process holds; ends when it holds none."""
+        try:
+            while self._holds:
+                await self._clock.sleep(self.options.renew / 2)
+                for hold in list(self._holds):
+                    await self._renew(hold)
+        finally:
+            self._keeper = None
+
+    async def _renew(self, hold: _Hold) -> None:
+        async with hold.lock:
+            now = self._clock.now()
+            if not hold.held or hold.etag is None or hold.lease.until - now > self.options.lease - self.options.renew:
+                return
+            lease = replace(hold.lease, until=now + self.options.lease)
+            try:
+                hold.etag = await self._store.renew(hold.key, hold.etag, lease)
+                hold.lease = lease
+            except Conflict:
+                # Its next save finds the same and discards the step.
+                hold.held = False
+            except TransientError as error:
+                log.warning("could not renew the lease of %s/%s: %s", *hold.key, error.detail)
+
+    def _tell(self, operation: Operation) -> None:
+        for waiter in self._waiters.get(operation.operation_id, ()):
+            if not waiter.done():
+                waiter.set_result(operation)
+
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, TransientError):
+            log.warning("%s stopped: %s The sweep goes on from there.", task.get_name(), error.detail)
+        elif error is not None:
+            log.error("%s stopped", task.get_name(), exc_info=error)
+
+
+def _hold(snapshot: Snapshot, key: ConversationKey, lease: Lease) -> _Hold:
+    turn = snapshot.state.turn
+    return _Hold(
+        key=key,
+        state=snapshot.state,
+        lease=lease,
+        etag=snapshot.etag,
+        inbox=[message for message in snapshot.inbox if message.seq > snapshot.state.last_seq],
+        results=snapshot.results,
+        recovering=turn is not None and turn.phase == "model",
+    )
+
+
+def _back_off(attempt: int, retry_after: float | None, *, first: float = 1.0) -> float:
+    """Seconds to wait: doubling from `first` to 5 minutes with jitter, and not less than the service asked for."""
+    delay = min(first * 2.0 ** min(attempt, 16), 300.0)
+    return max(delay * random.uniform(0.8, 1.2), retry_after or 0.0)  # noqa: S311 - jitter, not a secret
+
+
+def _failure(error: AosError) -> Failure:
+    return Failure(error.code, error.title, error.detail)

@@ -1,0 +1,243 @@
+"""What the kernel needs from the world; adapters in `aos/foundry`, `aos/storage`, `aos/mcp`, ... provide it.
+
+All methods raise errors of `aos.errors`: a `TransientError` when trying again may help, another `AosError` when not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aos.kernel.turn import PlannedCall
+from aos.kernel.types import (
+    AgentRef,
+    Conversation,
+    ConversationKey,
+    FunctionCall,
+    Message,
+    ModelReply,
+    Operation,
+    Outgoing,
+    ToolOutput,
+    ToolResult,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionDefinition:
+    """A tool as the model sees it. `parameters` is a JSON Schema (2020-12) of type object."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """All that makes an agent in Foundry what it is. Two specs with the same hash are the same agent."""
+
+    agent_id: str
+    deployment: str
+    instructions: str
+    functions: tuple[FunctionDefinition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteItem:
+    """An item of a Foundry conversation, reduced to what recovery compares.
+
+    Attributes:
+        kind: `user`, `text` (of the model), `call` or `output`.
+        text: Of a message.
+    """
+
+    item_id: str
+    kind: str
+    text: str = ""
+    call_id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class FoundryPort(Protocol):
+    """The Foundry Agent Service, whichever generation of its API."""
+
+    async def ensure_agent(self, spec: AgentSpec) -> AgentRef:
+        """Finds the agent version made from exactly this spec, or makes it. Twice the same spec makes nothing new."""
+        ...
+
+    async def open_conversation(self, key: ConversationKey) -> str:
+        """Makes a conversation and returns its id."""
+        ...
+
+    async def respond(
+        self, agent: AgentRef, remote_id: str, outputs: Sequence[ToolOutput], text: str | None, timeout: float
+    ) -> ModelReply:
+        """Adds tool outputs and then the user's text to the conversation and lets the model take one step.
+
+        Raises:
+            FoundryUnavailable: With `sent=True` when the step may have happened all the same.
+            ConversationGone: The conversation does not exist (any more).
+            FoundryRefused: It will not work, however often it is tried.
+        """
+        ...
+
+    async def items_after(self, remote_id: str, anchor: str | None) -> list[RemoteItem]:
+        """The items after `anchor` (all, if it is None), oldest first."""
+        ...
+
+    async def check(self) -> None:
+        """Returns when the service answers an authorized request, else raises what is wrong."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class AgentBinding(Protocol):
+    """An agent ready to take turns: its version in Foundry and its tools."""
+
+    @property
+    def ref(self) -> AgentRef: ...
+
+    def plan(self, call: FunctionCall) -> PlannedCall:
+        """Looks a function call up in the agent's tools and checks its arguments against the tool's schema."""
+        ...
+
+
+class AgentDirectory(Protocol):
+    async def bind(self, agent_id: str) -> AgentBinding:
+        """The agent as the registry defines it now.
+
+        Raises:
+            UnknownAgent, AgentDisabled: As it says.
+            AgentNotReady: Its tools or its Foundry agent are not there yet.
+        """
+        ...
+
+
+class Outlet(Protocol):
+    """Where effects leave the process."""
+
+    async def send(self, key: ConversationKey, effects: Sequence[Outgoing]) -> None:
+        """Sends all of them, or raises; sending one twice is harmless."""
+        ...
+
+    async def wake(self, key: ConversationKey, delay: float) -> None:
+        """Asks that some process drives the conversation again, `delay` seconds from now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who may step a conversation. `fence` grows with every owner."""
+
+    owner: str = ""
+    until: float = 0.0
+    fence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A conversation as read: its state and what has arrived for it.
+
+    Attributes:
+        etag: Of the state; None when there is no state yet.
+        inbox: Accepted messages that no turn has taken up, in order of acceptance.
+        results: Tool results that no turn has taken up.
+    """
+
+    state: Conversation
+    lease: Lease
+    etag: str | None
+    inbox: tuple[Message, ...] = ()
+    results: tuple[ToolResult, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One atomic write: the new state and lease, the arrivals that it consumed, the operations that changed."""
+
+    state: Conversation
+    lease: Lease
+    messages: tuple[Message, ...] = ()
+    results: tuple[ToolResult, ...] = ()
+    operations: tuple[Operation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """What is to be accepted.
+
+    Attributes:
+        fingerprint: Hash of what the message says; the same operation id with another fingerprint is a conflict.
+        fresh: The conversation is new with this operation (its id was derived from it), so nothing needs to be read.
+        backlog: How many messages may wait in the conversation.
+    """
+
+    key: ConversationKey
+    message: Message
+    fingerprint: str
+    fresh: bool = False
+    backlog: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """An entry of the due table: look at this conversation at this time. `row` identifies the entry."""
+
+    key: ConversationKey
+    operation_id: str
+    at: float
+    row: str
+
+
+class ConversationStore(Protocol):
+    """Conversations, their arrivals, and the operations.
+
+    Arrivals only insert; only the holder of the lease writes the state. One suite runs over every implementation:
+    `tests/storage/test_conversations.py`.
+    """
+
+    async def accept(self, acceptance: Acceptance) -> tuple[Operation, bool]:
+        """Stores a message at the end of the conversation's inbox, with its operation and its due entry.
+
+        Returns:
+            The operation, and whether it is new. The same operation id again returns what is there.
+
+        Raises:
+            OperationConflict: The id is known with another fingerprint.
+            BacklogFull: Too many messages wait in the conversation.
+        """
+        ...
+
+    async def add_result(self, key: ConversationKey, result: ToolResult) -> bool:
+        """Stores a tool result. False: it is there already."""
+        ...
+
+    async def read(self, key: ConversationKey) -> Snapshot: ...
+
+    async def commit(self, key: ConversationKey, etag: str | None, change: Change) -> str:
+        """Writes the change if nobody wrote since `etag`.
+
+        Returns:
+            The new ETag.
+
+        Raises:
+            Conflict: Somebody did.
+        """
+        ...
+
+    async def renew(self, key: ConversationKey, etag: str, lease: Lease) -> str:
+        """Writes only the lease, under the same condition as `commit`."""
+        ...
+
+    async def operation(self, operation_id: str) -> Operation | None: ...
+
+    async def due(self, before: float, limit: int) -> list[Due]:
+        """Entries that are due, oldest first."""
+        ...
+
+    async def move_due(self, entry: Due, at: float | None) -> None:
+        """Moves an entry to a later time, or removes it (`None`)."""
+        ...

@@ -1,0 +1,37 @@
+"""Going on where a dead process stopped: what the Foundry conversation already holds is not sent or asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aos.kernel.ports import RemoteItem
+from aos.kernel.types import FunctionCall, ModelReply, ToolOutput, Usage
+
+
+def missing_input(
+    items: Sequence[RemoteItem], outputs: tuple[ToolOutput, ...], text: str | None, model: str
+) -> tuple[ModelReply | None, tuple[ToolOutput, ...], str | None]:
+    """Compares what a model step was to be given with what is in the conversation.
+
+    Args:
+        items: What the conversation holds after the last item that we knew, oldest first.
+        outputs, text: The input of the step.
+        model: Named as the author of an adopted answer.
+
+    Returns:
+        The answer, if the model gave one already; else None and the input that is still to be sent.
+    """
+    answered = {item.call_id for item in items if item.kind == "output"}
+    missing = tuple(output for output in outputs if output.call_id not in answered)
+    asked = text is None or any(item.kind == "user" and item.text == text for item in items)
+    news: list[RemoteItem] = []
+    for item in items:
+        if item.kind in ("user", "output"):
+            news.clear()
+        else:
+            news.append(item)
+    if news and asked and not missing:
+        calls = tuple(FunctionCall(item.call_id, item.name, item.arguments) for item in news if item.kind == "call")
+        said = "".join(item.text for item in news if item.kind == "text")
+        return ModelReply(said, calls, Usage(adopted=1), model, news[-1].item_id), (), None
+    return None, missing, None if asked else text

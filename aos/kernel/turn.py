@@ -1,0 +1,376 @@
+"""The turn as a pure state machine: `step(state, event) -> (state, effects)`.
+
+No I/O, no clock, no SDK: time arrives in events, work leaves as effects. The executor (`aos.kernel.kernel`) saves the
+new state together with its `Record` and `Outgoing` effects, then carries the effects out; whatever they bring back is
+the next event. Calling `step` with an event that does not fit (a late or repeated result, an answer to an earlier step)
+returns the state unchanged and no effects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from aos.kernel.types import (
+    AgentRef,
+    Conversation,
+    Failure,
+    FunctionCall,
+    Limits,
+    Message,
+    ModelReply,
+    Operation,
+    Outgoing,
+    SendReply,
+    SendTool,
+    Status,
+    ToolCall,
+    ToolOutput,
+    ToolResult,
+    Turn,
+)
+
+# --- events
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStarted:
+    """The next accepted message is taken up, to be answered by this version of the agent."""
+
+    at: float
+    message: Message
+    agent: AgentRef
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRefused:
+    """The next accepted message cannot become a turn: its agent is gone or disabled."""
+
+    at: float
+    message: Message
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCall:
+    """A function call of the model, looked up in the agent's tools.
+
+    Attributes:
+        refusal: Set when the call must not be made (unknown tool, arguments that violate the schema): what the model is
+            told instead.
+        time_limit: Seconds after which its result is given up.
+    """
+
+    call: FunctionCall
+    server: str = ""
+    tool: str = ""
+    time_limit: float = 0.0
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAnswered:
+    """The model step `step` ended with text or calls."""
+
+    at: float
+    step: int
+    reply: ModelReply
+    planned: tuple[PlannedCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFailed:
+    """The model step `step` cannot succeed."""
+
+    at: float
+    step: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class PutOff:
+    """What the conversation needs next (Foundry, the tool catalogue) is unavailable; it is tried again at `until`."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationLost:
+    """The Foundry conversation is gone. `remote_id` is the one that takes its place, empty."""
+
+    at: float
+    step: int
+    remote_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResultArrived:
+    """A tool answered."""
+
+    at: float
+    result: ToolResult
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """Time went by: deadlines may have passed."""
+
+    at: float
+
+
+Event = (
+    TurnStarted | MessageRefused | ModelAnswered | ModelFailed | ConversationLost | PutOff | ResultArrived | TimePassed
+)
+
+# --- effects (beside `Outgoing`)
+
+
+@dataclass(frozen=True, slots=True)
+class CallModel:
+    """Ask the model for the current step of the turn."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Show callers this state of the operation; saved in the same transaction as the conversation's state."""
+
+    operation: Operation
+
+
+Effect = CallModel | Record | Outgoing
+
+NOBODY = AgentRef(name="", version="", definition_hash="", deployment="")
+TIMED_OUT = '{"error": "timeout: the tool did not answer in time; whether it had an effect is unknown"}'
+ABANDONED = '{"error": "the turn ended before this call was answered"}'
+
+
+def step(state: Conversation, event: Event, limits: Limits) -> tuple[Conversation, tuple[Effect, ...]]:
+    """Applies one event.
+
+    Returns:
+        The new state and the effects to save and carry out, in order. `CallModel` is always the last one.
+    """
+    match event:
+        case TurnStarted():
+            return _start(state, event)
+        case MessageRefused():
+            return _refused(state, event)
+        case PutOff():
+            return replace(state, retry_at=event.until, retries=state.retries + 1), ()
+        case ModelAnswered() | ModelFailed() | ConversationLost():
+            turn = state.turn
+            if turn is None or turn.phase != "model" or turn.step != event.step:
+                return state, ()
+            return _model_event(state, turn, event, limits)
+        case ResultArrived():
+            return _result(state, event)
+        case TimePassed():
+            return _time(state, event.at)
+
+
+def _start(state: Conversation, event: TurnStarted) -> tuple[Conversation, tuple[Effect, ...]]:
+    if state.turn is not None or event.message.seq <= state.last_seq:
+        return state, ()
+    turn = Turn(message=event.message, agent=event.agent, outputs=state.orphans)
+    state = replace(state, turn=turn, orphans=(), last_seq=event.message.seq)
+    return state, (Record(_operation(state, turn, event.at, "running")), CallModel(1))
+
+
+def _refused(state: Conversation, event: MessageRefused) -> tuple[Conversation, tuple[Effect, ...]]:
+    if state.turn is not None or event.message.seq <= state.last_seq:
+        return state, ()
+    turn = Turn(message=event.message, agent=NOBODY, outputs=state.orphans)
+    return _end(replace(state, last_seq=event.message.seq), turn, event.at, "failed", failure=event.failure)
+
+
+def _model_event(
+    state: Conversation, turn: Turn, event: ModelAnswered | ModelFailed | ConversationLost, limits: Limits
+) -> tuple[Conversation, tuple[Effect, ...]]:
+    match event:
+        case ModelAnswered():
+            return _answered(state, turn, event, limits)
+        case ModelFailed():
+            return _end(state, turn, event.at, "failed", failure=event.failure)
+        case ConversationLost():
+            turn = replace(turn, outputs=())
+            state = replace(state, remote_id=event.remote_id, anchor=None, turn=turn)
+            if turn.step == 1:
+                return state, (CallModel(1),)
+            title = "The Foundry conversation was deleted while the turn was running."
+            failure = Failure("conversation_gone", title, "The next message starts a new one, without the history.")
+            return _end(state, turn, event.at, "failed", failure=failure)
+
+
+def _answered(
+    state: Conversation, turn: Turn, event: ModelAnswered, limits: Limits
+) -> tuple[Conversation, tuple[Effect, ...]]:
+    reply = event.reply
+    turn = replace(turn, usage=turn.usage + reply.usage, model=reply.model or turn.model, outputs=())
+    state = replace(state, turn=turn, anchor=reply.anchor or state.anchor, retry_at=0.0, retries=0)
+    if not event.planned:
+        return _end(state, turn, event.at, "completed", reply=reply.text)
+
+    calls = tuple(_call(turn, index, planned, event.at) for index, planned in enumerate(event.planned))
+    turn = replace(turn, phase="tools", calls=calls)
+    state = replace(state, turn=turn)
+    over = _over_limit(turn, limits)
+    if over is not None:
+        return _end(state, turn, event.at, "failed", failure=over)
+    requests = tuple(
+        SendTool(call.request_id, call.server, call.tool, call.arguments) for call in calls if call.output is None
+    )
+    if not requests:
+        return _next_model_step(state, turn, event.at)
+    state = replace(state, outbox=state.outbox + requests)
+    return state, (Record(_operation(state, turn, event.at, "waiting")), *requests)
+
+
+def _call(turn: Turn, index: int, planned: PlannedCall, at: float) -> ToolCall:
+    return ToolCall(
+        call_id=planned.call.call_id,
+        request_id=f"{turn.message.operation_id}.{turn.step}.{index}",
+        function=planned.call.name,
+        server=planned.server,
+        tool=planned.tool or planned.call.name,
+        arguments=planned.call.arguments,
+        deadline=at + planned.time_limit,
+        requested_at=at,
+        status="pending" if planned.refusal is None else "refused",
+        output=planned.refusal,
+        finished_at=None if planned.refusal is None else at,
+    )
+
+
+def _over_limit(turn: Turn, limits: Limits) -> Failure | None:
+    made = len(turn.past_calls) + len(turn.calls)
+    title = "The turn passed one of its limits."
+    if made > limits.tool_calls:
+        return Failure("limit_exceeded", title, f"{made} tool calls; the limit `tool_calls` is {limits.tool_calls}.")
+    if turn.step >= limits.model_steps:
+        return Failure(
+            "limit_exceeded", title, f"{turn.step} model steps without an answer: the limit `model_steps` is reached."
+        )
+    return None
+
+
+def _result(state: Conversation, event: ResultArrived) -> tuple[Conversation, tuple[Effect, ...]]:
+    turn, result = state.turn, event.result
+    if turn is None or turn.phase != "tools":
+        return state, ()
+    calls = tuple(
+        replace(call, status="failed" if result.failed else "succeeded", output=result.output, finished_at=event.at)
+        if call.request_id == result.request_id and call.output is None
+        else call
+        for call in turn.calls
+    )
+    if calls == turn.calls:
+        return state, ()
+    # The answer proves that the request arrived.
+    outbox = tuple(out for out in state.outbox if not (out.kind == "tool" and out.request_id == result.request_id))
+    turn = replace(turn, calls=calls)
+    return _when_all_answered(replace(state, turn=turn, outbox=outbox), turn, event.at)
+
+
+def _time(state: Conversation, at: float) -> tuple[Conversation, tuple[Effect, ...]]:
+    turn = state.turn
+    if turn is None:
+        return state, ()
+    if at >= turn.message.deadline:
+        title = "The turn passed its deadline."
+        detail = f"No answer within {turn.message.deadline - turn.message.accepted_at:.0f} s."
+        return _end(state, turn, at, "failed", failure=Failure("deadline_exceeded", title, detail))
+    late = {call.request_id for call in turn.calls if call.output is None and at >= call.deadline}
+    if not late or turn.phase != "tools":
+        return state, ()
+    calls = tuple(
+        replace(call, status="timed_out", output=TIMED_OUT, finished_at=at) if call.request_id in late else call
+        for call in turn.calls
+    )
+    turn = replace(turn, calls=calls)
+    outbox = tuple(out for out in state.outbox if not (out.kind == "tool" and out.request_id in late))
+    return _when_all_answered(replace(state, turn=turn, outbox=outbox), turn, at)
+
+
+def _when_all_answered(state: Conversation, turn: Turn, at: float) -> tuple[Conversation, tuple[Effect, ...]]:
+    if any(call.output is None for call in turn.calls):
+        return state, (Record(_operation(state, turn, at, "waiting")),)
+    return _next_model_step(state, turn, at)
+
+
+def _next_model_step(state: Conversation, turn: Turn, at: float) -> tuple[Conversation, tuple[Effect, ...]]:
+    turn = replace(
+        turn,
+        phase="model",
+        step=turn.step + 1,
+        outputs=_outputs(turn.calls),
+        past_calls=turn.past_calls + _for_the_record(turn.calls),
+        calls=(),
+    )
+    state = replace(state, turn=turn)
+    return state, (Record(_operation(state, turn, at, "running")), CallModel(turn.step))
+
+
+def _outputs(calls: tuple[ToolCall, ...]) -> tuple[ToolOutput, ...]:
+    return tuple(ToolOutput(call.call_id, ABANDONED if call.output is None else call.output) for call in calls)
+
+
+def _end(
+    state: Conversation,
+    turn: Turn,
+    at: float,
+    status: Status,
+    *,
+    reply: str | None = None,
+    failure: Failure | None = None,
+) -> tuple[Conversation, tuple[Effect, ...]]:
+    # Foundry refuses every later turn while a call is unanswered, so a turn that ends early leaves its answers behind;
+    # outputs that a failed model step was given may not have arrived either. Sending one twice is avoided by recovery.
+    orphans = turn.outputs if turn.phase == "model" else _outputs(turn.calls)
+    calls = tuple(
+        replace(call, status="timed_out", finished_at=at) if call.output is None else call for call in turn.calls
+    )
+    turn = replace(turn, calls=calls)
+    operation = _operation(state, turn, at, status, reply=reply, failure=failure)
+    outbox = tuple(out for out in state.outbox if out.kind != "tool")
+    effects: tuple[Effect, ...] = (Record(operation),)
+    if operation.reply_to is not None:
+        send = SendReply(operation)
+        outbox += (send,)
+        effects += (send,)
+    return replace(state, turn=None, outbox=outbox, orphans=orphans, turns=state.turns + 1), effects
+
+
+def _for_the_record(calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
+    """Without what the tools said: the conversation in Foundry has that, and it may be long."""
+    return tuple(call if call.output is None else replace(call, output=None) for call in calls)
+
+
+def _operation(
+    state: Conversation,
+    turn: Turn,
+    at: float,
+    status: Status,
+    *,
+    reply: str | None = None,
+    failure: Failure | None = None,
+) -> Operation:
+    message = turn.message
+    return Operation(
+        operation_id=message.operation_id,
+        agent_id=state.key.agent_id,
+        conversation_id=state.key.conversation_id,
+        status=status,
+        created_at=message.accepted_at,
+        updated_at=at,
+        attempt=message.attempt,
+        waiting_on="tool" if status == "waiting" else None,
+        reply=reply,
+        error=failure,
+        tool_calls=turn.past_calls + _for_the_record(turn.calls),
+        usage=turn.usage,
+        model=turn.model,
+        event_type=message.event_type,
+        agent_version=turn.agent.version,
+        reply_to=message.reply_to,
+    )

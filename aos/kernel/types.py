@@ -1,0 +1,266 @@
+"""The records of the kernel: what a conversation, a turn and an operation are.
+
+Plain immutable data without I/O, so that the state machine stays pure and the stores can keep it as they like.
+Times are seconds since the epoch (UTC) as floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+Status = Literal["queued", "running", "waiting", "completed", "failed", "cancelled"]
+"""Of an operation; the last three are final."""
+
+WaitingOn = Literal["tool", "approval", "agent"]
+CallStatus = Literal["pending", "succeeded", "failed", "refused", "timed_out"]
+Phase = Literal["model", "tools"]
+
+FINAL: frozenset[Status] = frozenset({"completed", "failed", "cancelled"})
+
+
+class ConversationKey(NamedTuple):
+    """A conversation of one agent. `conversation_id` is ours and stays when the Foundry conversation is rolled over."""
+
+    agent_id: str
+    conversation_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one or several model steps. `adopted` counts steps taken over from Foundry after a crash."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+    adopted: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.total_tokens + other.total_tokens,
+            self.adopted + other.adopted,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRef:
+    """One immutable version of an agent in Foundry, and the hash of the definition that it was made from."""
+
+    name: str
+    version: str
+    definition_hash: str
+    deployment: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyAddress:
+    """Where the sender of a bus message wants the answer: its ReplyTo, CorrelationId and ReplyToSessionId."""
+
+    entity: str
+    correlation_id: str | None = None
+    session_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a turn ended without an answer; the shape that callers see as `error`."""
+
+    code: str
+    title: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOutput:
+    """What the model is told about one call."""
+
+    call_id: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a tool within a turn.
+
+    Attributes:
+        call_id: The model's id, by which its answer is matched in Foundry.
+        request_id: Ours, `{operation_id}.{step}.{index}`: survives retries, is the key of the tool ledger.
+        arguments: JSON object as text, as the model wrote it.
+        deadline: When to give up waiting for the result.
+        output: What the model is told; set exactly once.
+    """
+
+    call_id: str
+    request_id: str
+    function: str
+    server: str
+    tool: str
+    arguments: str
+    deadline: float
+    requested_at: float
+    status: CallStatus = "pending"
+    output: str | None = None
+    finished_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An accepted message: the input of one turn.
+
+    Attributes:
+        seq: Its place in the conversation, given at acceptance.
+        attempt: 1, or higher when an operator replayed a parked message.
+    """
+
+    operation_id: str
+    text: str
+    accepted_at: float
+    deadline: float
+    attempt: int = 1
+    seq: int = 0
+    event_type: str = ""
+    reply_to: ReplyAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """The answer of a tool, as it arrives from the MCP side."""
+
+    request_id: str
+    output: str
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A message on its way through the model and the tools.
+
+    Attributes:
+        phase: `model`: the model is about to be asked, or was and may have answered; `tools`: calls are out.
+        step: Number of the current model step, from 1.
+        outputs: Tool outputs that the next model step is given; empty in the first step, which is given the text.
+        calls: Calls of the current step, answered or not.
+        past_calls: Calls of earlier steps, for the record.
+    """
+
+    message: Message
+    agent: AgentRef
+    phase: Phase = "model"
+    step: int = 1
+    outputs: tuple[ToolOutput, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
+    past_calls: tuple[ToolCall, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What became of an accepted message; what `GET operations/{id}` shows."""
+
+    operation_id: str
+    agent_id: str
+    conversation_id: str
+    status: Status
+    created_at: float
+    updated_at: float
+    attempt: int = 1
+    waiting_on: WaitingOn | None = None
+    reply: str | None = None
+    error: Failure | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    model: str = ""
+    event_type: str = ""
+    agent_version: str = ""
+    reply_to: ReplyAddress | None = None
+
+    @property
+    def final(self) -> bool:
+        return self.status in FINAL
+
+
+@dataclass(frozen=True, slots=True)
+class SendTool:
+    """Effect: ask the MCP side to run a tool. Harmless twice: the ledger answers a known `request_id`."""
+
+    request_id: str
+    server: str
+    tool: str
+    arguments: str
+    kind: Literal["tool"] = "tool"
+
+
+@dataclass(frozen=True, slots=True)
+class SendReply:
+    """Effect: tell the sender of a bus message how its operation ended."""
+
+    operation: Operation
+    kind: Literal["reply"] = "reply"
+
+
+Outgoing = SendTool | SendReply
+"""Effects that leave the process. They are saved with the state and sent after it: the record is its own outbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The state of a conversation: what one lease holder at a time steps.
+
+    Attributes:
+        remote_id: The Foundry conversation behind it, once there is one.
+        anchor: Id of the last item known in the Foundry conversation; what came after it is news.
+        turn: The message in work, if any.
+        outbox: Saved effects that were not confirmed yet.
+        orphans: Calls of ended turns that Foundry still waits for; answered before the next turn.
+        last_seq: Place of the last message that was taken from the inbox.
+        turns: Number of turns that ended.
+        retry_at: Something that the conversation needs is unavailable: not to be tried again before this time.
+        retries: How often it was put off in a row.
+    """
+
+    key: ConversationKey
+    remote_id: str | None = None
+    anchor: str | None = None
+    turn: Turn | None = None
+    outbox: tuple[Outgoing, ...] = ()
+    orphans: tuple[ToolOutput, ...] = ()
+    last_seq: int = 0
+    turns: int = 0
+    retry_at: float = 0.0
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCall:
+    """A call as the model asked for it, before anybody looked at it."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReply:
+    """One model step: text, or function calls, or both.
+
+    Attributes:
+        anchor: Id of the last item of the step in the Foundry conversation.
+        model: What answered, as the service names it.
+    """
+
+    text: str
+    calls: tuple[FunctionCall, ...]
+    usage: Usage
+    model: str
+    anchor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one turn. Passing one ends the turn as `failed` with `limit_exceeded`."""
+
+    model_steps: int = 16
+    tool_calls: int = 64

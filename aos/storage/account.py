@@ -1,0 +1,126 @@
+"""The storage account: one set of SDK clients per process, made when first used."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from aos.config import STORAGE, Settings
+from aos.errors import SettingError, StorageUnavailable
+
+if TYPE_CHECKING:
+    from azure.core.credentials_async import AsyncTokenCredential
+    from azure.data.tables.aio import TableClient, TableServiceClient
+    from azure.storage.blob.aio import BlobServiceClient, ContainerClient
+
+TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+
+
+class StorageAccount:
+    """Tables and blob containers of the account that the settings name; they are created on demand.
+
+    Args:
+        settings: With a connection string, or an account name and an identity.
+        credential: The app's identity; used when there is no connection string.
+    """
+
+    def __init__(self, settings: Settings, credential: AsyncTokenCredential | None = None) -> None:
+        self._settings = settings
+        self._credential = credential
+        self._tables: TableServiceClient | None = None
+        self._blobs: BlobServiceClient | None = None
+        self._ready_tables: dict[str, TableClient] = {}
+        self._ready_containers: dict[str, ContainerClient] = {}
+        self._lock = asyncio.Lock()
+
+    async def table(self, name: str) -> TableClient:
+        """A table, created if it does not exist."""
+        if (ready := self._ready_tables.get(name)) is not None:
+            return ready
+        async with self._lock:
+            if name not in self._ready_tables:
+                with storage_errors(f"table {name}"):
+                    client = self._table_service().get_table_client(name)
+                    await self._table_service().create_table_if_not_exists(name)
+                self._ready_tables[name] = client
+        return self._ready_tables[name]
+
+    async def container(self, name: str, *, create: bool = True) -> ContainerClient:
+        """A blob container; created if it does not exist unless `create` is false."""
+        from azure.core.exceptions import ResourceExistsError
+
+        if (ready := self._ready_containers.get(name)) is not None:
+            return ready
+        if not create:
+            return self._blob_service().get_container_client(name)
+        async with self._lock:
+            if name not in self._ready_containers:
+                client = self._blob_service().get_container_client(name)
+                with storage_errors(f"container {name}"), suppress(ResourceExistsError):
+                    await client.create_container()
+                self._ready_containers[name] = client
+        return self._ready_containers[name]
+
+    async def close(self) -> None:
+        for client in (self._tables, self._blobs):
+            if client is not None:
+                await client.close()
+        self._ready_tables.clear()
+        self._ready_containers.clear()
+        self._tables = self._blobs = None
+
+    def _table_service(self) -> TableServiceClient:
+        if self._tables is None:
+            from azure.data.tables.aio import TableServiceClient
+
+            s = self._settings
+            if s.storage:
+                self._tables = TableServiceClient.from_connection_string(_checked(s.storage), retry_total=2)
+            else:
+                uri = s.storage_table_uri or f"https://{s.storage_account}.table.core.windows.net"
+                self._tables = TableServiceClient(uri, credential=self._identity(), retry_total=2)
+        return self._tables
+
+    def _blob_service(self) -> BlobServiceClient:
+        if self._blobs is None:
+            from azure.storage.blob.aio import BlobServiceClient
+
+            s = self._settings
+            if s.storage:
+                self._blobs = BlobServiceClient.from_connection_string(_checked(s.storage), retry_total=2)
+            else:
+                uri = s.storage_blob_uri or f"https://{s.storage_account}.blob.core.windows.net"
+                self._blobs = BlobServiceClient(uri, credential=self._identity(), retry_total=2)
+        return self._blobs
+
+    def _identity(self) -> AsyncTokenCredential:
+        if self._credential is None:
+            raise SettingError(f"{STORAGE}__accountName needs an identity to sign in with; none is available.")
+        return self._credential
+
+
+def _checked(connection: str) -> str:
+    if "=" not in connection:
+        raise SettingError(f"{STORAGE} is not a connection string: expected `AccountName=...;AccountKey=...`.")
+    return connection
+
+
+@contextmanager
+def storage_errors(what: str) -> Iterator[None]:
+    """Turns the SDK's network and overload errors into `StorageUnavailable`; others pass through."""
+    from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
+
+    try:
+        yield
+    except (ServiceRequestError, ServiceResponseError) as error:
+        raise StorageUnavailable(f"The storage account did not answer ({what}): {_short(error)}") from error
+    except HttpResponseError as error:
+        if error.status_code in TRANSIENT_STATUS:
+            raise StorageUnavailable(f"The storage account refused {what} with HTTP {error.status_code}.") from error
+        raise
+
+
+def _short(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

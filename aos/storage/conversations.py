@@ -1,0 +1,286 @@
+"""Conversations in Table storage.
+
+One partition of `aosconversations` holds a conversation: `state` (with the lease), `in:{seq}` (accepted messages),
+`res:{request_id}` (tool results), `OP:{operation_id}`. The capitals sort the operations before the working rows, so
+that one range query reads what a step needs, however long the history is. `aosoperations` finds the conversation of
+an operation, `aosdue` what the sweep has to look at.
+
+Arrivals are inserted, never updated; only the holder of the lease writes `state`, together with the rows that it
+consumed, in one entity-group transaction. A value over 24 KiB lies in a blob.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from azure.core import MatchConditions
+from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
+from azure.data.tables import TableTransactionError, UpdateMode
+from azure.data.tables.aio import TableClient
+from pydantic import TypeAdapter
+
+from aos.errors import BacklogFull, Conflict, OperationConflict, StorageUnavailable
+from aos.kernel.clock import Clock, SystemClock
+from aos.kernel.ports import Acceptance, Change, Due, Lease, Snapshot
+from aos.kernel.types import Conversation, ConversationKey, Message, Operation, ToolResult
+from aos.storage.account import StorageAccount, storage_errors
+from aos.storage.payloads import BlobRef, Payloads
+from aos.storage.rows import FIRST_LOOK, SHARDS, due_row, queued, shard_of, table_key
+
+log = logging.getLogger("aos.storage")
+
+T = TypeVar("T")
+Row = dict[str, Any]
+
+CONVERSATION = TypeAdapter(Conversation)
+MESSAGE = TypeAdapter(Message)
+RESULT = TypeAdapter(ToolResult)
+OPERATION = TypeAdapter(Operation)
+
+INLINE = 24 * 1024
+"""Bytes of JSON kept in a row; a string property holds at most 32 Ki characters."""
+LARGEST = 64 * 1024 * 1024
+INSERT_TRIES = 20
+IF_UNCHANGED = MatchConditions.IfNotModified
+
+
+class TableConversations:
+    """A `ConversationStore` that any number of processes share."""
+
+    def __init__(self, account: StorageAccount, payloads: Payloads, clock: Clock | None = None) -> None:
+        self._account = account
+        self._payloads = payloads
+        self._clock = clock or SystemClock()
+
+    # --- arrivals
+
+    async def accept(self, acceptance: Acceptance) -> tuple[Operation, bool]:
+        key, message = acceptance.key, acceptance.message
+        operation_id = message.operation_id
+        index = await self._account.table("aosoperations")
+        new_row = {
+            "PartitionKey": operation_id,
+            "RowKey": "index",
+            "agent_id": key.agent_id,
+            "conversation_id": key.conversation_id,
+            "fingerprint": acceptance.fingerprint,
+        }
+        with storage_errors("aosoperations"):
+            try:
+                await index.create_entity(new_row)
+            except ResourceExistsError:
+                row = await index.get_entity(operation_id, "index")
+                if row["fingerprint"] != acceptance.fingerprint:
+                    raise OperationConflict(
+                        f"Operation {operation_id} was accepted before with a different request; use a new key."
+                    ) from None
+                known = await self._operation(ConversationKey(row["agent_id"], row["conversation_id"]), operation_id)
+                if known is not None:
+                    return known, False
+                # An acceptance that did not finish: go on from there.
+        await self._insert_due(Due(key, operation_id, message.accepted_at + FIRST_LOOK, ""))
+        return await self._append(acceptance)
+
+    async def _append(self, acceptance: Acceptance) -> tuple[Operation, bool]:
+        key, message = acceptance.key, acceptance.message
+        table, partition = await self._table(), table_key(*key)
+        highest = 0
+        if not acceptance.fresh:
+            snapshot = await self.read(key)
+            if len(snapshot.inbox) >= acceptance.backlog:
+                raise BacklogFull(
+                    f"{len(snapshot.inbox)} messages wait in conversation {key.conversation_id}; at most "
+                    f"{acceptance.backlog} may.",
+                    retry_after=5.0,
+                )
+            highest = max([snapshot.state.last_seq, *(waiting.seq for waiting in snapshot.inbox)])
+        operation = queued(key, message)
+        operation_row = await self._row(partition, f"OP:{message.operation_id}", OPERATION, operation)
+        seq = max(int(self._clock.now() * 1e6), highest + 1)
+        for _ in range(INSERT_TRIES):
+            row = await self._row(partition, f"in:{seq:020d}", MESSAGE, replace(message, seq=seq))
+            try:
+                with storage_errors("aosconversations"):
+                    await table.submit_transaction([("create", row), ("create", operation_row)])
+                return operation, True
+            except TableTransactionError as error:
+                if error.status_code != 409:
+                    raise
+                known = await self._operation(key, message.operation_id)
+                if known is not None:
+                    return known, False
+                seq += 1
+        raise StorageUnavailable(f"No free place in conversation {key.conversation_id} after {INSERT_TRIES} tries.")
+
+    async def add_result(self, key: ConversationKey, result: ToolResult) -> bool:
+        table = await self._table()
+        row = await self._row(table_key(*key), f"res:{table_key(result.request_id)}", RESULT, result)
+        with storage_errors("aosconversations"):
+            try:
+                await table.create_entity(row)
+            except ResourceExistsError:
+                return False
+        return True
+
+    # --- state
+
+    async def read(self, key: ConversationKey) -> Snapshot:
+        table, partition = await self._table(), table_key(*key)
+        state, lease, etag = Conversation(key), Lease(), None
+        inbox: list[Message] = []
+        results: list[ToolResult] = []
+        async for row in _query(table, "PartitionKey eq @p and RowKey ge 'in:'", {"p": partition}):
+            row_key = row["RowKey"]
+            if row_key.startswith("in:"):
+                inbox.append(await self._value(row, MESSAGE))
+            elif row_key.startswith("res:"):
+                results.append(await self._value(row, RESULT))
+            else:
+                state = await self._value(row, CONVERSATION)
+                lease = Lease(row["owner"], row["lease_until"], int(row["fence"]))
+                etag = row["etag"]
+        return Snapshot(state, lease, etag, tuple(inbox), tuple(results))
+
+    async def commit(self, key: ConversationKey, etag: str | None, change: Change) -> str:
+        table, partition = await self._table(), table_key(*key)
+        state = await self._row(partition, "state", CONVERSATION, change.state)
+        state |= _lease_columns(change.lease)
+        if etag is None:
+            work: list[tuple[Any, ...]] = [("create", state)]
+        else:
+            replace_state = {"mode": UpdateMode.REPLACE, "etag": etag, "match_condition": IF_UNCHANGED}
+            work = [("update", state, replace_state)]
+        for message in change.messages:
+            work.append(("delete", {"PartitionKey": partition, "RowKey": f"in:{message.seq:020d}"}))
+        for result in change.results:
+            work.append(("delete", {"PartitionKey": partition, "RowKey": f"res:{table_key(result.request_id)}"}))
+        for operation in change.operations:
+            row = await self._row(partition, f"OP:{operation.operation_id}", OPERATION, operation)
+            work.append(("upsert", row, {"mode": UpdateMode.REPLACE}))
+        with storage_errors("aosconversations"):
+            try:
+                written = await table.submit_transaction(work)
+            except TableTransactionError as error:
+                if error.status_code in (404, 409, 412):
+                    raise Conflict(f"Conversation {key.conversation_id} was changed by somebody else.") from error
+                raise
+        for operation in change.operations:
+            if operation.final:
+                await self._forget_due(operation)
+        return str(written[0]["etag"])
+
+    async def renew(self, key: ConversationKey, etag: str, lease: Lease) -> str:
+        table = await self._table()
+        row = {"PartitionKey": table_key(*key), "RowKey": "state", **_lease_columns(lease)}
+        with storage_errors("aosconversations"):
+            try:
+                written = await table.update_entity(row, mode=UpdateMode.MERGE, etag=etag, match_condition=IF_UNCHANGED)
+            except (ResourceModifiedError, ResourceNotFoundError) as error:
+                raise Conflict(f"Conversation {key.conversation_id} was changed by somebody else.") from error
+        return str(written["etag"])
+
+    # --- operations and what is due
+
+    async def operation(self, operation_id: str) -> Operation | None:
+        index = await self._account.table("aosoperations")
+        with storage_errors("aosoperations"):
+            try:
+                row = await index.get_entity(operation_id, "index")
+            except ResourceNotFoundError:
+                return None
+        return await self._operation(ConversationKey(row["agent_id"], row["conversation_id"]), operation_id)
+
+    async def due(self, before: float, limit: int) -> list[Due]:
+        table = await self._account.table("aosdue")
+        entries: list[Due] = []
+
+        async def look(shard: int) -> None:
+            parameters = {"p": f"{shard:02d}", "before": due_row("~", before)}
+            async for row in _query(table, "PartitionKey eq @p and RowKey le @before", parameters, limit):
+                key = ConversationKey(row["agent_id"], row["conversation_id"])
+                at, _, operation_id = row["RowKey"].partition(".")
+                entries.append(Due(key, operation_id, int(at) / 1000, row["RowKey"]))
+
+        await asyncio.gather(*map(look, range(SHARDS)))
+        return sorted(entries, key=lambda entry: entry.at)[:limit]
+
+    async def move_due(self, entry: Due, at: float | None) -> None:
+        if at is not None:
+            await self._insert_due(replace(entry, at=at))
+            if due_row(entry.operation_id, at) == entry.row:
+                return
+        await self._delete_due(entry.operation_id, entry.row)
+
+    async def _insert_due(self, entry: Due) -> None:
+        table = await self._account.table("aosdue")
+        row = {
+            "PartitionKey": shard_of(entry.operation_id),
+            "RowKey": due_row(entry.operation_id, entry.at),
+            "agent_id": entry.key.agent_id,
+            "conversation_id": entry.key.conversation_id,
+        }
+        with storage_errors("aosdue"):
+            await table.upsert_entity(row, mode=UpdateMode.REPLACE)
+
+    async def _delete_due(self, operation_id: str, row_key: str) -> None:
+        table = await self._account.table("aosdue")
+        with storage_errors("aosdue"):
+            # Deleting what is not there is no error in this SDK.
+            await table.delete_entity(shard_of(operation_id), row_key)
+
+    async def _forget_due(self, operation: Operation) -> None:
+        try:
+            await self._delete_due(
+                operation.operation_id, due_row(operation.operation_id, operation.created_at + FIRST_LOOK)
+            )
+        except StorageUnavailable as error:
+            log.warning("due entry of %s stays for the sweep: %s", operation.operation_id, error.detail)
+
+    # --- rows
+
+    async def _table(self) -> TableClient:
+        return await self._account.table("aosconversations")
+
+    async def _operation(self, key: ConversationKey, operation_id: str) -> Operation | None:
+        table = await self._table()
+        with storage_errors("aosconversations"):
+            try:
+                row = await table.get_entity(table_key(*key), f"OP:{operation_id}")
+            except ResourceNotFoundError:
+                return None
+        return await self._value(row, OPERATION)
+
+    async def _row(self, partition: str, row_key: str, adapter: TypeAdapter[T], value: T) -> Row:
+        data = adapter.dump_json(value)
+        row: Row = {"PartitionKey": partition, "RowKey": row_key}
+        if len(data) <= INLINE:
+            return row | {"data": data.decode()}
+        ref = await self._payloads.put(data, f"rows/{partition}")
+        return row | {"blob": ref.model_dump_json()}
+
+    async def _value(self, row: Mapping[str, Any], adapter: TypeAdapter[T]) -> T:
+        if "blob" in row:
+            ref = BlobRef.model_validate_json(row["blob"])
+            return adapter.validate_json(await self._payloads.get(ref, limit=LARGEST))
+        return adapter.validate_json(row["data"])
+
+
+def _lease_columns(lease: Lease) -> Row:
+    return {"owner": lease.owner, "lease_until": lease.until, "fence": str(lease.fence)}
+
+
+async def _query(
+    table: TableClient, query: str, parameters: Mapping[str, str], limit: int | None = None
+) -> AsyncIterator[Row]:
+    """Rows of a query with their ETags, at most `limit`."""
+    count = 0
+    with storage_errors(table.table_name):
+        async for row in table.query_entities(query, parameters=dict(parameters), results_per_page=limit):
+            yield {**row, "etag": row.metadata["etag"]}
+            count += 1
+            if limit is not None and count >= limit:
+                return

@@ -1,0 +1,115 @@
+"""Conversations in memory: the same promises as `aos.storage.conversations`, for tests and benchmarks of the kernel."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field, replace
+
+from aos.errors import BacklogFull, Conflict, OperationConflict
+from aos.kernel.clock import Clock, SystemClock
+from aos.kernel.ports import Acceptance, Change, Due, Lease, Snapshot
+from aos.kernel.types import Conversation, ConversationKey, Message, Operation, ToolResult
+from aos.storage.rows import FIRST_LOOK, queued
+
+
+@dataclass(slots=True)
+class _Partition:
+    state: Conversation
+    lease: Lease = field(default_factory=Lease)
+    etag: str | None = None
+    inbox: dict[int, Message] = field(default_factory=dict)
+    results: dict[str, ToolResult] = field(default_factory=dict)
+    last_seq: int = 0
+
+
+class MemoryConversations:
+    """A `ConversationStore` for one process."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._partitions: dict[ConversationKey, _Partition] = {}
+        self._index: dict[str, str] = {}
+        self._operations: dict[str, Operation] = {}
+        self._due: dict[str, Due] = {}
+        self._etags = itertools.count(1)
+
+    async def accept(self, acceptance: Acceptance) -> tuple[Operation, bool]:
+        message, key = acceptance.message, acceptance.key
+        operation_id = message.operation_id
+        if self._index.setdefault(operation_id, acceptance.fingerprint) != acceptance.fingerprint:
+            raise OperationConflict(f"Operation {operation_id} was accepted before with a different request.")
+        known = self._operations.get(operation_id)
+        if known is not None:
+            return known, False
+        partition = self._partition(key)
+        if len(partition.inbox) >= acceptance.backlog:
+            raise BacklogFull(f"{len(partition.inbox)} messages wait in conversation {key.conversation_id}.")
+        seq = max(int(self._clock.now() * 1e6), partition.last_seq + 1)
+        partition.last_seq = seq
+        message = replace(message, seq=seq)
+        partition.inbox[seq] = message
+        operation = self._operations[operation_id] = queued(key, message)
+        self._due[operation_id] = Due(key, operation_id, message.accepted_at + FIRST_LOOK, operation_id)
+        return operation, True
+
+    async def add_result(self, key: ConversationKey, result: ToolResult) -> bool:
+        results = self._partition(key).results
+        if result.request_id in results:
+            return False
+        results[result.request_id] = result
+        return True
+
+    async def read(self, key: ConversationKey) -> Snapshot:
+        partition = self._partitions.get(key)
+        if partition is None:
+            return Snapshot(Conversation(key), Lease(), None)
+        return Snapshot(
+            partition.state,
+            partition.lease,
+            partition.etag,
+            tuple(partition.inbox.values()),
+            tuple(partition.results.values()),
+        )
+
+    async def commit(self, key: ConversationKey, etag: str | None, change: Change) -> str:
+        partition = self._partition(key)
+        if partition.etag != etag:
+            raise Conflict(f"Conversation {key.conversation_id} was changed by somebody else.")
+        partition.state, partition.lease = change.state, change.lease
+        for message in change.messages:
+            partition.inbox.pop(message.seq, None)
+        for result in change.results:
+            partition.results.pop(result.request_id, None)
+        for operation in change.operations:
+            self._operations[operation.operation_id] = operation
+            if operation.final:
+                self._due.pop(operation.operation_id, None)
+        partition.etag = str(next(self._etags))
+        return partition.etag
+
+    async def renew(self, key: ConversationKey, etag: str, lease: Lease) -> str:
+        partition = self._partition(key)
+        if partition.etag != etag:
+            raise Conflict(f"Conversation {key.conversation_id} was changed by somebody else.")
+        partition.lease = lease
+        partition.etag = str(next(self._etags))
+        return partition.etag
+
+    async def operation(self, operation_id: str) -> Operation | None:
+        return self._operations.get(operation_id)
+
+    async def due(self, before: float, limit: int) -> list[Due]:
+        entries = sorted((entry for entry in self._due.values() if entry.at <= before), key=lambda entry: entry.at)
+        return entries[:limit]
+
+    async def move_due(self, entry: Due, at: float | None) -> None:
+        if at is None:
+            self._due.pop(entry.row, None)
+        elif entry.row in self._due:
+            self._due[entry.row] = replace(entry, at=at)
+
+    def _partition(self, key: ConversationKey) -> _Partition:
+        partition = self._partitions.get(key)
+        if partition is None:
+            partition = self._partitions[key] = _Partition(Conversation(key))
+        return partition

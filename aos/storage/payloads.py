@@ -1,0 +1,73 @@
+"""Large values by reference (claim check): the value goes to a blob, a small reference travels in its place."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+
+from pydantic import BaseModel
+
+from aos.errors import AosError
+from aos.storage.account import StorageAccount, storage_errors
+
+CONTAINER = "aos-payloads"
+
+
+class PayloadGone(AosError):
+    code = "payload_gone"
+    title = "A stored value no longer exists."
+
+
+class BlobRef(BaseModel):
+    """Where a value lies; travels as `{"$blob": {...}}`."""
+
+    container: str
+    name: str
+    sha256: str
+    size: int
+
+
+class Payloads:
+    """Values in the container `aos-payloads`; a lifecycle rule of the account removes them after 7 days."""
+
+    def __init__(self, account: StorageAccount) -> None:
+        self._account = account
+
+    async def put(self, data: bytes, prefix: str) -> BlobRef:
+        """Stores a value under a new name that begins with `prefix`."""
+        ref = BlobRef(
+            container=CONTAINER,
+            name=f"{prefix}/{uuid.uuid4().hex}",
+            sha256=hashlib.sha256(data).hexdigest(),
+            size=len(data),
+        )
+        container = await self._account.container(CONTAINER)
+        with storage_errors(f"blob {ref.name}"):
+            await container.upload_blob(ref.name, data)
+        return ref
+
+    async def get(self, ref: BlobRef, *, limit: int) -> bytes:
+        """Reads a value and checks that it is the one that was stored.
+
+        Args:
+            limit: Largest size to read, in bytes.
+
+        Raises:
+            PayloadGone: It is not there, is larger than `limit`, or is not what the reference says.
+        """
+        from azure.core.exceptions import ResourceNotFoundError
+
+        if ref.container != CONTAINER:
+            raise PayloadGone(f"References may only point into container {CONTAINER}, not {ref.container!r}.")
+        if ref.size > limit:
+            raise PayloadGone(f"The value has {ref.size} bytes; at most {limit} are read.", code="too_large")
+        container = await self._account.container(CONTAINER)
+        with storage_errors(f"blob {ref.name}"):
+            try:
+                stream = await container.download_blob(ref.name, offset=0, length=ref.size + 1)
+                data = await stream.readall()
+            except ResourceNotFoundError:
+                raise PayloadGone(f"The value {ref.name} was removed (values are kept for 7 days).") from None
+        if hashlib.sha256(data).hexdigest() != ref.sha256:
+            raise PayloadGone(f"The value {ref.name} is not the one that was sent: its hash differs.")
+        return data

@@ -1,0 +1,43 @@
+"""What all stores share: the keys of rows, and the first state of an operation."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+from aos.kernel.types import ConversationKey, Message, Operation
+
+FIRST_LOOK = 60.0
+"""Seconds after acceptance when the sweep first looks at an operation that did not end."""
+SHARDS = 16
+
+
+def table_key(*parts: str) -> str:
+    """A key of fixed length and safe characters: ids may hold what Table storage refuses in keys."""
+    digest = hashlib.sha256("\0".join(parts).encode()).digest()
+    return base64.b32encode(digest).decode().rstrip("=")
+
+
+def shard_of(operation_id: str) -> str:
+    """The partition of the due table that an operation belongs to."""
+    return f"{int.from_bytes(hashlib.sha256(operation_id.encode()).digest()[:2], 'big') % SHARDS:02d}"
+
+
+def due_row(operation_id: str, at: float) -> str:
+    """Row key in the due table: begins with the time in milliseconds, so that a range holds what is due."""
+    return f"{int(at * 1000):015d}.{operation_id}"
+
+
+def queued(key: ConversationKey, message: Message) -> Operation:
+    """The operation of a message that was just accepted."""
+    return Operation(
+        operation_id=message.operation_id,
+        agent_id=key.agent_id,
+        conversation_id=key.conversation_id,
+        status="queued",
+        created_at=message.accepted_at,
+        updated_at=message.accepted_at,
+        attempt=message.attempt,
+        event_type=message.event_type,
+        reply_to=message.reply_to,
+    )
