@@ -139,8 +139,15 @@ class Kernel:
         backlog = self.options.backlog
         return await self._store.accept(Acceptance(key, message, fingerprint, fresh, backlog))
 
-    async def add_result(self, key: ConversationKey, result: ToolResult) -> None:
-        """Stores a tool result and goes on with its turn. A result that is there already, or late, changes nothing."""
+    async def add_result(self, operation_id: str, result: ToolResult) -> None:
+        """Stores a tool result and goes on with its turn.
+
+        A result of an operation that nobody knows, one that is there already, or a late one changes nothing.
+        """
+        key = await self._store.locate(operation_id)
+        if key is None:
+            log.info("result %s belongs to no operation", result.request_id)
+            return
         await self._store.add_result(key, result)
         # Also when it was there: whoever stored it may have died before it went on.
         await self.drive(key)

@@ -234,6 +234,10 @@ class ConversationStore(Protocol):
 
     async def operation(self, operation_id: str) -> Operation | None: ...
 
+    async def locate(self, operation_id: str) -> ConversationKey | None:
+        """The conversation that an operation belongs to."""
+        ...
+
     async def due(self, before: float, limit: int) -> list[Due]:
         """Entries that are due, oldest first."""
         ...

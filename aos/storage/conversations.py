@@ -186,13 +186,17 @@ class TableConversations:
     # --- operations and what is due
 
     async def operation(self, operation_id: str) -> Operation | None:
+        key = await self.locate(operation_id)
+        return None if key is None else await self._operation(key, operation_id)
+
+    async def locate(self, operation_id: str) -> ConversationKey | None:
         index = await self._account.table("aosoperations")
         with storage_errors("aosoperations"):
             try:
                 row = await index.get_entity(operation_id, "index")
             except ResourceNotFoundError:
                 return None
-        return await self._operation(ConversationKey(row["agent_id"], row["conversation_id"]), operation_id)
+        return ConversationKey(row["agent_id"], row["conversation_id"])
 
     async def due(self, before: float, limit: int) -> list[Due]:
         table = await self._account.table("aosdue")

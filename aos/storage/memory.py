@@ -98,6 +98,10 @@ class MemoryConversations:
     async def operation(self, operation_id: str) -> Operation | None:
         return self._operations.get(operation_id)
 
+    async def locate(self, operation_id: str) -> ConversationKey | None:
+        operation = self._operations.get(operation_id)
+        return None if operation is None else ConversationKey(operation.agent_id, operation.conversation_id)
+
     async def due(self, before: float, limit: int) -> list[Due]:
         entries = sorted((entry for entry in self._due.values() if entry.at <= before), key=lambda entry: entry.at)
         return entries[:limit]

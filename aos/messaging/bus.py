@@ -1,0 +1,169 @@
+"""Sending to Service Bus: one client per process, one sender per entity, opened when first used and kept."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aos.config import SERVICE_BUS, Settings
+from aos.errors import BusUnavailable, SettingError, UnknownEntity
+
+if TYPE_CHECKING:
+    from azure.core.credentials_async import AsyncTokenCredential
+    from azure.servicebus import ServiceBusMessage
+    from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
+
+log = logging.getLogger("aos.messaging")
+
+_RETRIES: dict[str, Any] = {"retry_total": 2, "retry_backoff_factor": 0.2, "retry_backoff_max": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """A message to send.
+
+    Attributes:
+        entity: Queue or topic.
+        body: JSON, at most 192 KiB (see `aos.messaging.claim_check`).
+        delay: Seconds until it becomes visible.
+    """
+
+    entity: str
+    body: bytes
+    message_id: str
+    correlation_id: str | None = None
+    session_id: str | None = None
+    reply_to: str | None = None
+    subject: str | None = None
+    delay: float = 0.0
+    properties: Mapping[str, str | int] = field(default_factory=dict)
+
+
+class Bus:
+    """The namespace that the settings name.
+
+    Args:
+        settings: With a connection string, or a namespace and an identity.
+        credential: The app's identity; used when there is no connection string.
+    """
+
+    def __init__(self, settings: Settings, credential: AsyncTokenCredential | None = None) -> None:
+        self._settings = settings
+        self._credential = credential
+        self._client: ServiceBusClient | None = None
+        self._senders: dict[str, ServiceBusSender] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def send(self, messages: Iterable[Outbound]) -> None:
+        """Sends all messages, those of one entity together and in order.
+
+        Raises:
+            UnknownEntity: The namespace has no such queue or topic.
+            BusUnavailable: The namespace did not take them; sending them again is harmless to receivers that
+                compare message ids.
+        """
+        by_entity: dict[str, list[Outbound]] = {}
+        for message in messages:
+            by_entity.setdefault(message.entity, []).append(message)
+        for entity, batch in by_entity.items():
+            await self._send(entity, batch)
+
+    async def prepare(self, *entities: str) -> None:
+        """Opens senders ahead of their first use (it takes about half a second each)."""
+        await asyncio.gather(*(self._open(entity) for entity in entities))
+
+    async def close(self) -> None:
+        senders, self._senders = list(self._senders.values()), {}
+        await asyncio.gather(*(sender.close() for sender in senders), return_exceptions=True)
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    async def _send(self, entity: str, batch: list[Outbound]) -> None:
+        from azure.servicebus.exceptions import MessagingEntityNotFoundError, ServiceBusError
+
+        async with self._locks.setdefault(entity, asyncio.Lock()):
+            try:
+                sender = self._sender(entity)
+                wire = [_wire(message) for message in batch]
+                # A list goes out as one batch; one too large for that is split by hand.
+                try:
+                    await sender.send_messages(wire if len(wire) > 1 else wire[0])
+                except ValueError:
+                    for message in wire:
+                        await sender.send_messages(message)
+            except MessagingEntityNotFoundError as error:
+                await self._drop(entity)
+                raise UnknownEntity(f"The Service Bus namespace has no queue or topic {entity!r}.") from error
+            except (ServiceBusError, OSError) as error:
+                await self._drop(entity)
+                raise BusUnavailable(f"Service Bus did not take a message for {entity!r}: {error}") from error
+
+    async def _open(self, entity: str) -> None:
+        from azure.servicebus.exceptions import ServiceBusError
+
+        async with self._locks.setdefault(entity, asyncio.Lock()):
+            try:
+                await self._sender(entity).__aenter__()
+            except (ServiceBusError, OSError) as error:
+                await self._drop(entity)
+                raise BusUnavailable(f"Service Bus does not answer for {entity!r}: {error}") from error
+
+    def _sender(self, entity: str) -> ServiceBusSender:
+        sender = self._senders.get(entity)
+        if sender is None:
+            # The SDK addresses queues and topics alike.
+            sender = self._senders[entity] = self._connection().get_queue_sender(entity)
+        return sender
+
+    async def _drop(self, entity: str) -> None:
+        """Closes a sender that failed: the next use opens a new one."""
+        from azure.servicebus.exceptions import ServiceBusError
+
+        sender = self._senders.pop(entity, None)
+        if sender is not None:
+            try:
+                await sender.close()
+            except (ServiceBusError, OSError) as error:
+                log.debug("closing the failed sender of %s: %s", entity, error)
+
+    def _connection(self) -> ServiceBusClient:
+        if self._client is None:
+            from azure.servicebus.aio import ServiceBusClient
+
+            s, options = self._settings, _RETRIES
+            if s.service_bus:
+                try:
+                    self._client = ServiceBusClient.from_connection_string(s.service_bus, **options)
+                except ValueError as error:
+                    raise SettingError(f"{SERVICE_BUS} is not a connection string: {error}") from None
+            elif s.service_bus_namespace and self._credential is not None:
+                self._client = ServiceBusClient(s.service_bus_namespace, self._credential, **options)
+            else:
+                raise SettingError(
+                    f"{SERVICE_BUS} is not set: it holds a connection string, or "
+                    f"{SERVICE_BUS}__fullyQualifiedNamespace names the namespace."
+                )
+        return self._client
+
+
+def _wire(message: Outbound) -> ServiceBusMessage:
+    from azure.servicebus import ServiceBusMessage
+
+    wire = ServiceBusMessage(
+        message.body,
+        message_id=message.message_id,
+        correlation_id=message.correlation_id,
+        session_id=message.session_id,
+        reply_to=message.reply_to,
+        subject=message.subject,
+        content_type="application/json",
+        application_properties={**message.properties},
+    )
+    if message.delay > 0:
+        wire.scheduled_enqueue_time_utc = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=message.delay)
+    return wire
