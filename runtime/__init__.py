@@ -10,7 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from runtime.asgi_runtime import AsgiRuntime, ServeError
+    from runtime.auth import Keys
+    from runtime.bus_consumer import ConsumerState
     from runtime.config_loader import RuntimeConfig, RuntimeConfigError, load_runtime_config
+    from runtime.lifecycle import Lifecycle, NotReady
     from runtime.messages import BusMessage, Caller, CallerKind, Headers, Request, Response, TimerTick
     from runtime.problems import FieldError, InvalidJson, Problem
     from runtime.routes_registry import (
@@ -26,14 +30,19 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "AsgiRuntime": "asgi_runtime",
     "AuthLevel": "routes_registry",
     "BusMessage": "messages",
     "Caller": "messages",
     "CallerKind": "messages",
+    "ConsumerState": "bus_consumer",
     "FieldError": "problems",
     "Headers": "messages",
     "HttpMethod": "routes_registry",
     "InvalidJson": "problems",
+    "Keys": "auth",
+    "Lifecycle": "lifecycle",
+    "NotReady": "lifecycle",
     "Problem": "problems",
     "QueueRoute": "routes_registry",
     "Request": "messages",
@@ -43,6 +52,7 @@ _HOMES = {
     "RouteRegistry": "routes_registry",
     "RuntimeConfig": "config_loader",
     "RuntimeConfigError": "config_loader",
+    "ServeError": "asgi_runtime",
     "TimerRoute": "routes_registry",
     "TimerTick": "messages",
     "TopicRoute": "routes_registry",
@@ -51,14 +61,19 @@ _HOMES = {
 }
 
 __all__ = [
+    "AsgiRuntime",
     "AuthLevel",
     "BusMessage",
     "Caller",
     "CallerKind",
+    "ConsumerState",
     "FieldError",
     "Headers",
     "HttpMethod",
     "InvalidJson",
+    "Keys",
+    "Lifecycle",
+    "NotReady",
     "Problem",
     "QueueRoute",
     "Request",
@@ -68,6 +83,7 @@ __all__ = [
     "RouteRegistry",
     "RuntimeConfig",
     "RuntimeConfigError",
+    "ServeError",
     "TimerRoute",
     "TimerTick",
     "TopicRoute",

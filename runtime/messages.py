@@ -74,10 +74,10 @@ class Request:
     """
 
     method: str
-    url: str
+    url: str = field(repr=False)  # like the query, it may carry a key
     path: str
     headers: Headers = field(default_factory=Headers)
-    query: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
     route_params: Mapping[str, str] = field(default_factory=dict)
     body: bytes = field(default=b"", repr=False)
     app: Any = field(default=None, repr=False)
