@@ -1,0 +1,161 @@
+"""AsgiRuntime: the routes as a Starlette application, with Service Bus consumers and timers in its lifespan."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import AsyncIterator, Mapping
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from runtime.asgi_http import HttpEndpoint
+from runtime.auth import KeyAuthorizer, Keys, is_loopback
+from runtime.bus_consumer import BusConsumers, ConsumerState
+from runtime.config_loader import RuntimeConfig
+from runtime.invocation import Invoker
+from runtime.lifecycle import Initializer, Lifecycle, NotReady, Shutdown
+from runtime.routes_registry import RouteRegistry
+from runtime.timers import Timer
+
+log = logging.getLogger("runtime.asgi")
+
+GRACEFUL_SHUTDOWN_SECONDS = 10
+
+
+class ServeError(RuntimeError):
+    """The server cannot start; the message names the setting to change."""
+
+
+class AsgiRuntime:
+    """Binds a registry to ASGI: any server that speaks it, or `serve`.
+
+    `keys` guard the FUNCTION and ADMIN routes; without any, only this machine is served. `settings` resolve the
+    connection names and `%SETTING%` references of bus and timer routes. Routes registered after `app` was first read
+    are not served. `port_setting` is the name to show when the port is taken.
+    """
+
+    def __init__(
+        self,
+        config: RuntimeConfig,
+        route_registry: RouteRegistry,
+        app_initializer: Initializer | None = None,
+        app_shutdown: Shutdown | None = None,
+        *,
+        keys: Keys,
+        settings: Mapping[str, str],
+        prefix: str = "/api",
+        port_setting: str = "PORT",
+    ) -> None:
+        self.config = config
+        self.route_registry = route_registry
+        self.lifecycle = Lifecycle(app_initializer, app_shutdown)
+        self._keys = keys
+        self._settings = settings
+        self._prefix = prefix
+        self._port_setting = port_setting
+        self._invoker = Invoker(self.lifecycle, KeyAuthorizer(keys))
+        self._app: Starlette | None = None
+        self._port: int | None = None
+        self._timers: list[Timer] = []
+        self._consumers: BusConsumers | None = None
+
+    @property
+    def app(self) -> Starlette:
+        """The ASGI application; its lifespan starts and stops consumers, timers and the application itself.
+
+        Raises `RuntimeConfigError` if the schedule of a timer is unusable.
+        """
+        if self._app is None:
+            self._timers = [
+                Timer(route, self._settings, self._invoker.timer) for route in self.route_registry.timer_routes
+            ]
+            endpoint = HttpEndpoint(self.route_registry.http_routes, self._invoker, self._prefix)
+            self._app = Starlette(routes=[Mount("/", app=endpoint)], lifespan=self._lifespan)
+        return self._app
+
+    @property
+    def app_instance(self) -> object:
+        """What the initializer returned, or None before."""
+        return self.lifecycle.app_instance
+
+    @property
+    def port(self) -> int | None:
+        """The port that `serve` listens on, once it does."""
+        return self._port
+
+    def bus_states(self) -> list[ConsumerState]:
+        """How each bus route's consumer fares, for health checks."""
+        return self._consumers.states() if self._consumers is not None else []
+
+    async def serve(self, host: str = "127.0.0.1", port: int = 7071) -> None:
+        """Serve until SIGINT, SIGTERM or cancellation, then shut down in order. Port 0 takes a free one: see `port`.
+
+        Raises `ServeError` if no key is configured and `host` is not a loopback address, or if the port is taken.
+        """
+        if not self._keys:
+            if not is_loopback(host):
+                raise ServeError(f"No function or admin key is configured: refusing to serve on {host}; set one first.")
+            log.warning("no keys are configured: every route is open to this machine")
+        app = self.app
+        with self._bind(host, port) as listener:
+            server = uvicorn.Server(
+                uvicorn.Config(
+                    app,
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    lifespan="on",
+                    timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECONDS,
+                )
+            )
+            self._port = listener.getsockname()[1]
+            log.info("serving %s on http://%s:%d%s", self.config.app_name, host, self._port, self._prefix)
+            serving = asyncio.create_task(server.serve(sockets=[listener]), name="runtime-server")
+            try:
+                await asyncio.shield(serving)
+            except asyncio.CancelledError:
+                server.should_exit = True
+                await serving
+                raise
+            finally:
+                self._port = None
+            if not server.started:
+                raise ServeError("The application did not start; the log holds the cause.")
+
+    def _bind(self, host: str, port: int) -> socket.socket:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host.strip("[]"), port))
+        except OSError as error:
+            listener.close()
+            if error.errno == errno.EADDRINUSE:
+                raise ServeError(
+                    f"Port {port} on {host} is in use; set {self._port_setting} to another one."
+                ) from error
+            raise ServeError(f"Cannot listen on {host}:{port}: {error.strerror}.") from error
+        return listener
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        consumers = BusConsumers(self.route_registry.bus_routes, self._settings, self._invoker)
+        self._consumers = consumers
+        with contextlib.suppress(NotReady):  # logged; requests are answered 503 until a later attempt succeeds
+            await self.lifecycle.ensure()
+        consumers.start()
+        ticking = [asyncio.create_task(timer.run(), name="runtime-timer") for timer in self._timers]
+        try:
+            yield
+        finally:
+            for task in ticking:
+                task.cancel()
+            if ticking:
+                await asyncio.wait(ticking)
+            await consumers.stop()
+            await self.lifecycle.shutdown()

@@ -1,0 +1,118 @@
+"""The application behind the routes: built on first use, once per process, and closed when the host stops."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+log = logging.getLogger("runtime.lifecycle")
+
+Initializer: TypeAlias = Callable[[], object]
+Shutdown: TypeAlias = Callable[..., object]
+
+RETRY_AFTER_SECONDS = 5
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 30.0
+
+
+class NotReady(Exception):
+    """The initializer failed. `reason` is its exception in one line; the next `ensure` tries again."""
+
+    def __init__(self, error: Exception) -> None:
+        first_line = str(error).strip().partition("\n")[0]
+        self.reason = f"{type(error).__name__}: {first_line}"[:300].rstrip(": ")
+        super().__init__(self.reason)
+
+
+class Lifecycle:
+    """Holds what `initializer` returns.
+
+    Both callables may be async or sync (then they run in a thread). `shutdown` takes no argument, or the application.
+    A host such as Azure Functions has no start hook, so the first invocation that needs the application builds it;
+    others wait for that attempt instead of starting their own. A failed attempt is not remembered.
+    """
+
+    def __init__(self, initializer: Initializer | None = None, shutdown: Shutdown | None = None) -> None:
+        self._initializer = initializer
+        self._shutdown = shutdown
+        self._app: object = None
+        self._ready = False
+        self._attempt: asyncio.Task[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the application has been initialised."""
+        return self._ready
+
+    @property
+    def app_instance(self) -> Any:  # only the application knows its type
+        """The application, or None before it is initialised."""
+        return self._app
+
+    async def ensure(self) -> Any:  # only the application knows its type
+        """The application, initialised if need be. Raises `NotReady`."""
+        if not self._ready:
+            if self._attempt is None:
+                self._attempt = asyncio.create_task(self._start(), name="runtime-initializer")
+                self._attempt.add_done_callback(self._attempt_ended)
+            attempt = self._attempt
+            try:
+                # Shielded: a caller that gives up must not cancel the start for everyone.
+                await asyncio.shield(attempt)
+            except asyncio.CancelledError:
+                if not attempt.cancelled():
+                    raise
+                raise NotReady(RuntimeError("the host is stopping")) from None
+        return self._app
+
+    async def ensure_within(self, seconds: float | None) -> Any:  # only the application knows its type
+        """As `ensure`, but tries again, with growing pauses, for so many seconds (None: until it succeeds)."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await self.ensure()
+            except NotReady:
+                if deadline is not None and time.monotonic() + pause > deadline:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    async def shutdown(self) -> None:
+        """Close the application, if it was initialised; harmless when repeated. What `shutdown` raises is raised."""
+        if self._attempt is not None:
+            self._attempt.cancel()
+            await asyncio.wait([self._attempt])
+        if not self._ready:
+            return
+        app, self._app, self._ready = self._app, None, False
+        if self._shutdown is None:
+            return
+        takes_app = len(inspect.signature(self._shutdown).parameters) > 0
+        await _run(self._shutdown, *((app,) if takes_app else ()))
+
+    async def _start(self) -> None:
+        began = time.perf_counter()
+        try:
+            self._app = await _run(self._initializer) if self._initializer is not None else None
+        except Exception as error:
+            log.exception("the application could not be initialised")
+            raise NotReady(error) from error
+        self._ready = True
+        log.info("application initialised in %.0f ms", (time.perf_counter() - began) * 1000)
+
+    def _attempt_ended(self, attempt: asyncio.Task[None]) -> None:
+        self._attempt = None
+        if not attempt.cancelled():
+            attempt.exception()  # retrieved, even if every caller has gone: `_start` has logged it
+
+
+async def _run(function: Callable[..., object], *arguments: object) -> object:
+    if inspect.iscoroutinefunction(function):
+        return await function(*arguments)
+    result = await asyncio.to_thread(function, *arguments)
+    return await result if inspect.isawaitable(result) else result

@@ -1,0 +1,82 @@
+"""Timer routes on hosts without a timer of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+
+from croniter import CroniterBadCronError, croniter
+
+from runtime.config_loader import RuntimeConfigError
+from runtime.messages import TimerTick
+from runtime.routes_registry import TimerRoute, is_setting_reference
+
+log = logging.getLogger("runtime.timers")
+
+# A tick that starts later than this counts as past due.
+PAST_DUE_SECONDS = 1.0
+# Sleeping is cut into pieces, so that a step of the wall clock is noticed.
+_LONGEST_SLEEP_SECONDS = 30.0
+
+TickRunner = Callable[[TimerRoute, TimerTick], Awaitable[None]]
+
+
+class Timer:
+    """Runs one timer route, one tick at a time.
+
+    A tick that falls due while the handler runs, or while the process was down, is skipped: schedules say when to look,
+    not how often something happened. What a handler raises is logged; the next tick comes all the same.
+    Raises `RuntimeConfigError` if the schedule, or the setting that it refers to, is unusable.
+    """
+
+    def __init__(self, route: TimerRoute, settings: Mapping[str, str], run: TickRunner) -> None:
+        self._route = route
+        self._run = run
+        self._schedule = _resolve_schedule(route, settings)
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        if self._route.run_on_startup:
+            await self._tick(datetime.now(UTC))
+        while True:
+            due = next_tick(self._schedule, datetime.now(UTC))
+            left = _seconds_until(due)
+            while left > 0:
+                await asyncio.sleep(min(left, _LONGEST_SLEEP_SECONDS))
+                left = _seconds_until(due)
+            await self._tick(due)
+
+    async def _tick(self, due: datetime) -> None:
+        late = -_seconds_until(due) > PAST_DUE_SECONDS
+        try:
+            await self._run(self._route, TimerTick(self._route.name, due, past_due=late))
+        except Exception:
+            log.exception("timer %s failed", self._route.name)
+
+
+def next_tick(schedule: str, after: datetime) -> datetime:
+    """The first due time of an NCRONTAB schedule after a time (UTC)."""
+    due: datetime = croniter(schedule, after, ret_type=datetime, second_at_beginning=True).get_next()
+    return due
+
+
+def _seconds_until(due: datetime) -> float:
+    return (due - datetime.now(UTC)).total_seconds()
+
+
+def _resolve_schedule(route: TimerRoute, settings: Mapping[str, str]) -> str:
+    schedule = route.schedule
+    if is_setting_reference(schedule):
+        setting = schedule.strip("%")
+        schedule = settings.get(setting, "")
+        if not schedule:
+            raise RuntimeConfigError({setting: f"is not set; the timer {route.name!r} takes its schedule from it"})
+    try:
+        if len(schedule.split()) != 6:
+            raise CroniterBadCronError("NCRONTAB has six fields: second minute hour day month day-of-week")
+        next_tick(schedule, datetime.now(UTC))
+    except (ValueError, KeyError) as error:
+        raise RuntimeConfigError({route.schedule: f"schedule of timer {route.name!r}: {error}"}) from None
+    return schedule
