@@ -28,8 +28,9 @@ from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import Acceptance, Change, Due, Lease, Snapshot
 from aos.kernel.types import Conversation, ConversationKey, Message, Operation, ToolResult
 from aos.storage.account import StorageAccount, storage_errors
-from aos.storage.payloads import BlobRef, Payloads
+from aos.storage.payloads import Payloads
 from aos.storage.rows import FIRST_LOOK, SHARDS, due_row, queued, shard_of, table_key
+from aos.storage.values import RowValues
 
 log = logging.getLogger("aos.storage")
 
@@ -41,9 +42,6 @@ MESSAGE = TypeAdapter(Message)
 RESULT = TypeAdapter(ToolResult)
 OPERATION = TypeAdapter(Operation)
 
-INLINE = 24 * 1024
-"""Bytes of JSON kept in a row; a string property holds at most 32 Ki characters."""
-LARGEST = 64 * 1024 * 1024
 INSERT_TRIES = 20
 IF_UNCHANGED = MatchConditions.IfNotModified
 
@@ -53,7 +51,7 @@ class TableConversations:
 
     def __init__(self, account: StorageAccount, payloads: Payloads, clock: Clock | None = None) -> None:
         self._account = account
-        self._payloads = payloads
+        self._values = RowValues(payloads)
         self._clock = clock or SystemClock()
 
     # --- arrivals
@@ -259,18 +257,11 @@ class TableConversations:
         return await self._value(row, OPERATION)
 
     async def _row(self, partition: str, row_key: str, adapter: TypeAdapter[T], value: T) -> Row:
-        data = adapter.dump_json(value)
         row: Row = {"PartitionKey": partition, "RowKey": row_key}
-        if len(data) <= INLINE:
-            return row | {"data": data.decode()}
-        ref = await self._payloads.put(data, f"rows/{partition}")
-        return row | {"blob": ref.model_dump_json()}
+        return row | await self._values.columns(adapter.dump_json(value), f"rows/{partition}")
 
     async def _value(self, row: Mapping[str, Any], adapter: TypeAdapter[T]) -> T:
-        if "blob" in row:
-            ref = BlobRef.model_validate_json(row["blob"])
-            return adapter.validate_json(await self._payloads.get(ref, limit=LARGEST))
-        return adapter.validate_json(row["data"])
+        return adapter.validate_json(await self._values.read(row))
 
 
 def _lease_columns(lease: Lease) -> Row:
