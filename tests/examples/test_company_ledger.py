@@ -59,7 +59,7 @@ def exact(amount: float) -> Decimal:
 
 @asynccontextmanager
 async def connected(database: Path) -> AsyncIterator[Client]:
-    """A client over stdio, entered and left by one task, as it demands; a fixture is left by another than it entered."""
+    """A client over stdio; one task enters and leaves it, as it demands, which a fixture alone would not do."""
     server = StdioServerParameters(
         command=sys.executable, args=ARGUMENTS, env={"PYTHONPATH": str(ROOT), "COMPANY_LEDGER_DB": str(database)}
     )
@@ -71,8 +71,12 @@ async def connected(database: Path) -> AsyncIterator[Client]:
             ready.set_result(client)
             await finished.wait()
 
+    def failed(task: asyncio.Task[None]) -> None:
+        if not ready.done():
+            ready.set_exception(task.exception() or ConnectionError("the client was not entered"))
+
     owner = asyncio.create_task(own())
-    owner.add_done_callback(lambda done: ready.done() or ready.set_exception(done.exception() or ConnectionError()))
+    owner.add_done_callback(failed)
     yield await ready
     finished.set()
     await owner
