@@ -70,6 +70,9 @@ class Settings(BaseSettings):
         str | None, Field(validation_alias=_named(f"{SERVICE_BUS}__fullyQualifiedNamespace"))
     ] = None
 
+    events_sessions: Annotated[bool, Field(validation_alias=_named("AOS_EVENTS_SESSIONS"))] = False
+    """Whether the subscription of `agent-events` requires sessions (strict order from senders that do not wait)."""
+
     client_id: Annotated[str | None, Field(validation_alias=_named("AZURE_CLIENT_ID"))] = None
 
     host: Annotated[str, Field(validation_alias=_named("AOS_HOST"))] = "127.0.0.1"
@@ -94,6 +97,11 @@ class Settings(BaseSettings):
     @property
     def storage_configured(self) -> bool:
         return bool(self.storage or self.storage_account or (self.storage_blob_uri and self.storage_table_uri))
+
+    @property
+    def needs_identity(self) -> bool:
+        """Whether some service is to be signed in to with the app's identity."""
+        return not (self.storage and self.service_bus and self.project_api_key)
 
     @property
     def bus_configured(self) -> bool:

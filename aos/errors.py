@@ -42,8 +42,11 @@ class TransientError(AosError):
         self.retry_after = retry_after
 
 
-class SettingError(AosError):
-    """A setting is missing or wrong. The detail names the setting and a valid value."""
+class SettingError(TransientError):
+    """A setting is missing or wrong. The detail names the setting and a valid value.
+
+    Transient, because messages wait until the operator has mended it.
+    """
 
     code = "bad_setting"
     title = "A setting is missing or wrong."
@@ -110,6 +113,13 @@ class ConversationGone(FoundryRefused):
 
     code = "conversation_gone"
     title = "The Foundry conversation no longer exists."
+
+
+class AgentGone(FoundryRefused):
+    """The agent, or its version, was deleted in Foundry outside AOS. It is made again for the next message."""
+
+    code = "agent_not_found"
+    title = "Agent not found on Foundry runtime."
 
 
 class StorageUnavailable(TransientError):

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 
-from aos.errors import AosError, Conflict, ConversationGone, FoundryUnavailable, TransientError, UnknownOperation
+from aos.errors import AgentGone, AosError, Conflict, ConversationGone, FoundryUnavailable, TransientError, UnknownOperation
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import (
     Acceptance,
@@ -192,9 +192,16 @@ class Kernel:
                 self._waiters.pop(operation.operation_id, None)
         return operation
 
-    def start(self, key: ConversationKey) -> None:
-        """Drives the conversation in a task that the kernel owns; a failure is logged, the sweep goes on from there."""
-        self._spawn(self.drive(key), f"drive {key.agent_id}/{key.conversation_id}")
+    def start(self, operation: Operation) -> None:
+        """Drives its conversation in a task that the kernel owns; if that fails, the sweep goes on from there."""
+        if not operation.final:
+            key = ConversationKey(operation.agent_id, operation.conversation_id)
+            self._spawn(self.drive(key), f"drive {key.agent_id}/{key.conversation_id}")
+
+    async def wake(self, operation: Operation) -> None:
+        """Has some process drive its conversation, soon."""
+        if not operation.final:
+            await self._outlet.wake(ConversationKey(operation.agent_id, operation.conversation_id), 0.0)
 
     # --- drive
 
@@ -359,6 +366,9 @@ class Kernel:
                     continue
                 log.warning("model step of %s put off: %s", turn.message.operation_id, error.detail)
                 return self._put_off(hold, error)
+            except AgentGone as error:
+                await self._agents.forget(hold.key.agent_id)
+                return ModelFailed(self._clock.now(), turn.step, _failure(error))
             except AosError as error:
                 return ModelFailed(self._clock.now(), turn.step, _failure(error))
 

@@ -67,6 +67,10 @@ class FoundryPort(Protocol):
         """Finds the agent version made from exactly this spec, or makes it. Twice the same spec makes nothing new."""
         ...
 
+    async def forget_agent(self, agent_id: str) -> None:
+        """Foundry no longer has the agent: `ensure_agent` looks again."""
+        ...
+
     async def open_conversation(self, key: ConversationKey) -> str:
         """Makes a conversation and returns its id."""
         ...
@@ -113,6 +117,10 @@ class AgentDirectory(Protocol):
             UnknownAgent, AgentDisabled: As it says.
             AgentNotReady: Its tools or its Foundry agent are not there yet.
         """
+        ...
+
+    async def forget(self, agent_id: str) -> None:
+        """Foundry no longer has the agent's version: the next `bind` makes it ready anew."""
         ...
 
 

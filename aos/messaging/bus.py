@@ -162,7 +162,7 @@ def _wire(message: Outbound) -> ServiceBusMessage:
         reply_to=message.reply_to,
         subject=message.subject,
         content_type="application/json",
-        application_properties={**message.properties},
+        application_properties=dict(message.properties.items()),
     )
     if message.delay > 0:
         wire.scheduled_enqueue_time_utc = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=message.delay)

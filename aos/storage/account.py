@@ -96,6 +96,11 @@ class StorageAccount:
         return self._blobs
 
     def _identity(self) -> AsyncTokenCredential:
+        if not self._settings.storage_configured:
+            raise SettingError(
+                f"{STORAGE} is not set: it holds a connection string, or {STORAGE}__accountName names the account. "
+                "Conversations are kept there; without it no message is accepted."
+            )
         if self._credential is None:
             raise SettingError(f"{STORAGE}__accountName needs an identity to sign in with; none is available.")
         return self._credential

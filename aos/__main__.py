@@ -1,0 +1,75 @@
+"""`python -m aos`: the command line of the operating system."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aos.config import load_settings
+from aos.errors import AosError
+
+cli = typer.Typer(add_completion=False, no_args_is_help=True, help="AOS, the Agent Operating System.")
+
+
+@cli.callback()
+def main() -> None:
+    """AOS, the Agent Operating System."""
+
+
+@cli.command()
+def serve(
+    folder: Annotated[Path, typer.Option(help="Where the registry files lie if no storage is configured.")] = Path(),
+) -> None:
+    """Serve the app on the ASGI runtime, with the settings in the environment."""
+    logging.basicConfig(level=os.environ.get("AOS_LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("azure", "httpx2", "uamqp", "mcp"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    from runtime import ServeError
+
+    try:
+        asyncio.run(_serve(folder))
+    except (AosError, ServeError) as error:
+        typer.secho(str(error), fg="red", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+async def _serve(folder: Path) -> None:
+    from aos.app import routes
+    from aos.system import AgentOperatingSystem
+    from runtime import AsgiRuntime, Keys, RuntimeConfig
+
+    settings = load_settings()
+
+    def bus_problems() -> list[str]:
+        return [f"{state.entity}: {state.last_error or 'connecting'}" for state in host.bus_states() if not state.connected]
+
+    async def initialize() -> AgentOperatingSystem:
+        system = AgentOperatingSystem(settings, folder=folder, bus_problems=bus_problems)
+        await system.start()
+        return system
+
+    async def shutdown(system: AgentOperatingSystem) -> None:
+        await system.close()
+
+    host = AsgiRuntime(
+        RuntimeConfig(app_name="AOS"),
+        routes(settings),
+        initialize,
+        shutdown,
+        keys=Keys(function=settings.function_key, admin=settings.admin_key),
+        settings=os.environ,
+        port_setting="AOS_PORT",
+    )
+    await host.serve(settings.host, settings.port)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,190 @@
+"""The agents as the registries define them now: which there are, and each made ready for a turn.
+
+Every process looks at the registries itself (they are re-read when a copy is older than 15 s), so a changed entry is in
+force everywhere within that time, without a restart and without touching agents that did not change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
+from aos.errors import AgentDisabled, AgentNotReady, BusUnavailable, UnknownAgent
+from aos.kernel.clock import Clock, SystemClock
+from aos.kernel.ports import FoundryPort
+from aos.kernel.turn import PlannedCall
+from aos.kernel.types import AgentRef, FunctionCall
+from aos.mcp.bridge import list_request
+from aos.mcp.catalogue import ToolCatalogue
+from aos.mcp.functions import FunctionTools, ToolSource, convert_mcp_tools_to_function_tools
+from aos.messaging.bus import Outbound
+from aos.registry.agents import AgentEntry, AgentRegistry
+from aos.registry.live import LiveRegistry
+from aos.registry.mcp_servers import ServerEntry, ServerRegistry
+from aos.registry.tools import check_tools
+
+log = logging.getLogger("aos.agents")
+
+REFRESH = 10.0
+"""Seconds between looks at the registry for an agent that it does not have."""
+ASK_AGAIN = 5.0
+"""Seconds between requests to list the tools of a server that has not."""
+ON_TOP = 90.0
+"""Seconds that a tool's result may take beyond the server's own time-outs: the way over the bus, twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundAgent:
+    """An agent ready to take turns; see `aos.kernel.ports.AgentBinding`."""
+
+    agent: PurposeDrivenAgentFoundry
+    ref: AgentRef
+    tools: FunctionTools
+
+    def plan(self, call: FunctionCall) -> PlannedCall:
+        return self.tools.plan(call)
+
+
+class AgentDirectory:
+    """Implements `aos.kernel.ports.AgentDirectory` on the registries, the tool catalogue and Foundry.
+
+    Args:
+        send: Puts messages on the bus; used to ask the MCP side for tools that it has not listed yet.
+        base_deployment: Setting `AZURE_AI_MODEL_DEPLOYMENT`.
+    """
+
+    def __init__(
+        self,
+        agents: LiveRegistry[AgentRegistry],
+        servers: LiveRegistry[ServerRegistry],
+        catalogue: ToolCatalogue,
+        foundry: FoundryPort,
+        send: Callable[[Sequence[Outbound]], Awaitable[None]],
+        base_deployment: str,
+        clock: Clock | None = None,
+    ) -> None:
+        self._agents = agents
+        self._servers = servers
+        self._catalogue = catalogue
+        self._foundry = foundry
+        self._send = send
+        self._base = base_deployment
+        self._clock = clock or SystemClock()
+        self._view: tuple[tuple[str, str], AgentRegistry] | None = None
+        self._bound: dict[str, tuple[tuple[str, ...], BoundAgent]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._refreshed = 0.0
+        self._asked: dict[str, float] = {}
+
+    async def registry(self) -> AgentRegistry:
+        """The registry of agents, checked against the registry of MCP servers: bad entries are problems."""
+        agents, servers = await self._agents.current(), await self._servers.current()
+        generations = (agents.generation, servers.generation)
+        if self._view is None or self._view[0] != generations:
+            self._view = (generations, check_tools(agents.value, servers.value))
+        return self._view[1]
+
+    async def entry(self, agent_id: str) -> AgentEntry:
+        """The agent's entry.
+
+        Raises:
+            UnknownAgent: The registry, freshly read, has no good entry for it; says why if there is a bad one.
+        """
+        registry = await self.registry()
+        if agent_id not in registry.entries and self._clock.now() - self._refreshed > REFRESH:
+            self._refreshed = self._clock.now()
+            await self._agents.refresh()
+            registry = await self.registry()
+        entry = registry.entries.get(agent_id)
+        if entry is None:
+            bad = [problem for problem in registry.problems if problem.agent_id == agent_id]
+            if bad:
+                raise UnknownAgent(f"The entry of agent {agent_id!r} is wrong: {bad[0].pointer}: {bad[0].detail}")
+            known = ", ".join(sorted(registry.entries)[:50]) or "none"
+            raise UnknownAgent(f"The registry has no agent {agent_id!r}. Agents: {known}.")
+        return entry
+
+    async def enabled_entry(self, agent_id: str) -> AgentEntry:
+        """Like `entry`, for agents that may be spoken to.
+
+        Raises:
+            AgentDisabled: It is switched off in the registry.
+        """
+        entry = await self.entry(agent_id)
+        if not entry.enabled:
+            raise AgentDisabled(f"Agent {agent_id!r} has `enabled: false` in the registry.")
+        return entry
+
+    async def bind(self, agent_id: str) -> BoundAgent:
+        entry = await self.enabled_entry(agent_id)
+        servers = (await self._servers.current()).value
+        wanted, hashes = await self._tools(entry, servers)
+        state = (entry.fingerprint, *hashes)
+        known = self._bound.get(agent_id)
+        if known is not None and known[0] == state:
+            return known[1]
+        async with self._locks.setdefault(agent_id, asyncio.Lock()):
+            known = self._bound.get(agent_id)
+            if known is None or known[0] != state:
+                agent = PurposeDrivenAgentFoundry.from_entry(entry)
+                tools = convert_mcp_tools_to_function_tools(wanted)
+                ref = await self._foundry.ensure_agent(agent.spec(self._base, tools.definitions))
+                known = self._bound[agent_id] = (state, BoundAgent(agent, ref, tools))
+        return known[1]
+
+    def bound(self, agent_id: str) -> BoundAgent | None:
+        """The agent as this process last bound it."""
+        known = self._bound.get(agent_id)
+        return None if known is None else known[1]
+
+    async def forget(self, agent_id: str) -> None:
+        self._bound.pop(agent_id, None)
+        await self._foundry.forget_agent(agent_id)
+
+    async def reload(self) -> None:
+        """Reads both registries now."""
+        await asyncio.gather(self._agents.refresh(), self._servers.refresh())
+
+    async def _tools(self, entry: AgentEntry, servers: ServerRegistry) -> tuple[list[ToolSource], list[str]]:
+        sources: list[ToolSource] = []
+        hashes: dict[str, str] = {}
+        for reference in entry.distinct_tools:
+            server = servers.find(reference.server_name)
+            if server is None:
+                raise UnknownAgent(f"Agent {entry.agent_id!r} uses MCP server {reference.server_name!r}: unknown.")
+            listed = await self._catalogue.get(server.server_id)
+            if listed is None:
+                await self._ask_for_tools(server.server_id)
+                raise AgentNotReady(
+                    f"MCP server {server.server_id!r} has not listed its tools yet; GET /api/mcp/servers says why.",
+                    retry_after=1.0,
+                )
+            hashes[server.server_id] = listed.hash
+            info = next((tool for tool in listed.tools if tool.name == reference.tool_name), None)
+            if info is None:
+                names = ", ".join(tool.name for tool in listed.tools)
+                raise AgentNotReady(
+                    f"Agent {entry.agent_id!r} uses tool {reference.tool_name!r}, which MCP server "
+                    f"{server.server_id!r} does not have. Its tools: {names}.",
+                    code="unknown_tool",
+                )
+            sources.append(ToolSource(server.server_id, info, _time_limit(server)))
+        return sources, [f"{server}={digest}" for server, digest in sorted(hashes.items())]
+
+    async def _ask_for_tools(self, server_id: str) -> None:
+        now = self._clock.now()
+        if now - self._asked.get(server_id, 0.0) < ASK_AGAIN:
+            return
+        self._asked[server_id] = now
+        try:
+            await self._send([list_request(server_id, f"list.{uuid.uuid4().hex}")])
+        except BusUnavailable as error:
+            log.warning("could not ask for the tools of %s: %s", server_id, error.detail)
+
+
+def _time_limit(server: ServerEntry) -> float:
+    return server.timeout_seconds * (server.max_retries + 1) + ON_TOP

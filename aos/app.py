@@ -1,0 +1,229 @@
+"""The routes of AOS. A handler decodes, calls the system, encodes; what it raises becomes a problem document."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aos.config import SERVICE_BUS, Settings
+from aos.errors import (
+    AgentDisabled,
+    AgentNotReady,
+    AosError,
+    BacklogFull,
+    OperationConflict,
+    TransientError,
+    UnknownAgent,
+    UnknownOperation,
+)
+from aos.intake import Ask, Incoming
+from aos.messaging.envelopes import (
+    AGENT_COMMANDS,
+    AGENT_EVENTS,
+    MCP_COMMANDS,
+    MCP_REQUESTS,
+    MCP_RESPONSES,
+)
+from aos.system import AgentOperatingSystem
+from aos.views import operation_view
+from runtime import AuthLevel, BusMessage, HttpMethod, Problem, Request, Response, RouteRegistry, TimerTick
+
+AGENTS_SUBSCRIPTION = "realm-agents"
+SERVERS_SUBSCRIPTION = "mcp-servers"
+
+IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,128}")
+
+HttpHandler = Callable[[Request], Awaitable[Response]]
+
+_STATUS: dict[type[AosError], int] = {
+    UnknownAgent: 404,
+    UnknownOperation: 404,
+    AgentDisabled: 409,
+    OperationConflict: 409,
+    BacklogFull: 429,
+    AgentNotReady: 503,
+    TransientError: 503,
+}
+
+
+def routes(settings: Settings) -> RouteRegistry:
+    """All routes of the roles that this app plays."""
+    registry = RouteRegistry()
+    registry.register("health", _http(health), auth_level=AuthLevel.ANONYMOUS, name="health")
+    registry.register("mcp/servers", _http(mcp_servers), name="mcp_servers")
+    if "agents" in settings.roles:
+        _agent_routes(registry, settings)
+    if "mcp" in settings.roles:
+        registry.register_topic(
+            MCP_REQUESTS, SERVERS_SUBSCRIPTION, on_mcp_request, connection=SERVICE_BUS, name="on_mcp_request"
+        )
+        registry.register_queue(MCP_COMMANDS, on_mcp_command, connection=SERVICE_BUS, name="on_mcp_command")
+    return registry
+
+
+def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
+    registry.register("agents", _http(agent_list), name="agent_list")
+    registry.register("agents/{agent_id}", _http(agent), name="agent")
+    registry.register("agents/{agent_id}/status", _http(agent_status), name="agent_status")
+    registry.register("agents/{agent_id}", _http(ask), [HttpMethod.POST], name="ask", request_model=Ask)
+    registry.register("operations/{operation_id}", _http(operation), name="operation")
+    registry.register_topic(
+        AGENT_EVENTS,
+        AGENTS_SUBSCRIPTION,
+        on_agent_message,
+        connection=SERVICE_BUS,
+        name="on_agent_event",
+        sessions=settings.events_sessions,
+    )
+    registry.register_topic(
+        MCP_RESPONSES, AGENTS_SUBSCRIPTION, on_agent_message, connection=SERVICE_BUS, name="on_mcp_response"
+    )
+    registry.register_queue(AGENT_COMMANDS, on_agent_message, connection=SERVICE_BUS, name="on_agent_command")
+    registry.register_timer("sweep", "*/30 * * * * *", sweep)
+    registry.register_timer("reconcile", "0 */5 * * * *", reconcile)
+
+
+# --- HTTP
+
+
+async def health(request: Request) -> Response:
+    """How the system is: 200 when it can do its work, if only in part, else 503."""
+    body = await _system(request).health()
+    return Response(status=503 if body["status"] == "unhealthy" else 200, body=body)
+
+
+async def agent_list(request: Request) -> Response:
+    """The agents of the registry."""
+    return Response(body=await _system(request).agent_list())
+
+
+async def agent(request: Request) -> Response:
+    """One agent: what it is for, what it may use, which deployment it thinks with."""
+    return Response(body=await _system(request).agent(request.route_params["agent_id"]))
+
+
+async def agent_status(request: Request) -> Response:
+    """Whether an agent can take a message, and if not, why."""
+    return Response(body=await _system(request).agent_status(request.route_params["agent_id"]))
+
+
+async def ask(request: Request) -> Response:
+    """Says something to an agent and waits for the answer, or returns where to look for it."""
+    system, body = _system(request), request.parse(Ask)
+    respond_async = "respond-async" in request.headers.get("prefer", "").lower()
+    accepted = await system.intake.ask(
+        request.route_params["agent_id"],
+        body,
+        caller=request.caller.name,
+        idempotency_key=_idempotency_key(request),
+    )
+    if respond_async:
+        # Whoever receives the wake-up drives the turn: on Functions an HTTP instance may end with its request.
+        await system.kernel.wake(accepted)
+        operation = accepted
+    else:
+        system.kernel.start(accepted)
+        operation = await system.kernel.wait(accepted, body.timeout_seconds)
+    view = operation_view(operation)
+    if operation.final:
+        return Response(body=view)
+    headers = {"Location": f"/api/operations/{operation.operation_id}", "Retry-After": "1"}
+    return Response(status=202, body=view, headers=headers)
+
+
+async def operation(request: Request) -> Response:
+    """What became of an accepted message."""
+    return Response(body=operation_view(await _system(request).kernel.operation(request.route_params["operation_id"])))
+
+
+async def mcp_servers(request: Request) -> Response:
+    """The MCP servers of the registry: running or not, and why not."""
+    return Response(body=await _system(request).mcp_servers())
+
+
+# --- the bus and timers
+
+
+async def on_agent_message(message: BusMessage) -> None:
+    """Events for agents, results of their tools, and commands."""
+    await _system(message).intake.receive(_incoming(message))
+
+
+async def on_mcp_request(message: BusMessage) -> None:
+    """Requests to MCP servers."""
+    await _mcp(message).receive(_incoming(message))
+
+
+async def on_mcp_command(message: BusMessage) -> None:
+    """Commands to MCP servers, and requests that were put off."""
+    await _mcp(message).receive(_incoming(message))
+
+
+async def sweep(tick: TimerTick) -> None:
+    """Resumes turns that a dead process left behind, and applies deadlines."""
+    await _system(tick).sweep()
+
+
+async def reconcile(tick: TimerTick) -> None:
+    """Applies what changed in the registries."""
+    await _system(tick).reconcile()
+
+
+# --- inside
+
+
+def _system(carrier: Request | BusMessage | TimerTick) -> AgentOperatingSystem:
+    system = carrier.app
+    if not isinstance(system, AgentOperatingSystem):
+        raise TypeError("the runtime was started without the initializer of AOS")
+    return system
+
+
+def _http(handler: HttpHandler) -> HttpHandler:
+    """Errors of AOS as problem documents."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except AosError as error:
+            raise _problem(error) from error
+
+    answer.__name__, answer.__doc__ = handler.__name__, handler.__doc__
+    return answer
+
+
+def _problem(error: AosError) -> Problem:
+    status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 502)
+    headers: dict[str, str] = {}
+    if isinstance(error, TransientError):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 5.0)))
+    return Problem(status, error.code, error.title, error.detail, headers=headers)
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
+        detail = "Idempotency-Key takes 1 to 128 visible ASCII characters."
+        raise Problem(400, "invalid_idempotency_key", "The idempotency key is not valid", detail)
+    return key
+
+
+def _incoming(message: BusMessage) -> Incoming:
+    return Incoming(
+        entity=message.entity.partition("/")[0],
+        body=message.body,
+        message_id=message.message_id,
+        correlation_id=message.correlation_id,
+        reply_to=message.reply_to,
+        reply_to_session_id=message.reply_to_session_id,
+        session_id=message.session_id,
+    )
+
+
+def _mcp(message: BusMessage) -> Any:
+    mcp = _system(message).mcp
+    if mcp is None:
+        raise TypeError("this app does not play the role `mcp`")
+    return mcp

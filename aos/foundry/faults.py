@@ -1,0 +1,106 @@
+"""What the SDKs raise, as errors of AOS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from aos.errors import AgentGone, AosError, ConversationGone, FoundryRefused, FoundryUnavailable
+
+if TYPE_CHECKING:
+    from openai import APIStatusError
+
+OVERLOADED = frozenset({408, 429, 500, 502, 503, 504})
+
+
+@contextmanager
+def foundry_errors(what: str) -> Iterator[None]:
+    """Turns errors of azure-core and openai into `FoundryUnavailable` or `FoundryRefused`."""
+    import openai
+    from azure.core.exceptions import (
+        ClientAuthenticationError,
+        HttpResponseError,
+        ServiceRequestError,
+        ServiceResponseError,
+    )
+
+    try:
+        yield
+    except openai.APITimeoutError as error:
+        raise FoundryUnavailable(f"Foundry did not answer in time ({what}).", sent=True) from error
+    except openai.APIConnectionError as error:
+        raise FoundryUnavailable(
+            f"Foundry cannot be reached ({what}): {_first_line(error.__cause__ or error)}", sent=not _refused(error)
+        ) from error
+    except openai.APIStatusError as error:
+        raise _of_status(error, what) from error
+    except openai.APIError as error:
+        # A broken body or stream: the step may have happened.
+        raise FoundryUnavailable(f"Foundry's answer could not be read ({what}).", sent=True) from error
+    except ServiceRequestError as error:
+        raise FoundryUnavailable(f"Foundry cannot be reached ({what}): {_first_line(error)}", sent=False) from error
+    except ServiceResponseError as error:
+        raise FoundryUnavailable(f"Foundry did not answer ({what}): {_first_line(error)}", sent=True) from error
+    except ClientAuthenticationError as error:
+        raise FoundryRefused(
+            f"Foundry refused the sign-in ({what}): check AZURE_AI_API_KEY, or the roles of the app's identity.",
+            code="foundry_unauthorized",
+        ) from error
+    except HttpResponseError as error:
+        if error.status_code in OVERLOADED:
+            headers = getattr(error.response, "headers", {})
+            raise FoundryUnavailable(
+                f"Foundry refused with HTTP {error.status_code} ({what}).",
+                sent=True,
+                retry_after=_seconds(headers.get("Retry-After")),
+            ) from error
+        raise FoundryRefused(f"Foundry refused {what}: {_first_line(error)}") from error
+
+
+def _of_status(error: APIStatusError, what: str) -> AosError:
+    body = error.body if isinstance(error.body, dict) else {}
+    code = str(body.get("code") or "")
+    message = str(body.get("message") or _first_line(error))
+    if error.status_code == 409 and code == "conversation_locked":
+        # A step of ours may be running there: what it brings is adopted.
+        return FoundryUnavailable(f"The Foundry conversation is busy ({what}).", sent=True, code=code)
+    if error.status_code in OVERLOADED:
+        headers = error.response.headers
+        retry_after = _seconds(headers.get("retry-after"))
+        if (milliseconds := _seconds(headers.get("retry-after-ms"))) is not None:
+            retry_after = milliseconds / 1000
+        return FoundryUnavailable(
+            f"Foundry refused with HTTP {error.status_code} ({what}): {message}",
+            sent=error.status_code != 429,
+            retry_after=retry_after,
+        )
+    if error.status_code in (401, 403):
+        return FoundryRefused(
+            f"Foundry refused the sign-in ({what}): check AZURE_AI_API_KEY, or the roles of the app's identity.",
+            code="foundry_unauthorized",
+        )
+    if error.status_code == 404 and "conversation" in message.lower():
+        return ConversationGone(f"{message} ({what})")
+    if error.status_code == 404 and "agent" in message.lower():
+        return AgentGone(f"{message} It is made again for the next message.")
+    return FoundryRefused(f"Foundry refused {what}: {message}", code=code or None)
+
+
+def _refused(error: Exception) -> bool:
+    """Whether no byte of the request can have reached the service."""
+    import httpx2
+
+    return isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
+
+
+def _seconds(value: str | None) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,177 @@
+"""The current generation of the Foundry Agent Service: agent versions, conversations, responses.
+
+Wire protocol: `azure-ai-projects` 2.x for agents and deployments, its OpenAI client for conversations and responses.
+The tool loop is ours: a response ends with function calls, their outputs are the input of the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from aos.errors import FoundryRefused, FoundryUnavailable
+from aos.foundry.clients import FoundryClients
+from aos.foundry.faults import foundry_errors
+from aos.foundry.provisioning import KnownAgent, Provisioner
+from aos.kernel.ports import AgentSpec, RemoteItem
+from aos.kernel.types import AgentRef, ConversationKey, FunctionCall, ModelReply, ToolOutput, Usage
+
+if TYPE_CHECKING:
+    from openai.types.responses import Response
+
+MANY_ITEMS = 1000
+"""Items read at most when looking for what came after an anchor."""
+
+
+class ResponsesAdapter:
+    """`FoundryPort` on agent versions, conversations and responses.
+
+    Args:
+        app_name: Written into the metadata of what is made; only agents that carry it are touched.
+    """
+
+    def __init__(self, clients: FoundryClients, provisioner: Provisioner, app_name: str) -> None:
+        self._clients = clients
+        self._provisioner = provisioner
+        self._app_name = app_name
+
+    async def ensure_agent(self, spec: AgentSpec) -> AgentRef:
+        return await self._provisioner.ensure(spec, self)
+
+    async def forget_agent(self, agent_id: str) -> None:
+        await self._provisioner.forget(agent_id)
+
+    async def find_agent(self, name: str) -> KnownAgent | None:
+        """The newest version of an agent, or None."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with foundry_errors(f"finding agent {name}"):
+            try:
+                agent = await self._clients.project.agents.get(name)
+            except ResourceNotFoundError:
+                return None
+        latest = agent.versions.latest
+        metadata = latest.metadata or {}
+        return KnownAgent(
+            version=latest.version,
+            definition_hash=metadata.get("aos_hash", ""),
+            ours=metadata.get("aos_app") == self._app_name,
+        )
+
+    async def create_agent(self, name: str, spec: AgentSpec, definition_hash: str) -> str:
+        """Makes a new version and returns its number."""
+        from azure.ai.projects.models import FunctionTool, PromptAgentDefinition
+
+        await self._require_deployment(spec.deployment)
+        tools: list[Any] = [
+            # MCP schemas rarely have what `strict` demands: all properties required, none additional.
+            FunctionTool(name=f.name, description=f.description, parameters=dict(f.parameters), strict=False)
+            for f in spec.functions
+        ]
+        definition = PromptAgentDefinition(model=spec.deployment, instructions=spec.instructions, tools=tools or None)
+        metadata = {"aos_app": self._app_name, "aos_agent": spec.agent_id, "aos_hash": definition_hash}
+        with foundry_errors(f"creating agent {name}"):
+            made = await self._clients.project.agents.create_version(name, definition=definition, metadata=metadata)
+        return made.version
+
+    async def _require_deployment(self, deployment: str) -> None:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with foundry_errors(f"finding deployment {deployment}"):
+            try:
+                await self._clients.project.deployments.get(deployment)
+            except ResourceNotFoundError:
+                names = [found.name async for found in self._clients.project.deployments.list()]
+                raise FoundryRefused(
+                    f"Failed to create agent: Model not found: the project has no deployment {deployment!r}. "
+                    f"Deployments: {', '.join(sorted(names)[:50]) or 'none'}. Deploy it, or correct "
+                    "AZURE_AI_MODEL_DEPLOYMENT or the agent's domain.",
+                    code="deployment_not_found",
+                ) from None
+
+    async def open_conversation(self, key: ConversationKey) -> str:
+        metadata = {
+            "aos_app": self._app_name,
+            "aos_agent": key.agent_id,
+            "aos_conversation": key.conversation_id,
+        }
+        with foundry_errors("opening a conversation"):
+            conversation = await self._clients.openai.conversations.create(metadata=metadata, timeout=30)
+        return conversation.id
+
+    async def respond(
+        self, agent: AgentRef, remote_id: str, outputs: Sequence[ToolOutput], text: str | None, timeout: float
+    ) -> ModelReply:
+        items: list[Any] = [
+            {"type": "function_call_output", "call_id": output.call_id, "output": output.output} for output in outputs
+        ]
+        if text is not None:
+            items.append({"type": "message", "role": "user", "content": text})
+        reference = {"type": "agent_reference", "name": agent.name, "version": agent.version}
+        with foundry_errors(f"a response of {agent.name}"):
+            response = await self._clients.openai.responses.create(
+                conversation=remote_id, input=items, extra_body={"agent_reference": reference}, timeout=timeout
+            )
+        return _reply(response)
+
+    async def items_after(self, remote_id: str, anchor: str | None) -> list[RemoteItem]:
+        from openai import omit
+
+        found: list[RemoteItem] = []
+        with foundry_errors("reading a conversation"):
+            pages = self._clients.openai.conversations.items.list(
+                remote_id, after=anchor or omit, order="asc", limit=100, timeout=30
+            )
+            async for item in pages:
+                remote = _remote(item.model_dump())
+                if remote is not None:
+                    found.append(remote)
+                if len(found) >= MANY_ITEMS:
+                    break
+        return found
+
+    async def check(self) -> None:
+        with foundry_errors("listing deployments"):
+            async for _ in self._clients.project.deployments.list():
+                return
+
+    async def close(self) -> None:
+        await self._clients.close()
+
+
+def _reply(response: Response) -> ModelReply:
+    if response.status in ("failed", "cancelled"):
+        error = response.error
+        code, message = (str(error.code), error.message) if error else (str(response.status), "no reason given")
+        if code in ("rate_limit_exceeded", "server_error"):
+            raise FoundryUnavailable(f"The model step failed: {message}", sent=False, code=code)
+        raise FoundryRefused(f"The model step failed: {message}", code=code)
+    if response.status == "incomplete":
+        reason = response.incomplete_details.reason if response.incomplete_details else None
+        if reason == "content_filter" or not response.output_text:
+            raise FoundryRefused(f"The model's answer is incomplete: {reason or 'no reason given'}.", code=reason)
+    calls: list[FunctionCall] = []
+    anchor: str | None = None
+    for item in response.output:
+        if item.type == "function_call":
+            calls.append(FunctionCall(item.call_id, item.name, item.arguments))
+        anchor = getattr(item, "id", None) or anchor
+    used = response.usage
+    usage = Usage(used.input_tokens, used.output_tokens, used.total_tokens) if used else Usage()
+    return ModelReply(response.output_text, tuple(calls), usage, str(response.model or ""), anchor)
+
+
+def _remote(item: dict[str, Any]) -> RemoteItem | None:
+    """An item of a conversation as recovery sees it; None for kinds that it does not compare."""
+    item_id, kind = str(item.get("id") or ""), item.get("type")
+    if kind == "function_call":
+        return RemoteItem(
+            item_id, "call", call_id=str(item["call_id"]), name=str(item["name"]), arguments=str(item["arguments"])
+        )
+    if kind == "function_call_output":
+        return RemoteItem(item_id, "output", call_id=str(item["call_id"]))
+    if kind == "message":
+        parts = item.get("content") or []
+        text = "".join(str(part.get("text") or "") for part in parts if isinstance(part, dict))
+        return RemoteItem(item_id, "user" if item.get("role") == "user" else "text", text=text)
+    return None

@@ -1,0 +1,88 @@
+"""Answers to bus messages, and messages that can never succeed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aos.kernel.types import Operation, ReplyAddress
+from aos.messaging.bus import Outbound
+from aos.messaging.envelopes import OWN_ENTITIES, POISON, AgentReply, EnvelopeInvalid
+
+
+def reply_address(
+    reply_to: str | None, correlation_id: str | None, message_id: str | None, session_id: str | None
+) -> ReplyAddress | None:
+    """Where the answer to a message goes: to its ReplyTo, with its CorrelationId or else its MessageId.
+
+    Raises:
+        EnvelopeInvalid: ReplyTo names an entity of AOS, where the answer would come back as a request.
+    """
+    if not reply_to:
+        return None
+    entity = reply_to.rstrip("/").rpartition("/")[2] if "://" in reply_to else reply_to
+    if entity.lower() in OWN_ENTITIES:
+        raise EnvelopeInvalid(f"ReplyTo: {entity!r} is an entity of AOS itself; name a queue or topic of your own.")
+    return ReplyAddress(entity, correlation_id or message_id, session_id)
+
+
+def agent_reply(operation: Operation, address: ReplyAddress) -> Outbound:
+    """The message that tells how an operation ended. Sent twice, it carries the same id."""
+    error = operation.error
+    body = AgentReply(
+        agent_id=operation.agent_id,
+        event_type=operation.event_type,
+        conversation_id=operation.conversation_id,
+        operation_id=operation.operation_id,
+        status=operation.status,
+        response=operation.reply,
+        usage={
+            "input_tokens": operation.usage.input_tokens,
+            "output_tokens": operation.usage.output_tokens,
+            "total_tokens": operation.usage.total_tokens,
+        },
+        error=None if error is None else {"code": error.code, "title": error.title, "detail": error.detail},
+    )
+    return Outbound(
+        entity=address.entity,
+        body=body.model_dump_json(exclude_none=True).encode(),
+        message_id=f"{operation.operation_id}.{operation.attempt}.reply",
+        correlation_id=address.correlation_id,
+        session_id=address.session_id,
+        subject=operation.event_type or None,
+    )
+
+
+def error_reply(address: ReplyAddress, message_id: str, agent_id: str, code: str, title: str, detail: str) -> Outbound:
+    """The answer to a message that was refused before it became an operation."""
+    body = AgentReply(
+        agent_id=agent_id,
+        event_type="",
+        conversation_id="",
+        operation_id="",
+        status="failed",
+        error={"code": code, "title": title, "detail": detail},
+    )
+    return Outbound(
+        entity=address.entity,
+        body=body.model_dump_json(exclude_none=True).encode(),
+        message_id=f"{message_id}.refused",
+        correlation_id=address.correlation_id,
+        session_id=address.session_id,
+    )
+
+
+def parked(
+    body: bytes, message_id: str, source: str, reason: str, description: str, more: Mapping[str, str] | None = None
+) -> Outbound:
+    """A message for the queue `aos-poison`, where an operator lists and replays what can never succeed by itself."""
+    return Outbound(
+        entity=POISON,
+        body=body,
+        message_id=message_id,
+        properties={
+            "DeadLetterReason": reason,
+            "DeadLetterErrorDescription": description[:4096],
+            "aos-source": source,
+            **(more or {}),
+        },
+    )

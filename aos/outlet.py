@@ -1,0 +1,62 @@
+"""Where effects of the kernel leave the process: tool calls, replies and wake-ups become bus messages."""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+
+from aos.errors import UnknownEntity
+from aos.kernel.types import ConversationKey, Outgoing, SendReply
+from aos.mcp.bridge import tool_request
+from aos.messaging.bus import Outbound
+from aos.messaging.claim_check import ClaimCheck
+from aos.messaging.envelopes import AGENT_COMMANDS
+from aos.messaging.replies import agent_reply, parked
+
+log = logging.getLogger("aos.outlet")
+
+
+class BusOutlet:
+    """`aos.kernel.ports.Outlet` on Service Bus.
+
+    Args:
+        send: Puts messages on the bus.
+    """
+
+    def __init__(self, send: Callable[[Sequence[Outbound]], Awaitable[None]], claim_check: ClaimCheck) -> None:
+        self._send = send
+        self._claim_check = claim_check
+
+    async def send(self, key: ConversationKey, effects: Sequence[Outgoing]) -> None:
+        requests = [tool_request(effect) for effect in effects if effect.kind == "tool"]
+        if requests:
+            await self._send([await self._packed(request) for request in requests])
+        for effect in effects:
+            if effect.kind == "reply":
+                await self._reply(effect)
+
+    async def wake(self, key: ConversationKey, delay: float) -> None:
+        params = {"agent_id": key.agent_id, "conversation_id": key.conversation_id}
+        body = json.dumps({"command": "resume", "params": params}).encode()
+        await self._send([Outbound(AGENT_COMMANDS, body, f"resume.{uuid.uuid4().hex}", delay=delay)])
+
+    async def _reply(self, effect: SendReply) -> None:
+        operation = effect.operation
+        if operation.reply_to is None:
+            return
+        reply = await self._packed(agent_reply(operation, operation.reply_to))
+        try:
+            await self._send([reply])
+        except UnknownEntity as error:
+            # The operation has ended all the same; an operator can send the reply on.
+            log.warning("reply of %s parked: %s", operation.operation_id, error.detail)
+            await self._send(
+                [parked(reply.body, reply.message_id, operation.reply_to.entity, "ReplyUndeliverable", error.detail)]
+            )
+
+    async def _packed(self, message: Outbound) -> Outbound:
+        body = await self._claim_check.pack(message.body, "messages")
+        return message if body is message.body else replace(message, body=body)

@@ -1,0 +1,332 @@
+"""The composition root: builds the operating system from its settings, starts and stops it, and says how it is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aos.agents.directory import AgentDirectory
+from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
+from aos.config import SERVICE_BUS, STORAGE, Settings
+from aos.errors import AosError, TransientError
+from aos.foundry.clients import FoundryClients
+from aos.foundry.provisioning import Provisioner
+from aos.foundry.responses import ResponsesAdapter
+from aos.health import Check, Health, worst
+from aos.intake import Intake
+from aos.kernel.kernel import Kernel, KernelOptions
+from aos.mcp.catalogue import ToolCatalogue
+from aos.mcp.ledger import TableLedger
+from aos.mcp.secrets import EnvironmentSecrets
+from aos.mcp.servers import McpServers
+from aos.mcp.status import ServerStatusBoard
+from aos.messaging.bus import Bus, Outbound
+from aos.messaging.claim_check import ClaimCheck
+from aos.messaging.envelopes import AGENT_COMMANDS, MCP_REQUESTS, MCP_RESPONSES
+from aos.outlet import BusOutlet
+from aos.registry.agents import AgentRegistry, parse_agents
+from aos.registry.live import LiveRegistry
+from aos.registry.mcp_servers import parse_servers
+from aos.registry.source import BlobSource, FileSource, RegistrySource
+from aos.storage.account import StorageAccount
+from aos.storage.conversations import TableConversations
+from aos.storage.payloads import Payloads
+from aos.views import agent_view
+
+if TYPE_CHECKING:
+    from azure.core.credentials_async import AsyncTokenCredential
+
+log = logging.getLogger("aos.system")
+
+AGENT_REGISTRY = "agent_registry.json"
+SERVER_REGISTRY = "mcp_server_registry.json"
+
+
+class AgentOperatingSystem:
+    """The whole of AOS in one process.
+
+    Building it does no I/O. `start` begins background work and returns at once; `close` ends it.
+
+    Args:
+        folder: Where the registry files lie that are used when no storage account is configured.
+        bus_problems: Says what is wrong with the consumers of this process, where the runtime knows it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        folder: Path,
+        options: KernelOptions | None = None,
+        bus_problems: Callable[[], list[str]] | None = None,
+    ) -> None:
+        self.settings = settings
+        self._bus_problems = bus_problems
+        self._credential = _identity(settings) if settings.needs_identity else None
+        self._account = StorageAccount(settings, self._credential)
+        payloads = Payloads(self._account)
+        claim_check = ClaimCheck(payloads if settings.storage_configured else None)
+        self._bus = Bus(settings, self._credential)
+        self._foundry = ResponsesAdapter(
+            FoundryClients(settings, self._credential), Provisioner(self._account), settings.app_name
+        )
+        self._agents = LiveRegistry(self._source(settings.agent_container, folder / AGENT_REGISTRY), parse_agents)
+        self._servers = LiveRegistry(self._source(settings.mcp_container, folder / SERVER_REGISTRY), parse_servers)
+        catalogue = ToolCatalogue(self._account, payloads)
+        self._board = ServerStatusBoard(self._account)
+        self.directory = AgentDirectory(
+            self._agents, self._servers, catalogue, self._foundry, self._send, settings.model_deployment
+        )
+        self._store = TableConversations(self._account, payloads)
+        self.kernel = Kernel(
+            store=self._store,
+            foundry=self._foundry,
+            agents=self.directory,
+            outlet=BusOutlet(self._send, claim_check),
+            options=options,
+        )
+        self.intake = Intake(self.kernel, self.directory, claim_check, self._send)
+        self.mcp: McpServers | None = None
+        if "mcp" in settings.roles:
+            self.mcp = McpServers(
+                registry=self._servers,
+                ledger=TableLedger(self._account, payloads),
+                catalogue=catalogue,
+                board=self._board,
+                send=self._send,
+                claim_check=claim_check,
+                secrets=EnvironmentSecrets(),
+            )
+        self._health = Health(self._checks())
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- life
+
+    async def start(self) -> None:
+        """Starts MCP servers, opens senders and makes the agents ready, all in the background."""
+        if self.mcp is not None:
+            await self.mcp.start()
+        if self.settings.bus_configured:
+            self._begin(self._open_senders(), "open senders")
+        if "agents" in self.settings.roles:
+            self._begin(self.reconcile(), "first reconcile")
+
+    async def close(self, grace: float = 10.0) -> None:
+        """Lets running turns and tool calls go on for up to `grace` seconds; what is left goes on elsewhere."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.kernel.close(grace)
+        if self.mcp is not None:
+            await self.mcp.close()
+        await self._bus.close()
+        await self._foundry.close()
+        await self._account.close()
+        if self._credential is not None:
+            await self._credential.close()
+
+    async def reconcile(self) -> None:
+        """Reads the registries and makes every enabled agent ready in Foundry; one that fails does not stop others."""
+        await self.directory.reload()
+        registry = await self.directory.registry()
+        for problem in registry.problems:
+            log.error("agent registry %s: %s", problem.pointer, problem.detail)
+        for entry in registry.enabled:
+            try:
+                await self.directory.bind(entry.agent_id)
+            except TransientError as error:
+                log.info("agent %s is not ready yet: %s", entry.agent_id, error.detail)
+            except AosError as error:
+                log.error("agent %s cannot be made ready: %s", entry.agent_id, error.detail)
+
+    async def sweep(self) -> None:
+        """Looks after turns that a dead process left behind, and after deadlines."""
+        await self.kernel.sweep()
+
+    # --- views
+
+    async def health(self) -> dict[str, Any]:
+        """The body of `GET health`."""
+        findings = await self._health.findings()
+        registry = await self._registry_or_none()
+        ids = sorted(entry.agent_id for entry in registry.enabled) if registry is not None else []
+        status = worst(findings)
+        checks = {
+            name: {"status": finding.level, "since": finding.since}
+            | ({"detail": finding.detail} if finding.detail else {})
+            for name, finding in findings.items()
+        }
+        return {
+            "status": status,
+            "runtime": PurposeDrivenAgentFoundry.runtime,
+            "active_agents": len(ids),
+            "agent_ids": ids,
+            "roles": sorted(self.settings.roles),
+            "checks": checks,
+        }
+
+    async def agent_list(self) -> dict[str, Any]:
+        """The body of `GET agents`: the good entries, and what is wrong with the others."""
+        registry = await self.directory.registry()
+        agents = [self._view(entry.agent_id, registry) for entry in registry.entries.values()]
+        problems = [
+            {"pointer": problem.pointer, "detail": problem.detail, "agent_id": problem.agent_id}
+            for problem in registry.problems
+        ]
+        return {"agents": agents, "problems": problems}
+
+    async def agent(self, agent_id: str) -> dict[str, Any]:
+        """The body of `GET agents/{agent_id}`."""
+        await self.directory.entry(agent_id)
+        return self._view(agent_id, await self.directory.registry())
+
+    async def agent_status(self, agent_id: str) -> dict[str, Any]:
+        """The body of `GET agents/{agent_id}/status`."""
+        entry = await self.directory.entry(agent_id)
+        status, detail, bound = "disabled", None, None
+        if entry.enabled:
+            try:
+                bound = await self.directory.bind(agent_id)
+                status = "running"
+            except TransientError as error:
+                status, detail = "starting", error.detail
+            except AosError as error:
+                status, detail = "failed", error.detail
+        view: dict[str, Any] = {
+            "agent_id": agent_id,
+            "status": status,
+            "is_running": status == "running",
+            "type": PurposeDrivenAgentFoundry.__name__,
+            "runtime": PurposeDrivenAgentFoundry.runtime,
+            "lora_adapter": entry.domain_knowledge.domain,
+            "deployment": PurposeDrivenAgentFoundry.from_entry(entry).deployment(self.settings.model_deployment),
+        }
+        if bound is not None:
+            view |= {"foundry_agent_id": f"{bound.ref.name}:{bound.ref.version}", "tools": bound.tools.names}
+        if detail is not None:
+            view["detail"] = detail
+        return view
+
+    async def mcp_servers(self) -> dict[str, Any]:
+        """The body of `GET mcp/servers`: as registered, running or not, and why not."""
+        registry = (await self._servers.current()).value
+        states = {status.server_id: status for status in await self._board.all()}
+        servers = []
+        for entry in registry.entries.values():
+            state = states.get(entry.server_id)
+            view: dict[str, Any] = {
+                "server_id": entry.server_id,
+                "server_name": entry.server_name,
+                "server_type": entry.server_type,
+                "enabled": entry.enabled,
+                "status": "stopped",
+            }
+            if state is not None:
+                view |= state.view()
+            servers.append(view)
+        problems = [{"pointer": problem.pointer, "detail": problem.detail} for problem in registry.problems]
+        return {"servers": servers, "problems": problems}
+
+    def _view(self, agent_id: str, registry: AgentRegistry) -> dict[str, Any]:
+        entry = registry.entries[agent_id]
+        agent = PurposeDrivenAgentFoundry.from_entry(entry)
+        return agent_view(
+            entry,
+            deployment=agent.deployment(self.settings.model_deployment),
+            kind=type(agent).__name__,
+            runtime=agent.runtime,
+        )
+
+    # --- checks
+
+    def _checks(self) -> dict[str, Check]:
+        checks = {
+            "storage": Check(self._check_storage, "unhealthy"),
+            "service_bus": Check(self._check_bus),
+            "mcp_servers": Check(self._check_servers),
+        }
+        if "agents" in self.settings.roles:
+            checks |= {
+                "agent_registry": Check(self._check_registry),
+                "foundry": Check(self._check_foundry),
+            }
+        return checks
+
+    async def _check_storage(self) -> str | None:
+        if not self.settings.storage_configured:
+            return (
+                f"{STORAGE} is not set: the registries are read from the files beside the app, and no message is "
+                "accepted because conversations have no place."
+            )
+        await self._store.locate("health")
+        return None
+
+    async def _check_bus(self) -> str | None:
+        if not self.settings.bus_configured:
+            return f"{SERVICE_BUS} is not set: no message is received, no tool can be called."
+        await self._bus.prepare(AGENT_COMMANDS)
+        problems = self._bus_problems() if self._bus_problems is not None else []
+        return "; ".join(problems) or None
+
+    async def _check_foundry(self) -> str | None:
+        await self._foundry.check()
+        return None
+
+    async def _check_registry(self) -> str | None:
+        registry = await self.directory.registry()
+        stale = [live.problem for live in (self._agents, self._servers) if live.problem is not None]
+        bad = [f"{problem.pointer}: {problem.detail}" for problem in registry.problems]
+        return "; ".join([*stale, *bad][:10]) or None
+
+    async def _check_servers(self) -> str | None:
+        listed = await self.mcp_servers()
+        down = [
+            f"{server['server_id']} is {server['status']}" + (f": {server['last_error']}" if server.get("last_error") else "")
+            for server in listed["servers"]
+            if server["enabled"] and server["status"] not in ("running", "idle")
+        ]
+        return "; ".join(down) or None
+
+    async def _registry_or_none(self) -> AgentRegistry | None:
+        try:
+            return await self.directory.registry()
+        except AosError:
+            # The check of the registry says what is wrong.
+            return None
+
+    # --- inside
+
+    def _source(self, container: str, file: Path) -> RegistrySource:
+        if self.settings.storage_configured:
+            return BlobSource(self._account, container, file.name)
+        return FileSource(file)
+
+    async def _send(self, messages: Sequence[Outbound]) -> None:
+        await self._bus.send(messages)
+
+    async def _open_senders(self) -> None:
+        await self._bus.prepare(MCP_REQUESTS, MCP_RESPONSES, AGENT_COMMANDS)
+
+    def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, AosError):
+            log.warning("%s: %s", task.get_name(), error.detail)
+        elif error is not None:
+            log.error("%s failed", task.get_name(), exc_info=error)
+
+
+def _identity(settings: Settings) -> AsyncTokenCredential:
+    from azure.identity.aio import DefaultAzureCredential
+
+    if settings.client_id:
+        return DefaultAzureCredential(managed_identity_client_id=settings.client_id)
+    return DefaultAzureCredential()
