@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from runtime.asgi_runtime import AsgiRuntime, ServeError
     from runtime.auth import Keys
+    from runtime.azure_functions_runtime import AzureFunctionsRuntime, create_runtime
     from runtime.bus_consumer import ConsumerState
     from runtime.config_loader import RuntimeConfig, RuntimeConfigError, load_runtime_config
     from runtime.lifecycle import Lifecycle, NotReady
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AsgiRuntime": "asgi_runtime",
     "AuthLevel": "routes_registry",
+    "AzureFunctionsRuntime": "azure_functions_runtime",
     "BusMessage": "messages",
     "Caller": "messages",
     "CallerKind": "messages",
@@ -56,6 +58,7 @@ _HOMES = {
     "TimerRoute": "routes_registry",
     "TimerTick": "messages",
     "TopicRoute": "routes_registry",
+    "create_runtime": "azure_functions_runtime",
     "load_runtime_config": "config_loader",
     "route": "routes_registry",
 }
@@ -63,6 +66,7 @@ _HOMES = {
 __all__ = [
     "AsgiRuntime",
     "AuthLevel",
+    "AzureFunctionsRuntime",
     "BusMessage",
     "Caller",
     "CallerKind",
@@ -87,6 +91,7 @@ __all__ = [
     "TimerRoute",
     "TimerTick",
     "TopicRoute",
+    "create_runtime",
     "load_runtime_config",
     "route",
 ]

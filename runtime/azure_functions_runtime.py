@@ -1,0 +1,255 @@
+"""AzureFunctionsRuntime: the routes as an Azure Functions app (Python v2 programming model).
+
+The host checks function keys, settles messages (returning completes, raising abandons) and runs the schedules. It has
+no start hook, so the application is built by the first invocation that needs it, or by the `warmup` function; and no
+stop hook, so state must be safe when the process is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import azure.functions as func
+from azure.functions.warmup import WarmUpContext
+
+from runtime.auth import KeyAuthorizer, Keys
+from runtime.config_loader import RuntimeConfig, RuntimeConfigError
+from runtime.encoding import Answer
+from runtime.invocation import Inbound, Invoker, request_id
+from runtime.lifecycle import Initializer, Lifecycle, Shutdown
+from runtime.messages import BusMessage, Headers, TimerTick
+from runtime.problems import internal, too_large
+from runtime.routes_registry import (
+    AuthLevel,
+    BusRoute,
+    HttpMethod,
+    Route,
+    RouteRegistry,
+    TimerRoute,
+    TopicRoute,
+    is_setting_reference,
+)
+
+log = logging.getLogger("runtime.functions")
+
+# The host redelivers an abandoned message at once: waiting here keeps a slow start from using up its deliveries.
+BUS_PATIENCE_SECONDS = 30.0
+MAX_BUFFERED_STREAM_BYTES = 32 * 1_048_576
+
+_AUTH_LEVELS = {
+    AuthLevel.ANONYMOUS: func.AuthLevel.ANONYMOUS,
+    AuthLevel.FUNCTION: func.AuthLevel.FUNCTION,
+    # The host's own ADMIN level asks for its master key, which opens every door; ours is checked by the authorizer.
+    AuthLevel.ADMIN: func.AuthLevel.FUNCTION,
+}
+
+
+class AzureFunctionsRuntime:
+    """Binds a registry to one `FunctionApp`.
+
+    `keys.admin` guards ADMIN routes; function keys are the host's. `settings` (default: the environment) resolve
+    `%SETTING%` names for the `entity` of bus messages; in bindings the host resolves them.
+    """
+
+    def __init__(
+        self,
+        config: RuntimeConfig,
+        route_registry: RouteRegistry | None = None,
+        app_initializer: Initializer | None = None,
+        app_shutdown: Shutdown | None = None,
+        *,
+        keys: Keys | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.config = config
+        self.route_registry = route_registry if route_registry is not None else RouteRegistry(config.auth_level)
+        self.lifecycle = Lifecycle(app_initializer, app_shutdown)
+        authorizer = KeyAuthorizer(keys or Keys(), host_checks_function_keys=True)
+        self._invoker = Invoker(self.lifecycle, authorizer)
+        self._settings = os.environ if settings is None else settings
+        self._app = func.FunctionApp(http_auth_level=_AUTH_LEVELS[config.auth_level])
+        self._bound: set[str] = set()
+
+    @property
+    def app_instance(self) -> Any:  # only the application knows its type
+        """What the initializer returned, or None before."""
+        return self.lifecycle.app_instance
+
+    def register_routes_to_azure_functions(self) -> None:
+        """Bind the routes that were registered since the last call."""
+        registry = self.route_registry
+        for route in (*registry.http_routes, *registry.bus_routes, *registry.timer_routes):
+            if route.name in self._bound:
+                continue
+            self._bound.add(route.name)
+            if isinstance(route, Route):
+                self._bind_http(route)
+            elif isinstance(route, TimerRoute):
+                self._bind_timer(route)
+            else:
+                self._bind_bus(route)
+
+    def create_startup_function(self) -> None:
+        """Add the `warmup` function, which the host runs on an instance before it takes traffic (scale-out only)."""
+        if "warmup" in self._bound:
+            return
+        self._bound.add("warmup")
+
+        async def warmup(warmup: WarmUpContext) -> None:
+            await self.lifecycle.ensure()
+
+        self._app.function_name("warmup")(self._app.warm_up_trigger(arg_name="warmup")(warmup))
+
+    def get_func_app(self) -> func.FunctionApp:
+        """The function app with every route bound; always the same object. The host indexes it once per process."""
+        if not self.config.azure_functions_enabled:
+            raise RuntimeConfigError({"azure_functions_enabled": "is false, but a function app is asked for"})
+        self.register_routes_to_azure_functions()
+        return self._app
+
+    async def shutdown(self) -> None:
+        """Close the application. The host has no hook for it: for programs that embed the runtime."""
+        await self.lifecycle.shutdown()
+
+    def _bind_http(self, route: Route) -> None:
+        async def handle(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+            headers = Headers(req.headers.items())
+            inbound = Inbound(
+                method=req.method,
+                url=req.url,
+                path=urlsplit(req.url).path,
+                headers=headers,
+                query=req.params,
+                read_body=_body_reader(req),
+                route_params=req.route_params,
+                request_id=request_id(headers, fallback=context.invocation_id),
+            )
+            answer = await self._invoker.http(route, inbound)
+            if answer.stream is not None:
+                answer = await self._buffered(answer, answer.stream, inbound.request_id)
+            body = b"" if inbound.method == HttpMethod.HEAD else answer.body
+            return func.HttpResponse(body, status_code=answer.status, headers=answer.headers)
+
+        methods = [str(method) for method in route.methods]
+        if HttpMethod.GET in route.methods and self.route_registry.get_route(route.path, HttpMethod.HEAD) is None:
+            methods.append(HttpMethod.HEAD)  # as on every other host
+        trigger = self._app.route(route=route.path, methods=methods, auth_level=_AUTH_LEVELS[route.auth_level])
+        self._app.function_name(route.name)(trigger(handle))
+
+    async def _buffered(self, answer: Answer, stream: AsyncIterator[bytes], correlation: str) -> Answer:
+        """The answer with its stream read to the end: one body is all that the host takes."""
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                close = getattr(stream, "aclose", None)
+                if close is not None:
+                    stack.push_async_callback(close)
+                async for chunk in stream:
+                    size += len(chunk)
+                    if size > MAX_BUFFERED_STREAM_BYTES:
+                        raise OverflowError(f"a streamed answer exceeds {MAX_BUFFERED_STREAM_BYTES} bytes")
+                    chunks.append(chunk)
+        except Exception:
+            log.exception("a streamed answer broke off [request %s]", correlation)
+            return self._invoker.refuse(internal(), correlation)
+        return Answer(answer.status, answer.headers, b"".join(chunks))
+
+    def _bind_bus(self, route: BusRoute) -> None:
+        entity = self._entity(route)
+
+        async def handle(msg: func.ServiceBusMessage) -> None:
+            await self._invoker.bus(route, from_functions(msg, entity), patience_seconds=BUS_PATIENCE_SECONDS)
+
+        if isinstance(route, TopicRoute):
+            trigger = self._app.service_bus_topic_trigger(
+                arg_name="msg",
+                connection=route.connection,
+                topic_name=route.topic,
+                subscription_name=route.subscription,
+                is_sessions_enabled=route.sessions,
+            )
+        else:
+            trigger = self._app.service_bus_queue_trigger(
+                arg_name="msg",
+                connection=route.connection,
+                queue_name=route.queue,
+                is_sessions_enabled=route.sessions,
+            )
+        self._app.function_name(route.name)(trigger(handle))
+
+    def _bind_timer(self, route: TimerRoute) -> None:
+        async def handle(timer: func.TimerRequest) -> None:
+            tick = TimerTick(route.name, _scheduled_for(timer), past_due=timer.past_due)
+            await self._invoker.timer(route, tick)
+
+        trigger = self._app.timer_trigger(
+            arg_name="timer", schedule=route.schedule, run_on_startup=route.run_on_startup
+        )
+        self._app.function_name(route.name)(trigger(handle))
+
+    def _entity(self, route: BusRoute) -> str:
+        names = (route.topic, route.subscription) if isinstance(route, TopicRoute) else (route.queue,)
+        return "/".join(
+            self._settings.get(name.strip("%"), name) if is_setting_reference(name) else name for name in names
+        )
+
+
+def create_runtime(
+    config: RuntimeConfig,
+    route_registry: RouteRegistry | None = None,
+    app_initializer: Initializer | None = None,
+    app_shutdown: Shutdown | None = None,
+    *,
+    keys: Keys | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> AzureFunctionsRuntime:
+    """An `AzureFunctionsRuntime`; without a registry it makes one whose default level is `config.auth_level`."""
+    return AzureFunctionsRuntime(config, route_registry, app_initializer, app_shutdown, keys=keys, settings=settings)
+
+
+def from_functions(msg: func.ServiceBusMessage, entity: str) -> BusMessage:
+    """The trigger's message as ours."""
+    return BusMessage(
+        body=msg.get_body(),
+        entity=entity,
+        message_id=msg.message_id,
+        correlation_id=msg.correlation_id,
+        reply_to=msg.reply_to,
+        reply_to_session_id=msg.reply_to_session_id,
+        session_id=msg.session_id,
+        subject=msg.subject or msg.label,
+        content_type=msg.content_type,
+        application_properties=dict(msg.application_properties or msg.user_properties or {}),
+        delivery_count=msg.delivery_count or 1,
+        enqueued_time=msg.enqueued_time_utc,
+        sequence_number=msg.sequence_number,
+    )
+
+
+def _body_reader(req: func.HttpRequest) -> Callable[[int], Awaitable[bytes]]:
+    async def read(limit: int) -> bytes:
+        body: bytes = req.get_body()
+        if len(body) > limit:
+            raise too_large(limit)
+        return body
+
+    return read
+
+
+def _scheduled_for(timer: func.TimerRequest) -> datetime:
+    """The due time of this tick: what the host's schedule monitor expected next, or now where it keeps no record."""
+    now = datetime.now(UTC)
+    status = getattr(timer, "schedule_status", None) or {}  # not in the abstract class that annotations must name
+    try:
+        due = datetime.fromisoformat(str(status.get("Next")))
+    except ValueError:
+        return now
+    due = due if due.tzinfo is not None else due.replace(tzinfo=UTC)
+    return due if due.year > 1 else now  # .NET's DateTime.MinValue: never
