@@ -14,7 +14,7 @@ import typer
 from aos.config import load_settings
 from aos.errors import AosError
 
-cli = typer.Typer(add_completion=False, no_args_is_help=True, help="AOS, the Agent Operating System.")
+cli = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
 @cli.callback()
@@ -27,9 +27,10 @@ def serve(
     folder: Annotated[Path, typer.Option(help="Where the registry files lie if no storage is configured.")] = Path(),
 ) -> None:
     """Serve the app on the ASGI runtime, with the settings in the environment."""
-    logging.basicConfig(level=os.environ.get("AOS_LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("azure", "httpx2", "uamqp", "mcp"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    level = os.environ.get("AOS_LOG_LEVEL", "INFO").upper()
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for talkative in ("azure", "httpx2", "mcp"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     from runtime import ServeError
 
     try:
@@ -44,12 +45,14 @@ def serve(
 async def _serve(folder: Path) -> None:
     from aos.app import routes
     from aos.system import AgentOperatingSystem
+    from aos.welcome import welcome
     from runtime import AsgiRuntime, Keys, RuntimeConfig
 
     settings = load_settings()
 
     def bus_problems() -> list[str]:
-        return [f"{state.entity}: {state.last_error or 'connecting'}" for state in host.bus_states() if not state.connected]
+        down = [state for state in host.bus_states() if not state.connected]
+        return [f"{state.entity}: {state.last_error or 'connecting'}" for state in down]
 
     async def initialize() -> AgentOperatingSystem:
         system = AgentOperatingSystem(settings, folder=folder, bus_problems=bus_problems)
@@ -68,7 +71,12 @@ async def _serve(folder: Path) -> None:
         settings=os.environ,
         port_setting="AOS_PORT",
     )
-    await host.serve(settings.host, settings.port)
+    greeting = asyncio.create_task(welcome(host, settings), name="welcome")
+    try:
+        await host.serve(settings.host, settings.port)
+    finally:
+        greeting.cancel()
+        await asyncio.gather(greeting, return_exceptions=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from aos.config import SERVICE_BUS, Settings
 from aos.errors import (
@@ -26,9 +26,12 @@ from aos.messaging.envelopes import (
     MCP_REQUESTS,
     MCP_RESPONSES,
 )
-from aos.system import AgentOperatingSystem
 from aos.views import operation_view
 from runtime import AuthLevel, BusMessage, HttpMethod, Problem, Request, Response, RouteRegistry, TimerTick
+
+if TYPE_CHECKING:
+    from aos.mcp.servers import McpServers
+    from aos.system import AgentOperatingSystem
 
 AGENTS_SUBSCRIPTION = "realm-agents"
 SERVERS_SUBSCRIPTION = "mcp-servers"
@@ -175,9 +178,8 @@ async def reconcile(tick: TimerTick) -> None:
 
 
 def _system(carrier: Request | BusMessage | TimerTick) -> AgentOperatingSystem:
-    system = carrier.app
-    if not isinstance(system, AgentOperatingSystem):
-        raise TypeError("the runtime was started without the initializer of AOS")
+    """What the runtime's initializer built."""
+    system: AgentOperatingSystem = carrier.app
     return system
 
 
@@ -222,8 +224,7 @@ def _incoming(message: BusMessage) -> Incoming:
     )
 
 
-def _mcp(message: BusMessage) -> Any:
+def _mcp(message: BusMessage) -> McpServers:
     mcp = _system(message).mcp
-    if mcp is None:
-        raise TypeError("this app does not play the role `mcp`")
+    assert mcp is not None  # noqa: S101 - these routes are registered for the role `mcp` only
     return mcp

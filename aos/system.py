@@ -17,6 +17,7 @@ from aos.foundry.provisioning import Provisioner
 from aos.foundry.responses import ResponsesAdapter
 from aos.health import Check, Health, worst
 from aos.intake import Intake
+from aos.kernel.clock import SystemClock
 from aos.kernel.kernel import Kernel, KernelOptions
 from aos.mcp.catalogue import ToolCatalogue
 from aos.mcp.ledger import TableLedger
@@ -64,6 +65,7 @@ class AgentOperatingSystem:
         bus_problems: Callable[[], list[str]] | None = None,
     ) -> None:
         self.settings = settings
+        clock = SystemClock()
         self._bus_problems = bus_problems
         self._credential = _identity(settings) if settings.needs_identity else None
         self._account = StorageAccount(settings, self._credential)
@@ -73,8 +75,12 @@ class AgentOperatingSystem:
         self._foundry = ResponsesAdapter(
             FoundryClients(settings, self._credential), Provisioner(self._account), settings.app_name
         )
-        self._agents = LiveRegistry(self._source(settings.agent_container, folder / AGENT_REGISTRY), parse_agents)
-        self._servers = LiveRegistry(self._source(settings.mcp_container, folder / SERVER_REGISTRY), parse_servers)
+        self._agents = LiveRegistry(
+            self._source(settings.agent_container, folder / AGENT_REGISTRY), parse_agents, clock
+        )
+        self._servers = LiveRegistry(
+            self._source(settings.mcp_container, folder / SERVER_REGISTRY), parse_servers, clock
+        )
         catalogue = ToolCatalogue(self._account, payloads)
         self._board = ServerStatusBoard(self._account)
         self.directory = AgentDirectory(
@@ -284,7 +290,7 @@ class AgentOperatingSystem:
     async def _check_servers(self) -> str | None:
         listed = await self.mcp_servers()
         down = [
-            f"{server['server_id']} is {server['status']}" + (f": {server['last_error']}" if server.get("last_error") else "")
+            f"{server['server_id']} is {server['status']}: {server.get('last_error') or 'no reason known'}"
             for server in listed["servers"]
             if server["enabled"] and server["status"] not in ("running", "idle")
         ]

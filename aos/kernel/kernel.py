@@ -14,7 +14,15 @@ import uuid
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 
-from aos.errors import AgentGone, AosError, Conflict, ConversationGone, FoundryUnavailable, TransientError, UnknownOperation
+from aos.errors import (
+    AgentGone,
+    AosError,
+    Conflict,
+    ConversationGone,
+    FoundryUnavailable,
+    TransientError,
+    UnknownOperation,
+)
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import (
     Acceptance,

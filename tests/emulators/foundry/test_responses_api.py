@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
-import httpx2
 import openai
 import pytest
 import pytest_asyncio
@@ -13,7 +11,6 @@ from azure.ai.projects.models import FunctionTool, PromptAgentDefinition
 from openai import AsyncOpenAI
 from openai.types.responses import Response, ResponseFunctionToolCall
 
-from emulators.foundry import FoundryEmulator
 from emulators.foundry.model import count_tokens
 
 Connect = Callable[[str], AbstractAsyncContextManager[tuple[AIProjectClient, AsyncOpenAI]]]

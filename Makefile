@@ -1,0 +1,48 @@
+# Everything a developer does, in the folder's own environment (.venv).
+PYTHON ?= python3
+BIN := .venv/bin
+export AOS_STATE_DIR ?= .aos
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint format bench clean
+
+help: ## Show this help
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(BIN)/.dev ## Make .venv with everything that work on AOS needs
+
+run: $(BIN)/.local ## Start the local stack and AOS; prints a curl to try
+	@$(BIN)/python -m emulators run -- $(BIN)/python -m aos serve
+
+test: $(BIN)/.dev ## Run all tests
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/.dev ## Check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(BIN)/.dev ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(BIN)/.dev ## Measure AOS
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove the environment, the local stack's state and all caches
+	rm -rf .venv .aos build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 13)))' \
+		|| { echo "AOS needs Python 3.11 to 3.13; $(PYTHON) is another one. Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+$(BIN)/.local: $(BIN)/python requirements.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[local]'
+	@touch $@
+
+$(BIN)/.dev: $(BIN)/python requirements.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(BIN)/.local

@@ -1,0 +1,29 @@
+"""The Azure Functions entry: the routes of AOS, bound to a function app. Nothing is opened until it is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aos.app import routes
+from aos.config import load_settings
+from runtime import RuntimeConfig, create_runtime
+
+if TYPE_CHECKING:
+    from aos.system import AgentOperatingSystem
+
+settings = load_settings()
+
+
+async def initialize() -> AgentOperatingSystem:
+    """Builds the operating system when the first invocation needs it."""
+    from aos.system import AgentOperatingSystem
+
+    system = AgentOperatingSystem(settings, folder=Path(__file__).parent)
+    await system.start()
+    return system
+
+
+runtime = create_runtime(RuntimeConfig(app_name="AOS"), routes(settings), app_initializer=initialize)
+runtime.create_startup_function()
+app = runtime.get_func_app()
