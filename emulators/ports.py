@@ -1,0 +1,70 @@
+"""Ports on the loopback address: which are free, which are taken, and by whose setting."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from emulators.errors import PortInUse
+
+HOST = "127.0.0.1"
+
+
+def in_use(port: int) -> bool:
+    """Whether something listens on `port` of the loopback address, or holds it."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        # Some systems allow to bind beside a listener on all addresses: ask for an answer first.
+        if probe.connect_ex((HOST, port)) == 0:
+            return True
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return True
+    return False
+
+
+def settle(wanted: Mapping[str, tuple[str, int]]) -> dict[str, int]:
+    """Gives every setting its port: the one that it names, or a free one for 0.
+
+    Args:
+        wanted: setting -> (what the port is for, port).
+
+    Raises:
+        PortInUse: naming the part, the port and the setting.
+    """
+    settled: dict[str, int] = {}
+    for setting, (purpose, port) in wanted.items():
+        if not port:
+            continue
+        for other, taken in settled.items():
+            if taken == port:
+                raise PortInUse(f"{other} and {setting} both say {port}; give each its own port (0 = a free one)")
+        if in_use(port):
+            raise PortInUse(
+                f"port {port} of {purpose} is in use on {HOST}: stop the program that listens there,"
+                f" or set {setting} to another port (0 = a free one)"
+            )
+        settled[setting] = port
+    with ExitStack() as held:  # held together until all are known, so that none is given twice
+        for setting, (_, port) in wanted.items():
+            if not port:
+                settled[setting] = held.enter_context(socket.create_server((HOST, 0))).getsockname()[1]
+    return settled
+
+
+async def accepts(port: int) -> None:
+    """Returns when a connection to `port` is accepted; the caller bounds the time."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(HOST, port)
+        except OSError:
+            await asyncio.sleep(0.02)
+        else:
+            writer.close()
+            await writer.wait_closed()
+            return

@@ -1,0 +1,45 @@
+"""Ports: free ones, taken ones, and messages that name the setting."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from emulators.errors import PortInUse
+from emulators.ports import HOST, accepts, in_use, settle
+
+
+def test_zero_gives_distinct_free_ports_and_keeps_the_named_ones() -> None:
+    with socket.create_server((HOST, 0)) as listener:
+        named = listener.getsockname()[1]
+    settled = settle({"A": ("a", 0), "B": ("b", named), "C": ("c", 0)})
+    assert settled["B"] == named
+    assert len(set(settled.values())) == 3
+    assert not any(map(in_use, settled.values()))
+
+
+@pytest.mark.parametrize("address", [HOST, "0.0.0.0"])  # noqa: S104 - another program's listener
+def test_a_port_in_use_is_named_with_its_part_and_setting(address: str) -> None:
+    with socket.create_server((address, 0)) as listener:
+        port = listener.getsockname()[1]
+        assert in_use(port)
+        with pytest.raises(PortInUse, match=f"port {port} of the table service is in use .* set AOS_TABLE_PORT"):
+            settle({"AOS_TABLE_PORT": ("the table service", port)})
+
+
+def test_a_port_that_two_settings_name_is_refused() -> None:
+    with socket.create_server((HOST, 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(PortInUse, match=f"A and B both say {port}"):
+        settle({"A": ("a", port), "B": ("b", port)})
+
+
+async def test_accepts_waits_for_a_listener() -> None:
+    (port,) = settle({"A": ("a", 0)}).values()
+    waiting = asyncio.create_task(accepts(port))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    with socket.create_server((HOST, port)):
+        await asyncio.wait_for(waiting, 2)
