@@ -29,12 +29,13 @@ from aos.kernel.ports import (
     AgentDirectory,
     Change,
     ConversationStore,
+    Due,
     FoundryPort,
     Lease,
     Outlet,
     Snapshot,
 )
-from aos.kernel.recovery import missing_input
+from aos.kernel.recovery import missing_input, settle
 from aos.kernel.turn import (
     ConversationLost,
     Event,
@@ -45,6 +46,7 @@ from aos.kernel.turn import (
     PutOff,
     Record,
     ResultArrived,
+    Settled,
     TimePassed,
     TurnStarted,
     step,
@@ -61,6 +63,15 @@ from aos.kernel.types import (
 )
 
 log = logging.getLogger("aos.kernel")
+
+WAKE_SLACK = 2.0
+"""Seconds by which a wake-up may come early: clocks differ."""
+SWEEP_INTERVAL = 60.0
+"""Seconds after which the sweep looks at an unfinished operation again."""
+UNFINISHED = 600.0
+"""Seconds for which a due entry without an operation is kept: its acceptance may still be on its way."""
+BATCH = 30
+"""Messages, and results, taken up in one write: stores bound the rows of a transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +110,7 @@ class _Hold:
     held: bool = False
     changed: bool = False
     resumed: bool = False
+    reopened: bool = False
     wake: float | None = None
     taken_messages: list[Message] = field(default_factory=list)
     taken_results: list[ToolResult] = field(default_factory=list)
@@ -219,7 +231,8 @@ class Kernel:
         Returns at once when another task or process has it; that one sees all that was stored before this call.
 
         Args:
-            resume: This is the wake-up that a put-off step asked for: try it, whatever the time.
+            resume: This is the wake-up that a put-off step asked for: try it, even if by the clock of this process its
+                time is still up to `WAKE_SLACK` seconds ahead.
 
         Raises:
             TransientError: Storage or the bus is down; nothing is lost, the next drive goes on from the saved state.
@@ -275,13 +288,19 @@ class Kernel:
                 return True
             if hold.state.outbox:
                 await self._outlet.send(hold.key, hold.state.outbox)
+                for effect in hold.state.outbox:
+                    if effect.kind == "reply":
+                        # Written once more, now that nothing remains to be done for it: stores forget its due entry.
+                        hold.operations[effect.operation.operation_id] = effect.operation
                 hold.state = replace(hold.state, outbox=())
                 hold.changed = True
             if ask:
                 self._apply(hold, await self._ask(hold))
 
     def _may_try(self, hold: _Hold) -> bool:
-        return hold.wake is None and (hold.resumed or hold.state.retry_at <= self._clock.now())
+        # A wake-up that comes far too early belongs to an older put-off: the newer one has a wake-up of its own.
+        slack = WAKE_SLACK if hold.resumed else 0.0
+        return hold.wake is None and hold.state.retry_at <= self._clock.now() + slack
 
     async def _take(self, hold: _Hold) -> None:
         """Feeds the machine what has arrived: tool results, time, and the next message when no turn is in work."""
@@ -294,18 +313,26 @@ class Kernel:
         if hold.state.turn is not None:
             self._apply(hold, TimePassed(now))
         while hold.state.turn is None and hold.inbox and self._may_try(hold):
+            if len(hold.taken_messages) >= BATCH:
+                return
             message = hold.inbox[0]
-            event = await self._begin(hold, message)
+            # A message that took long to be stored may find its place passed already: it is the next one then.
+            placed = replace(message, seq=max(message.seq, hold.state.last_seq + 1))
+            event = await self._begin(hold, placed)
             self._apply(hold, event)
             if isinstance(event, PutOff):
                 return
             del hold.inbox[0]
             hold.taken_messages.append(message)
             hold.changed = True
+            # Waiting in the queue counts.
+            self._apply(hold, TimePassed(self._clock.now()))
 
     async def _begin(self, hold: _Hold, message: Message) -> TurnStarted | MessageRefused | PutOff:
         try:
             binding = await self._agents.bind(hold.key.agent_id)
+            if hold.state.unsettled:
+                await self._settle(hold)
             if hold.state.remote_id is None:
                 remote_id = await self._foundry.open_conversation(hold.key)
                 hold.state = replace(hold.state, remote_id=remote_id)
@@ -317,6 +344,20 @@ class Kernel:
         except AosError as error:
             return MessageRefused(self._clock.now(), message, _failure(error))
         return TurnStarted(self._clock.now(), message, binding.ref)
+
+    async def _settle(self, hold: _Hold) -> None:
+        """Looks up what the last turn left in the Foundry conversation, so that the next one is not refused for it."""
+        state = hold.state
+        if state.remote_id is None:
+            self._apply(hold, Settled(None, ()))
+            return
+        try:
+            items = await self._foundry.items_after(state.remote_id, state.anchor)
+        except ConversationGone:
+            hold.state = replace(state, remote_id=None)
+            self._apply(hold, Settled(None, ()))
+            return
+        self._apply(hold, settle(items, state.anchor, state.orphans))
 
     def _put_off(self, hold: _Hold, error: TransientError) -> PutOff:
         hold.wake = _back_off(hold.state.retries, error.retry_after)
@@ -358,7 +399,6 @@ class Kernel:
         """One model step, tried while Foundry is unavailable and patience lasts."""
         turn, recovering = hold.state.turn, hold.recovering
         assert turn is not None  # noqa: S101 - `_work` asks only in phase `model`
-        recovering = recovering or (turn.step == 1 and bool(turn.outputs))
         hold.recovering = False
         gives_up = self._clock.now() + self.options.patience
         attempt = 0
@@ -394,7 +434,11 @@ class Kernel:
                 timeout = max(1.0, min(self.options.model_timeout, turn.message.deadline - self._clock.now()))
                 reply = await self._foundry.respond(turn.agent, remote_id, outputs, text, timeout)
         except ConversationGone:
+            if hold.reopened:
+                raise
+            hold.reopened = True
             return ConversationLost(self._clock.now(), turn.step, await self._foundry.open_conversation(hold.key))
+        hold.reopened = False
         planned: tuple[PlannedCall, ...] = ()
         if reply.calls:
             binding = await self._agents.bind(hold.key.agent_id)
@@ -412,23 +456,39 @@ class Kernel:
         entries = await self._store.due(self._clock.now(), limit)
         gate = asyncio.Semaphore(8)
 
-        async def look(index: int) -> None:
-            entry = entries[index]
+        async def look(entry: Due) -> None:
             async with gate:
-                operation = await self._store.operation(entry.operation_id)
-                if operation is not None and not operation.final:
-                    await self.drive(entry.key)
-                    operation = await self._store.operation(entry.operation_id)
-                over = operation is None or operation.final
-                await self._store.move_due(entry, None if over else self._clock.now() + 60.0)
+                over = await self._over(entry)
+                if over is None:
+                    if self._clock.now() - entry.at > UNFINISHED:
+                        await self._store.move_due(entry, None)
+                    return
+                try:
+                    if not over:
+                        await self.drive(entry.key)
+                        over = await self._over(entry)
+                finally:
+                    # Also when that failed: entries that always fail must not keep the sweep from the others.
+                    await self._store.move_due(entry, None if over else self._clock.now() + SWEEP_INTERVAL)
 
-        results = await asyncio.gather(*map(look, range(len(entries))), return_exceptions=True)
+        results = await asyncio.gather(*map(look, entries), return_exceptions=True)
         for entry, result in zip(entries, results, strict=True):
-            if isinstance(result, TransientError):
-                log.warning("sweep of %s/%s: %s", *entry.key, result.detail)
+            if isinstance(result, AosError):
+                level = logging.WARNING if isinstance(result, TransientError) else logging.ERROR
+                log.log(level, "sweep of %s/%s: %s", *entry.key, result.detail)
             elif isinstance(result, BaseException):
                 raise result
         return len(entries)
+
+    async def _over(self, entry: Due) -> bool | None:
+        """Whether nothing remains to be done for the operation: it ended, and its reply is out. None: there is none."""
+        operation = await self._store.operation(entry.operation_id)
+        if operation is None:
+            return None
+        if not operation.final:
+            return False
+        state = (await self._store.read(entry.key)).state
+        return all(out.kind != "reply" or out.operation.operation_id != entry.operation_id for out in state.outbox)
 
     async def close(self, grace: float = 10.0) -> None:
         """Lets running turns go on for up to `grace` seconds, then leaves them to the next owner."""
@@ -445,8 +505,10 @@ class Kernel:
         try:
             while self._holds:
                 await self._clock.sleep(self.options.renew / 2)
-                for hold in list(self._holds):
-                    await self._renew(hold)
+                for hold in self._holds:
+                    # A hold that is being written gets its time by that; none waits for a slow one.
+                    if not hold.lock.locked():
+                        self._spawn(self._renew(hold), f"lease of {hold.key.agent_id}/{hold.key.conversation_id}")
         finally:
             self._keeper = None
 
@@ -494,8 +556,8 @@ def _hold(snapshot: Snapshot, key: ConversationKey, lease: Lease) -> _Hold:
         state=snapshot.state,
         lease=lease,
         etag=snapshot.etag,
-        inbox=[message for message in snapshot.inbox if message.seq > snapshot.state.last_seq],
-        results=snapshot.results,
+        inbox=list(snapshot.inbox),
+        results=snapshot.results[:BATCH],
         recovering=turn is not None and turn.phase == "model",
     )
 

@@ -164,7 +164,10 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One atomic write: the new state and lease, the arrivals that it consumed, the operations that changed."""
+    """One atomic write: the new state and lease, the arrivals that it consumed, the operations that changed.
+
+    Stores forget the due entry of an operation in it that ended and whose reply is not (or no longer) in the outbox.
+    """
 
     state: Conversation
     lease: Lease

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aos.kernel.ports import RemoteItem
+from aos.kernel.turn import ABANDONED, Settled
 from aos.kernel.types import FunctionCall, ModelReply, ToolOutput, Usage
 
 
@@ -35,3 +36,18 @@ def missing_input(
         said = "".join(item.text for item in news if item.kind == "text")
         return ModelReply(said, calls, Usage(adopted=1), model, news[-1].item_id), (), None
     return None, missing, None if asked else text
+
+
+def settle(items: Sequence[RemoteItem], anchor: str | None, orphans: tuple[ToolOutput, ...]) -> Settled:
+    """Finds out what a model step that ended unknown left behind: input that did arrive, calls that nobody heard of.
+
+    Args:
+        items: What the conversation holds after `anchor`, the last item that we knew, oldest first.
+        orphans: Answers that may have arrived.
+    """
+    answered = {item.call_id for item in items if item.kind == "output"}
+    owed = {output.call_id: output for output in orphans if output.call_id not in answered}
+    for item in items:
+        if item.kind == "call" and item.call_id not in answered:
+            owed.setdefault(item.call_id, ToolOutput(item.call_id, ABANDONED))
+    return Settled(items[-1].item_id if items else anchor, tuple(owed.values()))

@@ -87,6 +87,19 @@ class ModelFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Settled:
+    """What an unsettled Foundry conversation holds was looked up between two turns.
+
+    Attributes:
+        anchor: Id of its last item.
+        orphans: The answers that it still waits for.
+    """
+
+    anchor: str | None
+    orphans: tuple[ToolOutput, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PutOff:
     """What the conversation needs next (Foundry, the tool catalogue) is unavailable; it is tried again at `until`."""
 
@@ -118,7 +131,15 @@ class TimePassed:
 
 
 Event = (
-    TurnStarted | MessageRefused | ModelAnswered | ModelFailed | ConversationLost | PutOff | ResultArrived | TimePassed
+    TurnStarted
+    | MessageRefused
+    | Settled
+    | ModelAnswered
+    | ModelFailed
+    | ConversationLost
+    | PutOff
+    | ResultArrived
+    | TimePassed
 )
 
 # --- effects (beside `Outgoing`)
@@ -158,6 +179,10 @@ def step(state: Conversation, event: Event, limits: Limits) -> tuple[Conversatio
             return _refused(state, event)
         case PutOff():
             return replace(state, retry_at=event.until, retries=state.retries + 1), ()
+        case Settled():
+            if state.turn is not None or not state.unsettled:
+                return state, ()
+            return replace(state, anchor=event.anchor, orphans=event.orphans, unsettled=False), ()
         case ModelAnswered() | ModelFailed() | ConversationLost():
             turn = state.turn
             if turn is None or turn.phase != "model" or turn.step != event.step:
@@ -199,7 +224,9 @@ def _model_event(
                 return state, (CallModel(1),)
             title = "The Foundry conversation was deleted while the turn was running."
             failure = Failure("conversation_gone", title, "The next message starts a new one, without the history.")
-            return _end(state, turn, event.at, "failed", failure=failure)
+            state, effects = _end(state, turn, event.at, "failed", failure=failure)
+            # The new conversation is empty: nothing in it is unknown.
+            return replace(state, unsettled=False), effects
 
 
 def _answered(
@@ -324,8 +351,9 @@ def _end(
     reply: str | None = None,
     failure: Failure | None = None,
 ) -> tuple[Conversation, tuple[Effect, ...]]:
-    # Foundry refuses every later turn while a call is unanswered, so a turn that ends early leaves its answers behind;
-    # outputs that a failed model step was given may not have arrived either. Sending one twice is avoided by recovery.
+    # Foundry refuses every later turn while a call is unanswered, so a turn that ends early leaves its answers behind.
+    # Whether a model step without an answer took its input, and made calls of its own, has to be looked up (`Settled`).
+    unsettled = state.unsettled or (status != "completed" and state.turn is not None and turn.phase == "model")
     orphans = turn.outputs if turn.phase == "model" else _outputs(turn.calls)
     calls = tuple(
         replace(call, status="timed_out", finished_at=at) if call.output is None else call for call in turn.calls
@@ -338,7 +366,8 @@ def _end(
         send = SendReply(operation)
         outbox += (send,)
         effects += (send,)
-    return replace(state, turn=None, outbox=outbox, orphans=orphans, turns=state.turns + 1), effects
+    ended = replace(state, turn=None, outbox=outbox, orphans=orphans, unsettled=unsettled, turns=state.turns + 1)
+    return ended, effects
 
 
 def _for_the_record(calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:

@@ -215,6 +215,8 @@ class Conversation:
         turn: The message in work, if any.
         outbox: Saved effects that were not confirmed yet.
         orphans: Calls of ended turns that Foundry still waits for; answered before the next turn.
+        unsettled: A turn ended while the outcome of its model step was unknown: the Foundry conversation may hold more
+            than we know, even calls that wait for an answer. Looked up before the next turn.
         last_seq: Place of the last message that was taken from the inbox.
         turns: Number of turns that ended.
         retry_at: Something that the conversation needs is unavailable: not to be tried again before this time.
@@ -227,6 +229,7 @@ class Conversation:
     turn: Turn | None = None
     outbox: tuple[Outgoing, ...] = ()
     orphans: tuple[ToolOutput, ...] = ()
+    unsettled: bool = False
     last_seq: int = 0
     turns: int = 0
     retry_at: float = 0.0

@@ -29,7 +29,7 @@ from aos.kernel.ports import Acceptance, Change, Due, Lease, Snapshot
 from aos.kernel.types import Conversation, ConversationKey, Message, Operation, ToolResult
 from aos.storage.account import StorageAccount, storage_errors
 from aos.storage.payloads import Payloads
-from aos.storage.rows import FIRST_LOOK, SHARDS, due_row, queued, shard_of, table_key
+from aos.storage.rows import FIRST_LOOK, SHARDS, due_row, queued, settled, shard_of, table_key
 from aos.storage.values import RowValues
 
 log = logging.getLogger("aos.storage")
@@ -166,9 +166,8 @@ class TableConversations:
                 if error.status_code in (404, 409, 412):
                     raise Conflict(f"Conversation {key.conversation_id} was changed by somebody else.") from error
                 raise
-        for operation in change.operations:
-            if operation.final:
-                await self._forget_due(operation)
+        for operation in settled(change):
+            await self._forget_due(operation)
         return str(written[0]["etag"])
 
     async def renew(self, key: ConversationKey, etag: str, lease: Lease) -> str:

@@ -9,7 +9,7 @@ from aos.errors import BacklogFull, Conflict, OperationConflict
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import Acceptance, Change, Due, Lease, Snapshot
 from aos.kernel.types import Conversation, ConversationKey, Message, Operation, ToolResult
-from aos.storage.rows import FIRST_LOOK, queued
+from aos.storage.rows import FIRST_LOOK, queued, settled
 
 
 @dataclass(slots=True)
@@ -82,8 +82,8 @@ class MemoryConversations:
             partition.results.pop(result.request_id, None)
         for operation in change.operations:
             self._operations[operation.operation_id] = operation
-            if operation.final:
-                self._due.pop(operation.operation_id, None)
+        for operation in settled(change):
+            self._due.pop(operation.operation_id, None)
         partition.etag = str(next(self._etags))
         return partition.etag
 

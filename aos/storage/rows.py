@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 
+from aos.kernel.ports import Change
 from aos.kernel.types import ConversationKey, Message, Operation
 
 FIRST_LOOK = 60.0
@@ -26,6 +27,12 @@ def shard_of(operation_id: str) -> str:
 def due_row(operation_id: str, at: float) -> str:
     """Row key in the due table: begins with the time in milliseconds, so that a range holds what is due."""
     return f"{int(at * 1000):015d}.{operation_id}"
+
+
+def settled(change: Change) -> list[Operation]:
+    """The operations for which nothing remains to be done: they ended, and their replies are out."""
+    waiting = {out.operation.operation_id for out in change.state.outbox if out.kind == "reply"}
+    return [operation for operation in change.operations if operation.final and operation.operation_id not in waiting]
 
 
 def queued(key: ConversationKey, message: Message) -> Operation:
