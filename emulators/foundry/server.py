@@ -1,0 +1,164 @@
+"""The server: one Starlette app over one state and one model, served by uvicorn on a loopback port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Generator, Sequence
+from types import TracebackType
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+
+from emulators.foundry.agents_api import AgentsApi
+from emulators.foundry.conversations_api import ConversationsApi, Locks
+from emulators.foundry.deployments import DEFAULT_DEPLOYMENTS, Deployment, parse_deployments
+from emulators.foundry.edge import Edge, http_exception
+from emulators.foundry.model import Model
+from emulators.foundry.models import build_model
+from emulators.foundry.responses_api import DEFAULT_CONTEXT_WINDOW, OnDisconnect, ResponsesApi
+from emulators.foundry.state import State
+
+PROJECT_PATH = "/api/projects/local"
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield  # signals belong to whoever runs the loop
+
+
+class FoundryEmulator:
+    """The emulated project, as an async context manager.
+
+    ``port`` 0 takes a free one. ``model``: ``"offline"``, the base URL of an OpenAI-compatible server, or a `Model`.
+    ``db``: a SQLite file, or None for memory. ``deployments``: names or entries; None keeps those in the file, or
+    takes `DEFAULT_DEPLOYMENTS`. ``latency_ms`` passes before a model begins to answer. ``on_disconnect``: whether a
+    response is finished or dropped when its client leaves. ``context_window``: input tokens a model accepts.
+
+    Raises:
+        OSError: the port is in use.
+        StateInUse: another process holds ``db``.
+        ValueError: ``model`` or ``deployments`` is not of the form above.
+    """
+
+    def __init__(
+        self,
+        port: int = 0,
+        model: str | Model = "offline",
+        db: str | None = None,
+        deployments: Sequence[str | Deployment] | None = None,
+        *,
+        host: str = "127.0.0.1",
+        latency_ms: float = 0.0,
+        on_disconnect: OnDisconnect = "finish",
+        context_window: int = DEFAULT_CONTEXT_WINDOW,
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._model_spec = model
+        self._db = db
+        self._deployments = None if deployments is None else parse_deployments(list(deployments))
+        self._latency = latency_ms / 1000
+        self._on_disconnect: OnDisconnect = on_disconnect
+        self._context_window = context_window
+        self._stack = contextlib.AsyncExitStack()
+
+    @property
+    def port(self) -> int:
+        """The port served; known once started."""
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """The server's root, below which ``/_emulator`` lies."""
+        return f"http://{self._host}:{self._port}"
+
+    @property
+    def endpoint(self) -> str:
+        """The project endpoint that the SDKs take."""
+        return self.url + PROJECT_PATH
+
+    async def __aenter__(self) -> FoundryEmulator:
+        async with contextlib.AsyncExitStack() as stack:
+            listener = stack.enter_context(_listen(self._host, self._port))
+            state = State(self._db)
+            stack.callback(state.close)
+            if self._deployments is not None or not state.deployments():
+                chosen = self._deployments
+                if chosen is None:
+                    chosen = parse_deployments(list(DEFAULT_DEPLOYMENTS))
+                state.replace_deployments(deployment.wire() for deployment in chosen)
+            model = build_model(self._model_spec) if isinstance(self._model_spec, str) else self._model_spec
+            stack.push_async_callback(model.close)
+            locks = Locks()
+            responses = ResponsesApi(
+                state,
+                model,
+                locks,
+                latency=self._latency,
+                on_disconnect=self._on_disconnect,
+                context_window=self._context_window,
+            )
+            edge = Edge(PROJECT_PATH)
+            app = Starlette(
+                routes=[
+                    *AgentsApi(state).routes(edge),
+                    *ConversationsApi(state, locks).routes(edge),
+                    *responses.routes(edge),
+                    *edge.admin_routes(),
+                ],
+                exception_handlers={HTTPException: http_exception},
+            )
+            await self._serve(app, listener, stack)
+            stack.push_async_callback(responses.close)  # first to go: a running response would hold the server open
+            self._port = listener.getsockname()[1]
+            self._stack = stack.pop_all()
+        return self
+
+    async def _serve(self, app: Starlette, listener: socket.socket, stack: contextlib.AsyncExitStack) -> None:
+        server = _Server(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        serving = asyncio.create_task(server.serve(sockets=[listener]), name="foundry emulator")
+
+        async def stop() -> None:
+            server.should_exit = True
+            await serving
+
+        stack.push_async_callback(stop)
+        await server.ready.wait()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(512)
+    except OSError:
+        listener.close()
+        raise
+    return listener
