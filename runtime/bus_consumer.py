@@ -142,6 +142,9 @@ class BusConsumer:
             broken = asyncio.Event()
             while not self._stopping.is_set() and not broken.is_set():
                 await self._slots.acquire()
+                if self._stopping.is_set():  # a slot came free because its handler was waited for
+                    self._slots.release()
+                    break
                 try:
                     # One at a time: for more, the SDK would hold the first back for 0.2 s to see what else comes.
                     messages = await receiver.receive_messages(max_message_count=1, max_wait_time=POLL_SECONDS)
@@ -173,10 +176,14 @@ class BusConsumer:
             self._set_state(connected=True)
             renewer.register(receiver, receiver.session)
             broken = asyncio.Event()
+            idle_since = asyncio.get_running_loop().time()
             while not self._stopping.is_set() and not broken.is_set():
-                messages = await receiver.receive_messages(max_message_count=1, max_wait_time=SESSION_IDLE_SECONDS)
-                if not messages:
+                messages = await receiver.receive_messages(max_message_count=1, max_wait_time=POLL_SECONDS)
+                if not messages and asyncio.get_running_loop().time() - idle_since >= SESSION_IDLE_SECONDS:
                     return
+                if not messages:
+                    continue
+                idle_since = asyncio.get_running_loop().time()
                 await self._unless_stopping(asyncio.wait([self._spawn(receiver, messages[0], broken)]))
             if self._stopping.is_set():
                 await self._drain()

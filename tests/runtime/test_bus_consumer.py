@@ -1,0 +1,322 @@
+"""Consumers against a broker that speaks AMQP to the real SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from uuid import UUID
+
+import httpx2
+import pytest
+import pytest_asyncio
+from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage, ServiceBusSubQueue
+from azure.servicebus.aio import ServiceBusClient
+
+from emulators.servicebus import ServiceBusEmulator, load_entities
+from runtime import AsgiRuntime, AuthLevel, BusMessage, Keys, Request, RouteRegistry, RuntimeConfig, bus_consumer
+from runtime.lifecycle import Initializer
+
+QUEUES = [
+    ("plain", {}),
+    ("retried", {"MaxDeliveryCount": 3}),
+    ("drained", {}),
+    ("stuck", {}),
+    ("limited", {}),
+    ("renewed", {"LockDuration": "PT3S"}),
+    ("patient", {}),
+    ("ordered", {"RequiresSession": True}),
+]
+TOPIC = {"Name": "news", "Properties": {}, "Subscriptions": [{"Name": "all", "Properties": {}}]}
+ENTITIES = load_entities(
+    {
+        "UserConfig": {
+            "Namespaces": [
+                {
+                    "Name": "tests",
+                    "Queues": [{"Name": name, "Properties": properties} for name, properties in QUEUES],
+                    "Topics": [
+                        {"Name": "news", "Properties": {}, "Subscriptions": [{"Name": "all", "Properties": {}}]}
+                    ],
+                }
+            ]
+        }
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus_consumer, "POLL_SECONDS", 0.2)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def bus() -> AsyncIterator[ServiceBusEmulator]:
+    async with ServiceBusEmulator(ENTITIES) as emulator:
+        yield emulator
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def client(bus: ServiceBusEmulator) -> AsyncIterator[ServiceBusClient]:
+    async with ServiceBusClient.from_connection_string(bus.connection_string) as client:
+        yield client
+
+
+@asynccontextmanager
+async def running(
+    registry: RouteRegistry, connection_string: str, initializer: Initializer | None = None, **settings: str
+) -> AsyncIterator[AsgiRuntime]:
+    """A runtime in its lifespan; BUS is its connection setting."""
+    everything = {"BUS": connection_string, **settings}
+    runtime = AsgiRuntime(RuntimeConfig(), registry, initializer, keys=Keys(function="k"), settings=everything)
+    async with runtime.app.router.lifespan_context(runtime.app):
+        yield runtime
+
+
+async def send(client: ServiceBusClient, queue: str, *messages: str | ServiceBusMessage) -> None:
+    async with client.get_queue_sender(queue) as sender:
+        await sender.send_messages([ServiceBusMessage(m) if isinstance(m, str) else m for m in messages])
+
+
+async def left_in(
+    client: ServiceBusClient, queue: str, sub_queue: ServiceBusSubQueue | None = None
+) -> Sequence[ServiceBusReceivedMessage]:
+    async with client.get_queue_receiver(queue, sub_queue=sub_queue) as receiver:
+        return await receiver.peek_messages(10)
+
+
+async def until(condition: Callable[[], object], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.01)  # what is awaited is state of the code under test
+
+
+class Handler:
+    """Keeps what it gets; waits at the gate, and raises as long as it is told to."""
+
+    def __init__(self, *, gate_open: bool = True, failures: int = 0) -> None:
+        self.seen: list[BusMessage] = []
+        self.gate = asyncio.Event()
+        self.failures = failures
+        self.inside = 0
+        self.most_inside = 0
+        self.done = 0
+        if gate_open:
+            self.gate.set()
+
+    async def __call__(self, message: BusMessage) -> None:
+        self.seen.append(message)
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        try:
+            await self.gate.wait()
+            if len(self.seen) <= self.failures:
+                raise RuntimeError("not this time")
+            self.done += 1
+        finally:
+            self.inside -= 1
+
+
+async def test_a_message_is_handed_over_whole_and_completed(bus: ServiceBusEmulator, client: ServiceBusClient) -> None:
+    handler, registry = Handler(), RouteRegistry()
+    registry.register_topic("news", "all", handler, connection="BUS")
+    identifier = UUID(int=5)
+    message = ServiceBusMessage(
+        b'{"a": 1}',
+        message_id="m-1",
+        correlation_id="c-1",
+        reply_to="answers",
+        reply_to_session_id="s-1",
+        session_id="s-2",
+        subject="greeting",
+        content_type="application/json",
+        application_properties={"text": "grün", "n": 5, "yes": True, "x": 1.5, "id": identifier},
+    )
+    async with running(registry, bus.connection_string) as runtime:
+        async with client.get_topic_sender("news") as sender:
+            await sender.send_messages(message)
+        await until(lambda: handler.done)
+        state = runtime.bus_states()[0]
+        assert (state.name, state.entity, state.connected, state.last_error) == ("news_all", "news/all", True, None)
+    got = handler.seen[0]
+    assert (got.body, got.entity, got.message_id, got.correlation_id) == (b'{"a": 1}', "news/all", "m-1", "c-1")
+    assert (got.reply_to, got.reply_to_session_id, got.session_id) == ("answers", "s-1", "s-2")
+    assert (got.subject, got.content_type, got.delivery_count) == ("greeting", "application/json", 1)
+    assert got.application_properties == {
+        "text": "grün",
+        "n": 5,
+        "yes": True,
+        "x": 1.5,
+        "id": identifier,
+    }
+    assert got.enqueued_time is not None
+    assert abs((datetime.now(UTC) - got.enqueued_time).total_seconds()) < 60
+    assert got.sequence_number == 1
+    async with client.get_subscription_receiver("news", "all") as receiver:
+        assert await receiver.peek_messages() == []
+
+
+async def test_a_handler_that_raises_gets_the_message_again_until_it_is_dead_lettered(
+    bus: ServiceBusEmulator, client: ServiceBusClient
+) -> None:
+    handler, registry = Handler(failures=99), RouteRegistry()
+    registry.register_queue("retried", handler, connection="BUS")
+    async with running(registry, bus.connection_string):
+        await send(client, "retried", "poison")
+        await until(lambda: len(handler.seen) == 3 and not handler.inside)
+        dead: Sequence[ServiceBusReceivedMessage] = []
+        async with asyncio.timeout(5):
+            while not dead:
+                dead = await left_in(client, "retried", ServiceBusSubQueue.DEAD_LETTER)
+    assert [message.delivery_count for message in handler.seen] == [1, 2, 3]
+    assert dead[0].dead_letter_reason == "MaxDeliveryCountExceeded"
+
+
+# The SDK forgets the socket of a connection that it lost, instead of closing it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_bus_that_is_down_is_waited_for_and_a_lost_one_found_again(client: ServiceBusClient) -> None:
+    handler, registry = Handler(), RouteRegistry()
+    registry.register_queue("plain", handler, connection="BUS")
+    async with ServiceBusEmulator(ENTITIES) as placeholder:
+        port, connection_string = placeholder.port, placeholder.connection_string
+    async with running(registry, connection_string) as runtime:
+        await until(lambda: runtime.bus_states()[0].last_error)
+        down = runtime.bus_states()[0]
+        assert (down.connected, down.configured) == (False, True)
+        for body in ("first", "second"):
+            async with (
+                ServiceBusEmulator(ENTITIES, port=port),
+                ServiceBusClient.from_connection_string(connection_string) as own,
+            ):
+                await send(own, "plain", body)
+                await until(lambda body=body: [m.body for m in handler.seen][-1:] == [body.encode()])  # type: ignore[misc]
+                assert runtime.bus_states()[0].connected
+                assert runtime.bus_states()[0].since > down.since
+            await until(lambda: not runtime.bus_states()[0].connected)
+            assert runtime.bus_states()[0].last_error
+    assert [message.body for message in handler.seen] == [b"first", b"second"]
+    gc.collect()  # while the warning is expected
+
+
+async def test_stopping_waits_for_running_handlers_and_takes_nothing_more(
+    bus: ServiceBusEmulator, client: ServiceBusClient
+) -> None:
+    handler, registry = Handler(gate_open=False), RouteRegistry()
+    registry.register_queue("drained", handler, connection="BUS", max_concurrency=1)
+    async with running(registry, bus.connection_string):
+        await send(client, "drained", "running", "waiting")
+        await until(lambda: handler.inside)
+        asyncio.get_running_loop().call_later(0.3, handler.gate.set)
+        began = time.monotonic()
+    assert 0.25 < time.monotonic() - began < 5
+    assert handler.done == 1
+    left = await left_in(client, "drained")
+    assert [str(message) for message in left] == ["waiting"]
+    assert left[0].delivery_count == 0
+
+
+async def test_a_handler_that_does_not_end_is_cancelled_and_its_message_abandoned(
+    bus: ServiceBusEmulator, client: ServiceBusClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus_consumer.BusConsumers.stop, "__defaults__", (0.2,))
+    handler, registry = Handler(gate_open=False), RouteRegistry()
+    registry.register_queue("stuck", handler, connection="BUS")
+    async with running(registry, bus.connection_string):
+        await send(client, "stuck", "endless")
+        await until(lambda: handler.inside)
+    assert (handler.inside, handler.done) == (0, 0)
+    async with client.get_queue_receiver("stuck", max_wait_time=5) as receiver:
+        (again,) = await receiver.receive_messages()
+        assert again.delivery_count == 1  # in the SDK: earlier deliveries
+        await receiver.complete_message(again)
+
+
+async def test_no_more_handlers_run_at_once_than_allowed(bus: ServiceBusEmulator, client: ServiceBusClient) -> None:
+    handler, registry = Handler(gate_open=False), RouteRegistry()
+    registry.register_queue("limited", handler, connection="BUS", max_concurrency=3)
+    async with running(registry, bus.connection_string):
+        await send(client, "limited", *(str(number) for number in range(9)))
+        await until(lambda: handler.inside == 3)
+        await asyncio.sleep(0.2)
+        assert len(handler.seen) == 3
+        handler.gate.set()
+        await until(lambda: handler.done == 9)
+    assert handler.most_inside == 3
+    assert sorted(message.body for message in handler.seen) == [str(number).encode() for number in range(9)]
+    assert await left_in(client, "limited") == []
+
+
+async def test_the_lock_is_renewed_while_the_handler_runs(bus: ServiceBusEmulator, client: ServiceBusClient) -> None:
+    handler, registry = Handler(gate_open=False), RouteRegistry()
+    registry.register_queue("renewed", handler, connection="BUS")
+    async with running(registry, bus.connection_string):
+        await send(client, "renewed", "long")
+        await until(lambda: handler.inside)
+        await asyncio.sleep(3.3)  # longer than the lock
+        handler.gate.set()
+        await until(lambda: handler.done)
+    assert len(handler.seen) == 1
+    assert await left_in(client, "renewed") == []
+
+
+async def test_messages_of_a_session_come_one_after_the_other_and_sessions_side_by_side(
+    bus: ServiceBusEmulator, client: ServiceBusClient
+) -> None:
+    handler, registry = Handler(gate_open=False), RouteRegistry()
+    registry.register_queue("ordered", handler, connection="BUS", sessions=True, max_concurrency=2)
+    messages = [ServiceBusMessage(f"{session}{number}", session_id=session) for number in range(3) for session in "ab"]
+    async with running(registry, bus.connection_string):
+        await send(client, "ordered", *messages)
+        await until(lambda: handler.inside == 2)
+        assert {message.session_id for message in handler.seen} == {"a", "b"}
+        handler.gate.set()
+        await until(lambda: handler.done == 6)
+    for session in "ab":
+        bodies = [message.body.decode() for message in handler.seen if message.session_id == session]
+        assert bodies == [f"{session}{number}" for number in range(3)]
+
+
+async def test_nothing_is_received_before_the_application_is_ready(
+    bus: ServiceBusEmulator, client: ServiceBusClient
+) -> None:
+    handler, registry = Handler(), RouteRegistry()
+    registry.register_queue("%PATIENT_QUEUE%", handler, connection="BUS")
+    attempts: list[float] = []
+
+    async def initialize() -> str:
+        attempts.append(time.monotonic())
+        if len(attempts) < 3:
+            raise RuntimeError("the database is down")
+        return "ready"
+
+    await send(client, "patient", "early")
+    async with running(registry, bus.connection_string, initialize, PATIENT_QUEUE="patient"):
+        await until(lambda: handler.done)
+    assert len(attempts) == 3
+    assert [(message.delivery_count, message.app) for message in handler.seen] == [(1, "ready")]
+
+
+async def test_a_missing_setting_is_reported_while_http_is_served() -> None:
+    registry = RouteRegistry()
+    registry.register_queue("plain", Handler(), connection="OTHER_BUS")
+    registry.register_queue("limited", Handler(), connection="BUS")
+    registry.register_queue("%NO_NAME%", Handler(), connection="GOOD_BUS")
+
+    async def health(request: Request) -> str:
+        return request.method
+
+    registry.register("health", health, auth_level=AuthLevel.ANONYMOUS)
+    good = "Endpoint=sb://127.0.0.1:1;SharedAccessKeyName=k;SharedAccessKey=v;UseDevelopmentEmulator=true"
+    async with running(registry, "nonsense", GOOD_BUS=good) as runtime:
+        await until(lambda: not any(state.configured for state in runtime.bus_states()))
+        missing, bad, nameless = runtime.bus_states()
+        assert missing.last_error == "neither OTHER_BUS nor OTHER_BUS__fullyQualifiedNamespace is set"
+        assert str(bad.last_error).startswith("the setting BUS is not a Service Bus connection string")
+        assert nameless.last_error == "the setting NO_NAME is not set"
+        transport = httpx2.ASGITransport(runtime.app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+            assert (await http.get("/api/health")).text == "GET"
