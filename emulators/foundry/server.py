@@ -48,7 +48,7 @@ class FoundryEmulator:
 
     Raises:
         OSError: the port is in use.
-        StateInUse: another process holds ``db``.
+        StateUnavailable: ``db`` cannot be used, or another process holds it.
         ValueError: ``model`` or ``deployments`` is not of the form above.
     """
 
