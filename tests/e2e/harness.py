@@ -1,0 +1,183 @@
+"""The whole of AOS as a user runs it: the local stack and `python -m aos serve`, in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
+from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
+from azure.storage.blob.aio import BlobServiceClient
+
+from emulators.child import Child
+from emulators.ports import settle
+from emulators.settings import StackSettings
+from emulators.stack import Stack
+
+ROOT = Path(__file__).parents[2]
+REPLIES = "businessinfinity-responses"
+
+
+class App:
+    """One `python -m aos serve` process."""
+
+    def __init__(self, environment: Mapping[str, str], folder: Path, port: int | None = None) -> None:
+        self.port = port or settle({"AOS_PORT": ("AOS", 0)})["AOS_PORT"]
+        self.folder = folder
+        self.http = httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self.port}/api/", timeout=90)
+        self._environment = {
+            **os.environ,
+            **environment,
+            "AOS_PORT": str(self.port),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+        }
+        self.child = self._new()
+
+    def _new(self) -> Child:
+        command = [sys.executable, "-m", "aos", "serve", "--folder", str(self.folder)]
+        return Child("aos", command, env=self._environment, log=self.folder / "aos.log")
+
+    async def start(self) -> None:
+        ready = self.child.line(r"serving AOS on http://\S+")
+        await self.child.start()
+        await self.child.ready(ready, 30)
+
+    async def kill(self) -> None:
+        """`kill -9`, as the platform may."""
+        self.child.send_signal(9)
+        await self.child.wait()
+
+    async def restart(self) -> None:
+        """A new process on the same port, after the last one has ended."""
+        self.child = self._new()
+        await self.start()
+
+    async def stop(self) -> int:
+        await self.child.stop()
+        return await self.child.wait()
+
+    async def until(self, path: str, holds: Callable[[dict[str, Any]], bool], seconds: float = 30.0) -> dict[str, Any]:
+        """Asks again and again until the answer is as wanted; fails with the last answer."""
+        body: dict[str, Any] = {}
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    response = await self.http.get(path)
+                    body = response.json()
+                    if holds(body):
+                        return body
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise AssertionError(f"{path} after {seconds} s: {json.dumps(body, indent=1)}") from None
+
+    async def ready(self, agent_id: str = "ceo") -> None:
+        await self.until(f"agents/{agent_id}/status", lambda body: body.get("status") == "running", 45)
+
+    async def ask(self, agent_id: str, message: str, **more: Any) -> dict[str, Any]:
+        """The body of an answer that came in time."""
+        response = await self.http.post(f"agents/{agent_id}", json={"message": message, **more})
+        assert response.status_code == 200, response.text
+        body: dict[str, Any] = response.json()
+        return body
+
+
+class Client:
+    """Another application on the bus: sends events, receives replies."""
+
+    def __init__(self, connection_string: str) -> None:
+        self.bus = ServiceBusClient.from_connection_string(connection_string)
+        self._senders: dict[str, ServiceBusSender] = {}
+        self._receivers: dict[str, ServiceBusReceiver] = {}
+
+    async def send(self, entity: str, body: object, **properties: Any) -> None:
+        if entity not in self._senders:
+            self._senders[entity] = self.bus.get_queue_sender(entity)
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        await self._senders[entity].send_messages(ServiceBusMessage(data, **properties))
+
+    async def receive(self, queue: str = REPLIES, seconds: float = 20.0) -> ServiceBusReceivedMessage:
+        """The next message, completed."""
+        messages = await self._receiver(queue).receive_messages(1, max_wait_time=seconds)
+        assert messages, f"no message on {queue} within {seconds} s"
+        await self._receiver(queue).complete_message(messages[0])
+        return messages[0]
+
+    async def nothing(self, queue: str = REPLIES, seconds: float = 1.0) -> None:
+        """No message comes."""
+        messages = await self._receiver(queue).receive_messages(1, max_wait_time=seconds)
+        assert not messages, f"unexpected on {queue}: {messages[0]}"
+
+    def _receiver(self, queue: str) -> ServiceBusReceiver:
+        if queue not in self._receivers:
+            self._receivers[queue] = self.bus.get_queue_receiver(queue)
+        return self._receivers[queue]
+
+    async def close(self) -> None:
+        for link in [*self._senders.values(), *self._receivers.values()]:
+            await link.close()
+        await self.bus.close()
+
+
+class World:
+    """A running stack with one app and one client."""
+
+    def __init__(self, stack: Stack, app: App, client: Client, state: Path) -> None:
+        self.stack = stack
+        self.app = app
+        self.client = client
+        self.state = state
+
+    def part(self, name: str) -> Any:
+        """A part of the stack by a piece of its name: Azurite, Service Bus, Foundry."""
+        return next(part for part in self.stack.parts if name in part.name)
+
+    async def put_registry(self, name: str, data: bytes | None, container: str = "agent-configs") -> None:
+        """Replaces a registry in storage, or removes it, and has it read."""
+        connection = self.stack.environment["AZURE_STORAGE_CONNECTION_STRING"]
+        async with BlobServiceClient.from_connection_string(connection) as blobs:
+            blob = blobs.get_blob_client(container, name)
+            if data is None:
+                await blob.delete_blob()
+            else:
+                await blob.upload_blob(data, overwrite=True)
+        await self.client.send("agent-commands", {"command": "reload_registry"})
+
+
+@asynccontextmanager
+async def world(state: Path, more: Mapping[str, str] | None = None) -> AsyncIterator[World]:
+    """A stack on free ports with its state in a folder, the sample registries, an app and a client."""
+    project = state / "project"
+    project.mkdir(parents=True)
+    shutil.copy(ROOT / "agent_registry.json", project)
+    servers = json.loads((ROOT / "mcp_server_registry.json").read_text())
+    servers["servers"][0]["env"] = {"COMPANY_LEDGER_DB": str(state / "ledger.db")}
+    (project / "mcp_server_registry.json").write_text(json.dumps(servers))
+    settings = StackSettings(
+        state_dir=state,
+        azurite_dir=ROOT / ".aos",
+        blob_port=0,
+        queue_port=0,
+        table_port=0,
+        servicebus_port=0,
+        foundry_port=0,
+    )
+    async with Stack(settings, project=project) as stack:
+        app = App({**stack.environment, **(more or {})}, project)
+        client = Client(stack.environment["AZURE_SERVICE_BUS_CONNECTION_STRING"])
+        try:
+            await app.start()
+            await app.ready()
+            yield World(stack, app, client, state)
+        finally:
+            await client.close()
+            await app.stop()
+            await app.http.aclose()
