@@ -84,7 +84,8 @@ class Child:
         read, self._lifeline = os.pipe()
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", str(LEASH), str(read), str(self._grace), *self._command),
+                *(sys.executable, "-I", "-S", str(LEASH), str(read), str(self._grace)),
+                *("share" if self._log_path is None else "relay", *self._command),
                 env=self._env,
                 cwd=self._cwd,
                 stdin=None if self._share_stdin else DEVNULL,

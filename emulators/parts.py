@@ -135,8 +135,8 @@ def service_bus(port: int, state_dir: Path, held: Iterable[int] = ()) -> Emulato
     )
 
 
-def foundry(port: int, model: str, state_dir: Path, held: Iterable[int] = ()) -> Emulator:
-    """The Foundry emulator; its address is a project endpoint."""
+def foundry(port: int, model: str, deployments: Path, state_dir: Path, held: Iterable[int] = ()) -> Emulator:
+    """The Foundry emulator with the model deployments in a file; its address is a project endpoint."""
     return Emulator(
         "Foundry emulator",
         "emulators.foundry",
@@ -145,7 +145,7 @@ def foundry(port: int, model: str, state_dir: Path, held: Iterable[int] = ()) ->
         address=r"http://[\w.:-]+/api/projects/[\w-]+",
         database=state_dir / "foundry.db",
         logs=state_dir / "logs",
-        arguments=("--model", model),
+        arguments=("--model", model, "--deployments", str(deployments)),
         held=held,
     )
 

@@ -29,7 +29,7 @@ async def seed_registries(
 
     async with BlobServiceClient.from_connection_string(connection_string) as service:
         for path, container in files.items():
-            content = _read(path)
+            content = read_registry(path)
             blob = service.get_blob_client(container, path.name)
             with suppress(ResourceExistsError):  # from an earlier start
                 await service.create_container(container)
@@ -51,7 +51,12 @@ async def seed_registries(
                 report(f"{container}/{path.name}: uploaded")
 
 
-def _read(path: Path) -> bytes | None:
+def read_registry(path: Path) -> bytes | None:
+    """The content of a registry file, None if there is no such file.
+
+    Raises:
+        BadSetting: it is not JSON; the text names the line.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:

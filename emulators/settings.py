@@ -36,6 +36,9 @@ class StackSettings(BaseSettings):
     foundry_model: str = Field("offline", validation_alias="AOS_FOUNDRY_MODEL")
     """`offline`, or the URL of a server that speaks OpenAI's protocol."""
 
+    foundry_deployments: str = Field("", validation_alias="AOS_FOUNDRY_DEPLOYMENTS")
+    """Model deployments, separated by commas, besides the base model and those of the project's agents."""
+
     agent_container: str = Field("agent-configs", validation_alias="AGENT_CONFIG_BLOB_CONTAINER")
     mcp_container: str = Field("mcp-registry", validation_alias="MCP_REGISTRY_BLOB_CONTAINER")
     model_deployment: str = Field("llama-3.3-70b", validation_alias="AZURE_AI_MODEL_DEPLOYMENT")

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from emulators.azurite import Azurite
+from emulators.deployments import deployment_names, write_deployments
 from emulators.errors import AlreadyRunning, BadSetting
 from emulators.keeper import keep
 from emulators.parts import Emulator, Part, Report, foundry, logger, service_bus
@@ -111,6 +112,13 @@ class Stack:
                 "AOS_FOUNDRY_PORT": ("the Foundry emulator", settings.foundry_port),
             }
         )
+        deployments = self.state_dir / "foundry-deployments.json"
+        write_deployments(
+            deployments,
+            deployment_names(
+                settings.model_deployment, self._project / "agent_registry.json", settings.foundry_deployments
+            ),
+        )
         held = (lock.fileno(),)
         azurite = Azurite(
             settled["AOS_BLOB_PORT"],
@@ -123,7 +131,8 @@ class Stack:
             held=held,
         )
         bus = service_bus(settled["AOS_SERVICEBUS_PORT"], self.state_dir, held)
-        return azurite, bus, foundry(settled["AOS_FOUNDRY_PORT"], settings.foundry_model, self.state_dir, held)
+        models = foundry(settled["AOS_FOUNDRY_PORT"], settings.foundry_model, deployments, self.state_dir, held)
+        return azurite, bus, models
 
     async def supervise(self) -> None:
         """Starts parts that die again, on the same ports; runs until cancelled.

@@ -52,11 +52,11 @@ def soon(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 
 @contextmanager
-def leashed(*command: str, grace: float = 5.0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def leashed(*command: str, grace: float = 5.0, output: str = "relay") -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A command on a leash, and the end of the lifeline that the parent holds."""
     read, write = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", str(LEASH), str(read), str(grace), *command],
+        [sys.executable, "-I", "-S", str(LEASH), str(read), str(grace), output, *command],
         pass_fds=(read,),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -141,7 +141,46 @@ def test_the_command_dies_with_a_leash_that_is_killed() -> None:
         assert soon(lambda: gone(int(pid)))
 
 
+SAVING = """
+import os, signal, sys, time
+def stop(*_):
+    print("saving " + "x" * 200_000, flush=True)
+    open(sys.argv[1], "w").write("saved")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_command_that_writes_when_nobody_reads_any_more_ends_in_order(tmp_path: Path) -> None:
+    with leashed(sys.executable, "-c", SAVING, str(tmp_path / "data")) as (process, lifeline):
+        lines(process, 1)
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        os.close(lifeline)
+        assert process.wait(5) == 0
+        assert (tmp_path / "data").read_text() == "saved"
+
+
+@pytest.mark.parametrize("output", ["relay", "share"])
+def test_all_output_arrives(output: str) -> None:
+    source = "import sys; sys.stdout.write('o' * 1_000_000); sys.stdout.flush(); sys.stderr.write('e' * 100)"
+    with leashed(sys.executable, "-c", source, output=output) as (process, _):
+        assert process.stdout is not None
+        assert process.stdout.read() == "o" * 1_000_000 + "e" * 100
+
+
 def test_the_command_holds_neither_the_lifeline_nor_other_files_of_the_leash() -> None:
     listing = "import os; print(sorted(f for f in range(3, 64) if os.path.exists(f'/dev/fd/{f}')))"
     with leashed(sys.executable, "-c", listing) as (process, _):
         assert lines(process, 1) == ["[]"]
+
+
+@pytest.mark.parametrize("after", [0.0, 0.005, 0.01, 0.015, 0.02, 0.03])
+def test_a_lifeline_cut_early_ends_the_command_without_the_grace(after: float) -> None:
+    with leashed("sleep", "60", grace=30) as (process, lifeline):
+        time.sleep(after)
+        os.close(lifeline)
+        assert process.wait(5) == 128 + signal.SIGTERM
