@@ -235,7 +235,7 @@ class ConversationStore(Protocol):
             The new ETag.
 
         Raises:
-            Conflict: Somebody did.
+            Conflict: Somebody did, or took up an arrival that the change consumes.
         """
         ...
 

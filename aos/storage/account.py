@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aos.config import STORAGE, Settings
 from aos.errors import SettingError, StorageUnavailable
@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 
 TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+DENIED_STATUS = frozenset({401, 403})
+
+# The SDK's own: up to 5 minutes for a connection, 15 s and more between two tries of a blob request.
+_BOUNDS: dict[str, Any] = {"retry_total": 2, "connection_timeout": 5, "read_timeout": 30}
+_BLOB_BOUNDS: dict[str, Any] = _BOUNDS | {
+    "initial_backoff": 1,
+    "increment_base": 1,
+    "random_jitter_range": 1,
+    # Larger bodies in one piece hold up the event loop while they are sent.
+    "max_single_put_size": 1024 * 1024,
+    "max_block_size": 1024 * 1024,
+}
 
 
 class StorageAccount:
@@ -77,10 +89,11 @@ class StorageAccount:
 
             s = self._settings
             if s.storage:
-                self._tables = TableServiceClient.from_connection_string(_checked(s.storage), retry_total=2)
+                with _connection_string(s.storage) as connection:
+                    self._tables = TableServiceClient.from_connection_string(connection, **_BOUNDS)
             else:
                 uri = s.storage_table_uri or f"https://{s.storage_account}.table.core.windows.net"
-                self._tables = TableServiceClient(uri, credential=self._identity(), retry_total=2)
+                self._tables = TableServiceClient(uri, credential=self._identity(), **_BOUNDS)
         return self._tables
 
     def _blob_service(self) -> BlobServiceClient:
@@ -89,10 +102,11 @@ class StorageAccount:
 
             s = self._settings
             if s.storage:
-                self._blobs = BlobServiceClient.from_connection_string(_checked(s.storage), retry_total=2)
+                with _connection_string(s.storage) as connection:
+                    self._blobs = BlobServiceClient.from_connection_string(connection, **_BLOB_BOUNDS)
             else:
                 uri = s.storage_blob_uri or f"https://{s.storage_account}.blob.core.windows.net"
-                self._blobs = BlobServiceClient(uri, credential=self._identity(), retry_total=2)
+                self._blobs = BlobServiceClient(uri, credential=self._identity(), **_BLOB_BOUNDS)
         return self._blobs
 
     def _identity(self) -> AsyncTokenCredential:
@@ -106,15 +120,26 @@ class StorageAccount:
         return self._credential
 
 
-def _checked(connection: str) -> str:
-    if "=" not in connection:
-        raise SettingError(f"{STORAGE} is not a connection string: expected `AccountName=...;AccountKey=...`.")
-    return connection
+@contextmanager
+def _connection_string(value: str) -> Iterator[str]:
+    try:
+        # Without one of them the blob SDK would go on, unauthorized.
+        if not any(name in value.lower() for name in ("accountkey=", "sharedaccesssignature=")):
+            raise ValueError
+        yield value
+    except ValueError:
+        # The SDK's message may quote the key.
+        expected = "expected `AccountName=...;AccountKey=...`"
+        raise SettingError(f"{STORAGE} is not a connection string of a storage account: {expected}.") from None
 
 
 @contextmanager
 def storage_errors(what: str) -> Iterator[None]:
-    """Turns the SDK's network and overload errors into `StorageUnavailable`; others pass through."""
+    """Turns the SDK's network, overload and authorization errors into `StorageUnavailable`; others pass through.
+
+    Being refused counts as unavailable because it is a matter of the account, not of the request: once the key or role
+    is there, the same request succeeds, and nothing was lost meanwhile.
+    """
     from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
 
     try:
@@ -124,6 +149,12 @@ def storage_errors(what: str) -> Iterator[None]:
     except HttpResponseError as error:
         if error.status_code in TRANSIENT_STATUS:
             raise StorageUnavailable(f"The storage account refused {what} with HTTP {error.status_code}.") from error
+        if error.status_code in DENIED_STATUS:
+            raise StorageUnavailable(
+                f"The storage account does not let this app use {what} (HTTP {error.status_code}): check the key in "
+                f"{STORAGE}, or give the app's identity the roles Storage Table and Storage Blob Data Contributor.",
+                code="storage_denied",
+            ) from error
         raise
 
 

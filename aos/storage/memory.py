@@ -67,7 +67,7 @@ class MemoryConversations:
             partition.state,
             partition.lease,
             partition.etag,
-            tuple(partition.inbox.values()),
+            tuple(partition.inbox[seq] for seq in sorted(partition.inbox)),
             tuple(partition.results.values()),
         )
 
@@ -75,11 +75,14 @@ class MemoryConversations:
         partition = self._partition(key)
         if partition.etag != etag:
             raise Conflict(f"Conversation {key.conversation_id} was changed by somebody else.")
+        known = all(message.seq in partition.inbox for message in change.messages)
+        if not known or any(result.request_id not in partition.results for result in change.results):
+            raise Conflict(f"Arrivals of conversation {key.conversation_id} were taken up by somebody else.")
         partition.state, partition.lease = change.state, change.lease
         for message in change.messages:
-            partition.inbox.pop(message.seq, None)
+            del partition.inbox[message.seq]
         for result in change.results:
-            partition.results.pop(result.request_id, None)
+            del partition.results[result.request_id]
         for operation in change.operations:
             self._operations[operation.operation_id] = operation
         for operation in settled(change):
