@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from typing import Any
@@ -299,6 +300,11 @@ def test_fingerprint_is_the_meaning_not_the_spelling() -> None:
         agent(domain_knowledge={"domain": "ceo", "adapter_config": {"lora_dropout": 0.1}}),
     ]
     assert len({reference, *(AgentEntry.model_validate(entry).fingerprint for entry in changed)}) == 6
+
+
+def test_fingerprint_covers_what_stands_in_the_entry_and_no_defaults() -> None:
+    canonical = b'{"agent_id":"ceo","domain_knowledge":{"domain":"ceo"},"purpose":"Lead"}'
+    assert AgentEntry.model_validate(agent()).fingerprint == hashlib.sha256(canonical).hexdigest()
 
 
 anything = st.recursive(
