@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from aos.errors import StorageUnavailable
 from aos.registry.document import MAX_DOCUMENT, too_large
@@ -14,6 +14,7 @@ from aos.registry.errors import RegistryMissing, RegistryUnreadable
 from aos.storage.account import StorageAccount, storage_errors
 
 if TYPE_CHECKING:
+    from azure.core import MatchConditions
     from azure.core.exceptions import HttpResponseError
 
 CONNECT_SECONDS = 5
@@ -51,6 +52,11 @@ class RegistrySource(Protocol):
         ...
 
 
+class _Condition(TypedDict, total=False):
+    etag: str
+    match_condition: MatchConditions
+
+
 class BlobSource:
     """A registry in a blob. One conditional request per read (`If-None-Match`), without retries of its own."""
 
@@ -68,16 +74,18 @@ class BlobSource:
         from azure.core.exceptions import HttpResponseError
 
         container = await self._account.container(self._container, create=False)
-        condition = None if etag is None else MatchConditions.IfModified
+        # The SDK passes an ETag of None on to the transport, which does not know it: so no ETag at all.
+        condition: _Condition = {}
+        if etag is not None:
+            condition = {"etag": etag, "match_condition": MatchConditions.IfModified}
         try:
             async with asyncio.timeout(READ_SECONDS):
                 with storage_errors(self.origin):
                     stream = await container.get_blob_client(self._name).download_blob(
-                        etag=etag,
-                        match_condition=condition,
                         retry_total=0,
                         connection_timeout=CONNECT_SECONDS,
                         read_timeout=READ_SECONDS,
+                        **condition,
                     )
                     if stream.size > MAX_DOCUMENT:
                         raise too_large(stream.size)
