@@ -1,0 +1,389 @@
+"""One supervised connection per MCP server, shared by all calls.
+
+The SDK's client must be entered and left by the same task, so each connection has one task that owns it: it opens the
+session, waits for its end, and opens the next one, after a pause that grows while that fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from aos.errors import AosError
+from aos.kernel.clock import Clock
+from aos.mcp.errors import (
+    ServerDied,
+    ServerNotConfigured,
+    ServerRefused,
+    ServerReplyInvalid,
+    ServerUnavailable,
+    ToolTimeout,
+)
+from aos.mcp.secrets import SecretSource
+from aos.mcp.tools import ServerTools, ToolInfo
+from aos.mcp.transport import open_target
+
+if TYPE_CHECKING:
+    from mcp import Client
+    from mcp.types import Tool
+
+    from aos.registry.mcp_servers import ServerEntry
+
+log = logging.getLogger("aos.mcp")
+
+T = TypeVar("T")
+
+State = Literal["running", "starting", "stopped", "failed", "not_configured"]
+
+START_SECONDS = 30.0
+"""For starting a server and shaking hands with it."""
+LIST_SECONDS = 30.0
+"""For all pages of a listing, and for reading a resource."""
+CONCURRENT = 16
+"""Calls that a server works on at the same time."""
+WAITING = 256
+"""Calls that may wait for their turn; more are refused."""
+PATIENCE = 5.0
+"""Seconds that a call waits for the next attempt to open the connection; if that is further away, it fails at once."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+STEADY = 60.0
+"""Seconds after which a session counts as having worked: the next pause is short again."""
+PAGES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """An open session. `ended` is set when the server's side ends."""
+
+    client: Client
+    ended: asyncio.Event
+
+
+class McpConnection:
+    """The connection to one server; opened by `start`, or by the first call.
+
+    Args:
+        entry: How to start or reach the server.
+        secrets: Resolves `${NAME}` in the entry.
+        on_change: Is told after every change of `state`.
+
+    Attributes:
+        state: `starting` until the first handshake; `failed` while it waits for the next attempt.
+        since: Time of the last change of `state`, in seconds since the epoch.
+        last_error: Why the last session ended, or could not be opened; None if there was nothing wrong.
+        restarts: Sessions opened after the first.
+    """
+
+    def __init__(
+        self,
+        entry: ServerEntry,
+        secrets: SecretSource,
+        clock: Clock,
+        on_change: Callable[[], None] | None = None,
+    ) -> None:
+        self.entry = entry
+        self.state: State = "stopped"
+        self.since = clock.now()
+        self.last_error: str | None = None
+        self.restarts = 0
+        self._secrets = secrets
+        self._clock = clock
+        self._on_change = on_change
+        self._task: asyncio.Task[None] | None = None
+        self._session: _Session | None = None
+        self._changed = asyncio.Condition()
+        self._closing = asyncio.Event()
+        self._failures = 0
+        self._sessions = 0
+        self._next_attempt = 0.0
+        self._turns = asyncio.Semaphore(CONCURRENT)
+        self._waiting = 0
+
+    @property
+    def session(self) -> int:
+        """Counts the sessions; a new number means that the server may have changed."""
+        return self._sessions
+
+    def start(self) -> None:
+        """Opens the connection in the background; does nothing if that is under way."""
+        if self._task is None and not self._closing.is_set():
+            name = f"connection to MCP server {self.entry.server_id}"
+            self._task = asyncio.create_task(self._supervise(), name=name)
+
+    async def close(self) -> None:
+        """Ends the session and its server; calls in flight fail with `ServerDied`. It cannot be opened again."""
+        self._closing.set()
+        if self._task is not None:
+            await asyncio.wait({self._task})
+            self._task.result()
+            self._task = None
+        await self._become("stopped")
+
+    # --- calls
+
+    async def ready(self, timeout: float = START_SECONDS) -> None:
+        """Waits until the session is open, starting it if need be.
+
+        Raises:
+            ServerNotConfigured: The entry cannot be carried out here.
+            ServerUnavailable: It could not be opened in time.
+        """
+        await self._open(timeout)
+
+    async def call_tool(self, name: str, params: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """Calls a tool.
+
+        Args:
+            timeout: Seconds for the tool's work; opening the connection and waiting for a turn may take as long again.
+
+        Returns:
+            MCP's CallToolResult in wire form; `isError` says that the tool failed.
+
+        Raises:
+            ServerNotConfigured, ServerUnavailable: Before the call was sent.
+            ServerDied, ToolTimeout, ServerReplyInvalid: After it was sent, so that its effect is unknown.
+            ServerRefused: The server answered with a protocol error.
+        """
+
+        async def call(client: Client) -> dict[str, Any]:
+            result = await client.call_tool(name, params)
+            return result.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+        return await self._ask(f"tool {name}", call, timeout)
+
+    async def tools(self) -> ServerTools:
+        """The server's tools, from all pages. Raises as `call_tool`."""
+
+        async def call(client: Client) -> tuple[ToolInfo, ...]:
+            found: list[ToolInfo] = []
+            cursor: str | None = None
+            for _ in range(PAGES):
+                page = await client.list_tools(cursor=cursor)
+                found += map(_tool_info, page.tools)
+                cursor = page.next_cursor
+                if cursor is None:
+                    return tuple(found)
+            raise ServerReplyInvalid(f"MCP server {self.entry.server_id} lists more than {PAGES} pages of tools.")
+
+        tools = await self._ask("tools/list", call, LIST_SECONDS)
+        return ServerTools(server_id=self.entry.server_id, tools=tools, listed_at=self._clock.now())
+
+    async def resources(self) -> list[dict[str, Any]]:
+        """The server's resources in wire form; none if it does not offer any. Raises as `call_tool`."""
+
+        async def call(client: Client) -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = []
+            cursor: str | None = None
+            if client.server_capabilities.resources is None:
+                return found
+            for _ in range(PAGES):
+                page = await client.list_resources(cursor=cursor)
+                found += [item.model_dump(mode="json", by_alias=True, exclude_none=True) for item in page.resources]
+                cursor = page.next_cursor
+                if cursor is None:
+                    return found
+            raise ServerReplyInvalid(f"MCP server {self.entry.server_id} lists more than {PAGES} pages of resources.")
+
+        return await self._ask("resources/list", call, LIST_SECONDS)
+
+    async def read_resource(self, uri: str) -> list[dict[str, Any]]:
+        """The contents of a resource in wire form. Raises as `call_tool`."""
+
+        async def call(client: Client) -> list[dict[str, Any]]:
+            result = await client.read_resource(uri)
+            return [item.model_dump(mode="json", by_alias=True, exclude_none=True) for item in result.contents]
+
+        return await self._ask(f"resource {uri}", call, LIST_SECONDS)
+
+    async def _ask(self, what: str, call: Callable[[Client], Awaitable[T]], timeout: float) -> T:
+        async with self._turn(timeout):
+            session = await self._open(START_SECONDS)
+            return await self._request(what, call, session, timeout)
+
+    async def _request(self, what: str, call: Callable[[Client], Awaitable[T]], session: _Session, timeout: float) -> T:
+        ended = asyncio.ensure_future(session.ended.wait())
+        request = asyncio.ensure_future(call(session.client))
+        try:
+            # When the session ends, the SDK answers the request itself; unless its task was cancelled with it.
+            await asyncio.wait({request, ended}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done() and not request.done():
+                await asyncio.wait({request}, timeout=1.0)
+            if request.done() and not request.cancelled():
+                return self._answer(what, request, session)
+            if session.ended.is_set():
+                raise ServerDied(f"MCP server {self.entry.server_id} died while it worked on {what}.")
+            raise ToolTimeout(f"MCP server {self.entry.server_id} did not answer {what} within {timeout:g} s.")
+        finally:
+            ended.cancel()
+            request.cancel()
+            await asyncio.gather(ended, request, return_exceptions=True)
+
+    def _answer(self, what: str, request: asyncio.Future[T], session: _Session) -> T:
+        from mcp import MCPError
+        from mcp.types import CONNECTION_CLOSED, REQUEST_TIMEOUT
+        from pydantic import ValidationError
+
+        server = f"MCP server {self.entry.server_id}"
+        try:
+            return request.result()
+        except MCPError as error:
+            if error.code == CONNECTION_CLOSED:
+                raise ServerDied(f"{server} died while it worked on {what}.") from None
+            if error.code == REQUEST_TIMEOUT:
+                raise ToolTimeout(f"{server} did not answer {what} in time.") from None
+            raise ServerRefused(f"{server} refused {what}: {error.message[:500]}", error.code) from None
+        except ValidationError as error:
+            raise ServerReplyInvalid(f"{server} answered {what} with something that is not MCP.") from error
+        except RuntimeError as error:
+            if session.ended.is_set():
+                raise ServerDied(f"{server} died while it worked on {what}.") from error
+            # The SDK compares structured content with the tool's output schema, and bounds rounds of questions.
+            raise ServerReplyInvalid(f"{server} gave no valid answer to {what}: {str(error)[:500]}") from error
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, timeout: float) -> AsyncIterator[None]:
+        if self._waiting >= WAITING:
+            raise ServerUnavailable(f"{self._waiting} calls wait for MCP server {self.entry.server_id} already.")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(timeout):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise ServerUnavailable(
+                f"MCP server {self.entry.server_id} had no turn for another call within {timeout:g} s; it works on "
+                f"{CONCURRENT} at a time."
+            ) from None
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    async def _open(self, timeout: float) -> _Session:
+        """The open session; waits for one attempt to open it."""
+        self.start()
+        failures = self._failures
+        try:
+            async with asyncio.timeout(timeout), self._changed:
+                while True:
+                    if self._session is not None and not self._session.ended.is_set():
+                        return self._session
+                    if self._closing.is_set():
+                        raise ServerUnavailable(f"MCP server {self.entry.server_id} is being stopped.")
+                    self._raise_if_hopeless(failures)
+                    await self._changed.wait()
+        except TimeoutError:
+            raise ServerUnavailable(f"MCP server {self.entry.server_id} did not start within {timeout:g} s.") from None
+
+    def _raise_if_hopeless(self, failures: int) -> None:
+        pause = self._next_attempt - self._clock.now()
+        if self._failures == failures and (self.state not in ("failed", "not_configured") or pause <= PATIENCE):
+            return
+        why = self.last_error or f"MCP server {self.entry.server_id} does not run."
+        if self.state == "not_configured":
+            raise ServerNotConfigured(why)
+        raise ServerUnavailable(why, retry_after=max(0.0, pause))
+
+    # --- the task that owns the session
+
+    async def _supervise(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._closing.is_set():
+            opened_at = self._clock.now()
+            await self._become("starting")
+            sessions = self._sessions
+            error = await self._serve()
+            if self._closing.is_set():
+                break
+            worked = self._sessions > sessions
+            if worked and self._clock.now() - opened_at >= STEADY:
+                pause = FIRST_PAUSE
+            # A session that worked is opened again at once: only the second death in a row waits.
+            wait = 0.0 if worked and pause == FIRST_PAUSE else pause * random.uniform(0.8, 1.2)  # noqa: S311
+            pause = min(pause * 2, LONGEST_PAUSE)
+            self._next_attempt = self._clock.now() + wait
+            if not worked:
+                self._failures += 1
+            self.last_error = error.detail
+            log.warning("%s; next attempt in %.1f s", error.detail, wait)
+            await self._become("not_configured" if isinstance(error, ServerNotConfigured) else "failed")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._closing.wait()
+
+    async def _serve(self) -> AosError:
+        """Opens a session and stays until it ends; returns why it did."""
+        from mcp import Client
+
+        server = f"MCP server {self.entry.server_id}"
+        ended = asyncio.Event()
+        opened = False
+        try:
+            async with asyncio.timeout(START_SECONDS) as starting:
+                transport = await open_target(self.entry, self._secrets, ended)
+                async with Client(transport, cache=None) as client:
+                    starting.reschedule(None)
+                    opened = True
+                    self._session = _Session(client, ended)
+                    if self._sessions:
+                        self.restarts += 1
+                    self._sessions += 1
+                    self.last_error = None
+                    await self._become("running")
+                    await _first(ended, self._closing)
+        except AosError as error:
+            return error
+        except TimeoutError:
+            return ServerUnavailable(f"{server} did not start within {START_SECONDS:g} s.")
+        except Exception as error:
+            # The transports raise groups of whatever their tasks met; none of it may end the supervision.
+            reason = _innermost(error)
+            verb = "failed" if opened else "could not be started"
+            return ServerUnavailable(f"{server} {verb}: {type(reason).__name__}: {str(reason)[:500]}")
+        finally:
+            ended.set()
+            self._session = None
+        return ServerDied(f"{server} ended")
+
+    async def _become(self, state: State) -> None:
+        if state != self.state:
+            self.state = state
+            self.since = self._clock.now()
+            if self._on_change is not None:
+                self._on_change()
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def _tool_info(tool: Tool) -> ToolInfo:
+    hints = tool.annotations
+    return ToolInfo(
+        name=tool.name,
+        description=tool.description or "",
+        input_schema=tool.input_schema,
+        read_only=bool(hints and hints.read_only_hint),
+        idempotent=bool(hints and hints.idempotent_hint),
+    )
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Waits until one of the events is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup) and error.exceptions:
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,93 @@
+"""`${NAME}` in the entries of MCP servers: secrets that the registry names but does not hold."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from aos.mcp.errors import ServerNotConfigured
+
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_-]{0,127})\}")
+
+FORBIDDEN = (
+    "AZURE_",
+    "AOS_",
+    "AZUREWEBJOBS",
+    "FOUNDRY_",
+    # Other names of the Service Bus connection, and what the platform gives the app to prove its identity.
+    "AZURESERVICEBUS",
+    "SERVICE_BUS_",
+    "IDENTITY_",
+    "MSI_",
+    "WEBSITE_",
+)
+"""Beginnings of the names that no entry may ask for: the app's own keys are not for its tools."""
+
+SHORTEST_MASKED = 4
+"""Characters of a secret from which on it is masked in the log; shorter ones would mask ordinary words."""
+
+
+class SecretSource(Protocol):
+    async def get(self, name: str) -> str | None:
+        """The secret of this name, None if there is none."""
+        ...
+
+
+class EnvironmentSecrets:
+    """Secrets from the environment; in Azure an app setting may itself be a Key Vault reference."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = os.environ if environment is None else environment
+
+    async def get(self, name: str) -> str | None:
+        return self._environment.get(name)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Resolved:
+    """Values with their references replaced.
+
+    Attributes:
+        secrets: What was put in, to be masked wherever it might be shown.
+    """
+
+    values: Mapping[str, str]
+    secrets: frozenset[str]
+
+    def mask(self, text: str) -> str:
+        """The text without the secrets."""
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+async def resolve(values: Mapping[str, str], source: SecretSource, where: str) -> Resolved:
+    """Replaces every `${NAME}` in the values; other text, also a lone `$`, stays as it is.
+
+    Args:
+        where: What the values belong to, for the error: `env of MCP server crm`.
+
+    Raises:
+        ServerNotConfigured: Names every reference that is missing or not allowed; never a value.
+    """
+    names = sorted({name for value in values.values() for name in _REFERENCE.findall(value)})
+    _refuse([name for name in names if name.upper().startswith(FORBIDDEN)], f"{where}: not allowed to ask for")
+    found = {name: await source.get(name) for name in names}
+    _refuse(
+        [name for name, secret in found.items() if secret is None],
+        f"{where}: not set, neither in the environment nor as an app setting:",
+    )
+    secrets = {name: secret for name, secret in found.items() if secret is not None}
+    return Resolved(
+        {key: _REFERENCE.sub(lambda match: secrets[match[1]], value) for key, value in values.items()},
+        frozenset(secret for secret in secrets.values() if len(secret) >= SHORTEST_MASKED),
+    )
+
+
+def _refuse(names: Iterable[str], why: str) -> None:
+    listed = ", ".join(f"${{{name}}}" for name in names)
+    if listed:
+        raise ServerNotConfigured(f"{why} {listed}.")

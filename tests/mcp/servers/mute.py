@@ -1,0 +1,5 @@
+"""Not a server: it reads and never answers."""
+
+import sys
+
+sys.stdin.read()
