@@ -78,7 +78,12 @@ async def test_a_reply_to_an_entity_of_aos_is_refused(aos: World) -> None:
 
 
 async def test_a_reply_that_cannot_be_delivered_is_parked(aos: World) -> None:
-    event = {"agent_id": "ceo", "event_type": "x", "payload": {"message": "@say lost"}, "conversation_id": "undelivered"}
+    event = {
+        "agent_id": "ceo",
+        "event_type": "x",
+        "payload": {"message": "@say lost"},
+        "conversation_id": "undelivered",
+    }
     await aos.client.send("agent-events", event, message_id=uuid.uuid4().hex, reply_to="no-such-queue")
     parked = await aos.client.receive("aos-poison")
     body = json.loads(str(parked))
