@@ -25,6 +25,7 @@ from runtime.timers import Timer
 log = logging.getLogger("runtime.asgi")
 
 GRACEFUL_SHUTDOWN_SECONDS = 10
+LISTEN_BACKLOG = 1024
 
 
 class ServeError(RuntimeError):
@@ -85,7 +86,7 @@ class AsgiRuntime:
 
     @property
     def port(self) -> int | None:
-        """The port that `serve` listens on, once it does."""
+        """The port that `serve` listens on, from the moment that clients can connect."""
         return self._port
 
     def bus_states(self) -> list[ConsumerState]:
@@ -110,6 +111,7 @@ class AsgiRuntime:
                     access_log=False,
                     server_header=False,
                     lifespan="on",
+                    backlog=LISTEN_BACKLOG,
                     timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECONDS,
                 )
             )
@@ -133,6 +135,8 @@ class AsgiRuntime:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host.strip("[]"), port))
+            # From here on connections wait instead of being refused, while the application starts.
+            listener.listen(LISTEN_BACKLOG)
         except OSError as error:
             listener.close()
             if error.errno == errno.EADDRINUSE:

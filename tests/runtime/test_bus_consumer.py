@@ -48,11 +48,6 @@ ENTITIES = load_entities(
 )
 
 
-@pytest.fixture(autouse=True)
-def quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bus_consumer, "POLL_SECONDS", 0.2)
-
-
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def bus() -> AsyncIterator[ServiceBusEmulator]:
     async with ServiceBusEmulator(ENTITIES) as emulator:
