@@ -228,7 +228,13 @@ def _items(data: bytes, position: int, stop: int, count: int, depth: int) -> lis
     items: list[Value] = []
     depth += 1
     for _ in range(count):
-        item, position = decode(data, position, stop, depth)
+        # `decode`, written out: this loop reads every field of every frame.
+        if position >= stop:
+            raise DecodeError("A compound value counts more items than it has bytes.")
+        reader = _READERS[data[position]]
+        if reader is None:
+            raise DecodeError(f"0x{data[position]:02x} is not a constructor of AMQP 1.0.")
+        item, position = reader(data, position + 1, stop, depth)
         items.append(item)
     if position != stop:
         raise DecodeError("A compound value holds more bytes than its items take.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 MAX_FRAME_SIZE: Final = 65_536
 CHANNEL_MAX: Final = 63
 HANDSHAKE_SECONDS: Final = 30.0
+CLOSING_SECONDS: Final = 10.0
+"""How long a peer may take to read the last words."""
 MAX_PARTIAL_BYTES: Final = 16 << 20
 """Bytes of deliveries that one connection has begun and not finished."""
 HIGH_WATER: Final = 1 << 20
@@ -55,13 +58,15 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: ServiceBusEmulator) -> None:
         self.server = server
-        self.writable = True
         self.payload_room = _MIN_MAX_FRAME_SIZE - _TRANSFER_OVERHEAD
         """Bytes of a message that fit in one frame for this peer."""
         self._phase = _Phase.HEADER
         self._sessions: dict[int, Session] = {}
         self._buffer = b""
         self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._writable = True
+        self._held_up = False  # a delivery was refused because too much is in line
         self._partial_bytes = 0
         self._transport: asyncio.Transport | None = None
         self._received_at = self._sent_at = 0.0
@@ -77,7 +82,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self._received_at = self._sent_at = self._loop.time()
-        self._timer = self._loop.call_later(HANDSHAKE_SECONDS, self._handshake_overdue)
+        self._set_timer(HANDSHAKE_SECONDS, self._handshake_overdue)
         if not self.server.admit(self):
             _log.warning("A connection was refused: too many are open.")
             self._phase = _Phase.CLOSED
@@ -94,14 +99,24 @@ class Connection(asyncio.Protocol):
         self.server.forget(self)
 
     def pause_writing(self) -> None:
-        self.writable = False
+        self._writable = False
 
     def resume_writing(self) -> None:
-        self.writable = True
+        self._writable = True
+        self._resume_deliveries()
+
+    def _resume_deliveries(self) -> None:
+        self._held_up = False
         for session in self._sessions.values():
-            for queue in session.queues():
-                self.server.broker.wake(queue)
+            session.wake_queues()
         self.server.schedule_turn()
+
+    def can_take(self) -> bool:
+        """Whether another message may be put in line."""
+        if self._writable and self._out_bytes < HIGH_WATER:
+            return True
+        self._held_up = True
+        return False
 
     def data_received(self, data: bytes) -> None:
         if self._phase is _Phase.CLOSED:
@@ -131,29 +146,41 @@ class Connection(asyncio.Protocol):
                 break
             self._on_frame(data, position, position + size)
             position += size
+            if self._out_bytes > MAX_UNREAD_BYTES:
+                raise AmqpError(RESOURCE_LIMIT_EXCEEDED, "The requests of this connection have too long answers.")
         if position < end and self._phase is not _Phase.CLOSED:
             self._buffer = data[position:]
 
     def send(self, frame: bytes) -> None:
         """Put bytes in line; they leave at the end of the turn, after the commit."""
         self._out.append(frame)
+        self._out_bytes += len(frame)
         self.server.pending.add(self)
 
     def flush(self) -> None:
         """Write what is in line; the server calls it once everything that it acknowledges is committed."""
+        data = b"".join(self._out)
+        self._out.clear()
+        self._out_bytes = 0
         transport = self._transport
         if transport is None or transport.is_closing():
-            self._out.clear()
             return
-        if self._out:
-            transport.write(b"".join(self._out))
-            self._out.clear()
+        if data:
+            transport.write(data)
             self._sent_at = self._loop.time()
         if self._phase is _Phase.CLOSED:
+            self._set_timer(CLOSING_SECONDS, transport.abort)
             transport.close()
         elif transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
             _log.warning("A connection is cut off: its peer does not read.")
-            transport.abort()
+            self.abort()
+        elif self._held_up and self._writable:
+            self._resume_deliveries()
+
+    def _set_timer(self, seconds: float, action: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, action)
 
     def abort(self) -> None:
         """Cut the connection without another word."""
@@ -234,8 +261,6 @@ class Connection(asyncio.Protocol):
 
     def _beat(self) -> None:
         """Send an empty frame if nothing else went out, and drop a peer from which nothing comes (part 2.4.5)."""
-        if self._timer is not None:
-            self._timer.cancel()
         if self._phase is not _Phase.OPEN:
             return
         now = self._loop.time()
@@ -246,7 +271,7 @@ class Connection(asyncio.Protocol):
         elif now - self._sent_at >= self._send_interval * 0.9:
             self.send(frames.EMPTY_FRAME)
         self.server.schedule_turn()
-        self._timer = self._loop.call_later(min(self._send_interval, silence_limit / 4), self._beat)
+        self._set_timer(min(self._send_interval, silence_limit / 4), self._beat)
 
     # ---- frames
 

@@ -74,30 +74,39 @@ class IncomingLink(Link):
         self.credit = _SENDER_CREDIT
         self.max_bytes = max_bytes
         self._first: Transfer | None = None
-        self._parts: list[bytes] = []
+        self._data = bytearray()
         self._size = 0
 
     def on_transfer(self, transfer: Transfer, payload: bytes) -> None:
         """Put a delivery together from its frames; one that grows too large is read to its end and refused."""
+        if self._first is None and not transfer.more and not transfer.aborted:
+            self._finish(transfer, transfer.settled, payload, len(payload))
+            return
         if self._first is None:
-            if transfer.delivery_id is None:
-                raise DecodeError("transfer.delivery-id is required in the first frame of a delivery.")
             self._first = transfer
         self._size += len(payload)
         if self._size <= self.max_bytes:
-            self._parts.append(payload)
+            self._data += payload
             self.session_end.connection.hold_partial(len(payload))
-        if transfer.more and not transfer.aborted:
-            return
-        first, parts, size = self._first, self._parts, self._size
-        self._forget_delivery()
+        if transfer.aborted:
+            self._forget_delivery()
+            self._count_delivery()
+        elif not transfer.more:
+            first, whole, size = self._first, bytes(self._data), self._size
+            self._forget_delivery()
+            self._finish(first, transfer.settled, whole, size)
+
+    def _finish(self, first: Transfer, settled: bool, payload: bytes, size: int) -> None:
+        if first.delivery_id is None:
+            raise DecodeError("transfer.delivery-id is required in the first frame of a delivery.")
+        state = self._refused(size) if size > self.max_bytes else self._taken(first.message_format, payload)
+        if not (first.settled or settled):
+            self.session_end.send(frames.disposition(as_receiver=True, delivery_id=first.delivery_id, state=state))
+        self._count_delivery()
+
+    def _count_delivery(self) -> None:
         self.delivery_count = (self.delivery_count + 1) & frames.UINT_MAX
         self.credit -= 1
-        if not transfer.aborted:
-            state = self._refused(size) if size > self.max_bytes else self._taken(first, b"".join(parts))
-            if not (first.settled or transfer.settled) and first.delivery_id is not None:
-                answer = frames.disposition(as_receiver=True, delivery_id=first.delivery_id, state=state)
-                self.session_end.send(answer)
         # Credit paces a peer that keeps to it. One that does not gains nothing: a delivery is dealt with at once.
         if self.credit < _SENDER_CREDIT // 2:
             self.credit = _SENDER_CREDIT
@@ -110,9 +119,9 @@ class IncomingLink(Link):
         """Deal with a complete delivery; an `AmqpError` rejects it."""
         raise NotImplementedError
 
-    def _taken(self, first: Transfer, payload: bytes) -> bytes:
+    def _taken(self, message_format: int, payload: bytes) -> bytes:
         try:
-            self.take(first.message_format, payload)
+            self.take(message_format, payload)
         except AmqpError as problem:
             return frames.outcome(frames.REJECTED, frames.error(problem))
         return frames.ACCEPTED_STATE
@@ -122,8 +131,8 @@ class IncomingLink(Link):
         return frames.outcome(frames.REJECTED, frames.error(AmqpError(MESSAGE_SIZE_EXCEEDED, text)))
 
     def _forget_delivery(self) -> None:
-        self.session_end.connection.hold_partial(-sum(map(len, self._parts)))
-        self._first, self._parts, self._size = None, [], 0
+        self.session_end.connection.hold_partial(-len(self._data))
+        self._first, self._data, self._size = None, bytearray(), 0
 
 
 class EntitySender(IncomingLink):
@@ -171,15 +180,15 @@ class OutgoingLink(Link):
         credit = (limit - self.delivery_count) & frames.UINT_MAX
         # Counts wrap around: a difference in the upper half means that the peer has less credit than it has used.
         self.credit = credit if credit <= WINDOW else 0
-        self.credit_changed()
+        self.credit_changed(drain=flow.drain)
         if flow.drain:
             self.delivery_count = (self.delivery_count + self.credit) & frames.UINT_MAX
             self.credit = 0
         if flow.drain or flow.echo:
             self.session_end.send_flow(self, drain=flow.drain)
 
-    def credit_changed(self) -> None:
-        """Send what the new credit allows."""
+    def credit_changed(self, *, drain: bool = False) -> None:
+        """Send what the new credit allows; at once if the rest of it is about to be drained."""
 
     def count_delivery(self) -> None:
         self.credit -= 1
@@ -203,7 +212,7 @@ class ResponseLink(OutgoingLink):
         self._waiting.append(response)
         self.credit_changed()
 
-    def credit_changed(self) -> None:
+    def credit_changed(self, *, drain: bool = False) -> None:
         while self._waiting and self.credit > 0:
             self.count_delivery()
             self._number += 1
@@ -233,8 +242,11 @@ class Receiver(OutgoingLink):
         text = "The lock on the session expired; accept the session again."
         self.session_end.detach_with(self, AmqpError(SESSION_LOCK_LOST, text))
 
-    def credit_changed(self) -> None:
-        self.queue.pump()
+    def credit_changed(self, *, drain: bool = False) -> None:
+        if drain:
+            self.queue.pump()
+        else:
+            self.session_end.connection.server.broker.wake(self.queue)
 
     def close(self) -> None:
         self.queue.detach(self)

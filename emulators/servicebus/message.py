@@ -131,7 +131,8 @@ class Message:
 
     def encode(self) -> bytes:
         """The message as it is stored: what the sender gave, without anything that the broker adds."""
-        header = codec.composite(HEADER, self._header_fields(self.ttl_ms))
+        fields = self._header_fields(self.ttl_ms)
+        header = b"" if fields == [None, None, None] else codec.composite(HEADER, fields)
         annotations = b""
         if self._annotation_count:
             value = codec.encoded_map(self._annotations, self._annotation_count)

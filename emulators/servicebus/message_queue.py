@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from bisect import bisect_left, insort
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from heapq import heapify, heappop, heappush
-from itertools import count
-from typing import Final, Protocol
+from heapq import heappop, heappush
+from typing import Protocol
 
 from emulators.servicebus.duplicates import DuplicateWindow
 from emulators.servicebus.entities import QueueOptions
 from emulators.servicebus.errors import (
     INVALID_FIELD,
-    MESSAGE_LOCK_LOST,
     MESSAGE_NOT_FOUND,
     NOT_ALLOWED,
     RESOURCE_LIMIT_EXCEEDED,
@@ -25,11 +21,10 @@ from emulators.servicebus.errors import (
     AmqpError,
 )
 from emulators.servicebus.journal import Journal, QueuedMessage
+from emulators.servicebus.locks import Locks, next_token
 from emulators.servicebus.message import MAX_TTL_MS, Message, State
+from emulators.servicebus.message_log import MessageLog, SequenceNumbers
 from emulators.servicebus.sessions import SessionLock, SessionRequest, Sessions
-
-_SEQUENCE_BLOCK: Final = 1000
-_STALE_SLACK: Final = 1000
 
 
 class Outcome(Enum):
@@ -72,48 +67,6 @@ class Surroundings:
     max_queue_bytes: int
 
 
-class SequenceNumbers:
-    """Sequence numbers that never come twice, reserved in blocks so that not every message writes a counter."""
-
-    def __init__(self, path: str, journal: Journal) -> None:
-        self._path = path
-        self._journal = journal
-        self._last = self._reserved = 0
-
-    def next(self) -> int:
-        self._last += 1
-        if self._last > self._reserved:
-            self._reserved = self._last + _SEQUENCE_BLOCK - 1
-            self._journal.reserve(self._path, self._reserved)
-        return self._last
-
-    def restore(self, reserved: int) -> None:
-        self._last = self._reserved = max(reserved, self._reserved)
-
-
-class MessageLock:
-    """A message in the hands of a receiver."""
-
-    __slots__ = ("_until_ms", "entry", "session")
-
-    def __init__(self, entry: QueuedMessage, until_ms: int, session: SessionLock | None) -> None:
-        self.entry = entry
-        self.session = session
-        self._until_ms = until_ms
-
-    @property
-    def until_ms(self) -> int:
-        return self._until_ms if self.session is None else self.session.until_ms
-
-    def extend(self, until_ms: int) -> None:
-        self._until_ms = until_ms
-
-
-# Lock tokens are unique over all processes: a random half and a counter.
-_TOKEN_PREFIX: Final = os.urandom(8)
-_token_numbers = count(1)
-
-
 class MessageQueue:
     """Messages in order of their sequence numbers, with locks, schedule, expiry, sessions and a dead-letter queue."""
 
@@ -122,33 +75,30 @@ class MessageQueue:
     ) -> None:
         self.path = path
         self.options = options
-        self.stored_bytes = 0
         self.dead_letters: MessageQueue | None = None
-        self._parent = parent
         self._clock = surroundings.clock
         self._journal = surroundings.journal
         self._wake = surroundings.wake
         self._max_bytes = surroundings.max_queue_bytes
-        self._messages: dict[int, QueuedMessage] = {}
-        self._order: list[int] = []  # sequence numbers, sorted; those of messages that are gone are dropped in time
+        self._log = MessageLog(path, surroundings.journal)
         self._ready: list[int] = []
-        self._locks: OrderedDict[bytes, MessageLock] = OrderedDict()  # by expiry: all locks of a queue last as long
-        self._schedule: list[tuple[int, int]] = []
-        self._expiry: list[tuple[int, int]] = []
+        self._locks = Locks()
         self._consumers: deque[Consumer] = deque()
         self._sessions = Sessions()
         self._sequence: SequenceNumbers = parent._sequence if parent else SequenceNumbers(path, self._journal)
         self._duplicates: DuplicateWindow | None = None
         if options.duplicate_window_ms is not None:
             self._duplicates = DuplicateWindow(path, options.duplicate_window_ms, surroundings.journal)
+        self._is_dead_letters = parent is not None
         if parent is None:
             inner = replace(options, requires_session=False, default_ttl_ms=None, duplicate_window_ms=None)
             self.dead_letters = MessageQueue(f"{path}/$DeadLetterQueue", inner, surroundings, self)
 
     @property
-    def message_count(self) -> int:
-        """Messages of any state, without the dead letters."""
-        return len(self._messages)
+    def stored_bytes(self) -> int:
+        """Bytes of messages and session state, dead letters included."""
+        dead = self.dead_letters.stored_bytes if self.dead_letters else 0
+        return self._log.size + self._sessions.state_bytes + dead
 
     # ---- arrival
 
@@ -165,30 +115,29 @@ class MessageQueue:
         """Raise `AmqpError` if the queue cannot take these messages."""
         if self.options.requires_session and any(message.session_id is None for message in messages):
             raise AmqpError(INVALID_FIELD, f"'{self.path}' requires sessions; set the session id of every message.")
-        self.reserve_space(sum(message.size for message in messages))
+        self.reserve_space(sum([message.size for message in messages]))
 
     def reserve_space(self, size: int) -> None:
         """Raise `AmqpError` if the queue and its dead letters have no room for `size` more bytes."""
-        used = self.stored_bytes + (self.dead_letters.stored_bytes if self.dead_letters else 0)
-        if used + size > self._max_bytes:
+        if self.stored_bytes + size > self._max_bytes:
             limit = f"{self._max_bytes} bytes"
             raise AmqpError(
                 RESOURCE_LIMIT_EXCEEDED, f"'{self.path}' is full ({limit}); receive messages from it first."
             )
 
     def _accept(self, message: Message, now: int) -> int:
-        if self._duplicates is not None and message.message_id is not None:
-            known = self._duplicates.find(message.message_id, now)
-            if known is not None:
-                return known
+        duplicates = self._duplicates if message.message_id is not None else None
+        known = duplicates.find(message.message_id or "", now) if duplicates else None
+        if known is not None:
+            return known
         number = self._sequence.next()
-        if self._duplicates is not None and message.message_id is not None:
-            self._duplicates.remember(message.message_id, now, number)
+        if duplicates is not None:
+            duplicates.remember(message.message_id or "", now, number)
         if message.scheduled_ms is not None and message.scheduled_ms > now:
             entry = QueuedMessage(message, number, now)
-            entry.state, entry.due_ms, entry.ttl_ms = State.SCHEDULED, message.scheduled_ms, self._ttl(message)
-            self._insert(entry)
-            heappush(self._schedule, (entry.due_ms, number))
+            entry.state, entry.due_ms = State.SCHEDULED, message.scheduled_ms
+            self._set_ttl(entry)
+            self._log.insert(entry)
         else:
             self.arrive(message, number, now)
         return number
@@ -196,48 +145,40 @@ class MessageQueue:
     def arrive(self, message: Message, sequence_number: int, now: int) -> None:
         """Make a message available under this sequence number."""
         entry = QueuedMessage(message, sequence_number, now)
-        entry.ttl_ms = self._ttl(message)
-        if entry.ttl_ms is not None:
-            entry.expires_ms = now + entry.ttl_ms
-            if entry.ttl_ms > MAX_TTL_MS:
-                entry.ttl_ms = None
-        self._insert(entry)
+        self._set_ttl(entry)
+        self._log.insert(entry)
         self._make_ready(entry, now)
 
     def receive_copy(self, message: Message, now: int) -> None:
         """Take the copy of a message that went to the topic of this subscription."""
         if self.options.requires_session and message.session_id is None:
             entry = QueuedMessage(message, self._sequence.next(), now)
-            self._insert(entry)
+            self._log.insert(entry)
             self._dead_letter(entry, "Session id is null.", "The subscription requires sessions.")
         else:
             self.arrive(message, self._sequence.next(), now)
 
     def cancel_scheduled(self, sequence_numbers: Sequence[int]) -> None:
         """Take scheduled messages out again, all or (with an `AmqpError`) none."""
-        entries = [self._messages.get(number) for number in sequence_numbers]
-        found = [entry for entry in entries if entry is not None and entry.state is State.SCHEDULED]
-        if len(found) < len(entries):
-            raise AmqpError(MESSAGE_NOT_FOUND, "A scheduled message with one of these sequence numbers does not exist.")
-        for entry in found:
-            self._remove(entry)
+        for entry in self._in_state(State.SCHEDULED, sequence_numbers):
+            self._log.remove(entry)
 
-    def _ttl(self, message: Message) -> int | None:
-        given = [ttl for ttl in (message.ttl_ms, self.options.default_ttl_ms) if ttl]
-        return min(given) if given else None
+    def _set_ttl(self, entry: QueuedMessage) -> None:
+        """The time to live of the message, limited by that of the queue; it starts when the message is available."""
+        given = [ttl for ttl in (entry.message.ttl_ms, self.options.default_ttl_ms) if ttl]
+        ttl = min(given, default=MAX_TTL_MS + 1)
+        entry.ttl_ms = ttl if ttl <= MAX_TTL_MS else None
+        # Dead letters do not expire.
+        if given and entry.state is not State.SCHEDULED and not self._is_dead_letters:
+            entry.expires_ms = entry.enqueued_ms + ttl
 
-    # ---- storage
+    # ---- what the journal kept
 
     def restore(self, entry: QueuedMessage) -> None:
-        """Take over a message that the journal kept."""
-        entry.ttl_ms = ttl = self._ttl(entry.message)
-        if ttl is not None and self._parent is None:
-            entry.expires_ms = None if entry.state is State.SCHEDULED else entry.enqueued_ms + ttl
-            entry.ttl_ms = ttl if ttl <= MAX_TTL_MS else None
-        self._hold(entry)
-        if entry.state is State.SCHEDULED:
-            heappush(self._schedule, (entry.due_ms, entry.sequence_number))
-        elif entry.state is State.ACTIVE:
+        """Take over a message."""
+        self._set_ttl(entry)
+        self._log.restore(entry)
+        if entry.state is not State.SCHEDULED:
             self._make_ready(entry, self._clock())
 
     def restore_sequence(self, reserved: int) -> None:
@@ -245,68 +186,13 @@ class MessageQueue:
         self._sequence.restore(reserved)
 
     def restore_session_state(self, session_id: str, state: bytes, updated_ms: int) -> None:
-        """Take over a session's state that the journal kept."""
-        self._sessions.states[session_id] = (state, updated_ms)
-        self.stored_bytes += len(state)
+        """Take over a session's state."""
+        self._sessions.set_state(session_id, state, updated_ms)
 
     def restore_duplicate(self, message_id: str, seen_ms: int, sequence_number: int) -> None:
-        """Take over a message id that the journal kept."""
+        """Take over a message id of the window of duplicate detection."""
         if self._duplicates is not None:
             self._duplicates.restore(message_id, seen_ms, sequence_number)
-
-    def _insert(self, entry: QueuedMessage) -> None:
-        self._hold(entry)
-        self._journal.put(self.path, entry)
-
-    def _hold(self, entry: QueuedMessage) -> None:
-        number = entry.sequence_number
-        self._messages[number] = entry
-        self.stored_bytes += entry.message.size
-        if not self._order or number > self._order[-1]:
-            self._order.append(number)
-        else:
-            insort(self._order, number)
-        if entry.expires_ms is not None:
-            heappush(self._expiry, (entry.expires_ms, number))
-
-    def _remove(self, entry: QueuedMessage) -> None:
-        del self._messages[entry.sequence_number]
-        self.stored_bytes -= entry.message.size
-        self._journal.remove(self.path, entry.sequence_number)
-        limit = 2 * len(self._messages) + _STALE_SLACK
-        if len(self._order) > limit:
-            self._order = sorted(self._messages)
-        if len(self._expiry) > limit:
-            self._expiry = [(when, number) for when, number in self._expiry if number in self._messages]
-            heapify(self._expiry)
-
-    def _make_ready(self, entry: QueuedMessage, now: int) -> None:
-        if entry.expires_ms is not None and entry.expires_ms <= now:
-            self._expire(entry)
-            return
-        if self.options.requires_session and entry.message.session_id is not None:
-            self._sessions.add_ready(entry.message.session_id, entry.sequence_number)
-        else:
-            heappush(self._ready, entry.sequence_number)
-        self._wake(self)
-
-    def _expire(self, entry: QueuedMessage) -> None:
-        if self.options.dead_letter_on_expiration and self.dead_letters is not None:
-            self._dead_letter(entry, "TTLExpiredException", "The message expired and was dead lettered.")
-        else:
-            self._remove(entry)
-
-    def _dead_letter(self, entry: QueuedMessage, reason: str | None, description: str | None) -> None:
-        given = {"DeadLetterReason": reason, "DeadLetterErrorDescription": description}
-        added = {key: value for key, value in given.items() if value is not None}
-        self._remove(entry)
-        moved = QueuedMessage(entry.message, entry.sequence_number, entry.enqueued_ms)
-        if added:
-            moved.message = entry.message.with_application_properties(added)
-        moved.ttl_ms, moved.delivery_count = entry.ttl_ms, entry.delivery_count
-        target = self.dead_letters or self
-        target._insert(moved)
-        target._make_ready(moved, 0)
 
     # ---- delivery
 
@@ -321,7 +207,7 @@ class MessageQueue:
         """Stop delivering to this receiver. Its locks stay until they expire, except on the messages of a session."""
         if consumer in self._consumers:
             self._consumers.remove(consumer)
-        self._sessions.waiting = deque(item for item in self._sessions.waiting if item.owner is not consumer)
+        self._sessions.forget_requests(consumer)
         lock = consumer.session
         if lock is not None and self._sessions.locks.get(lock.session_id) is lock:
             self._drop_session(lock, Outcome.RELEASE)
@@ -334,12 +220,12 @@ class MessageQueue:
         while idle < len(consumers):
             consumer = consumers[0]
             consumers.rotate(-1)
-            if not consumer.ready() or not self._hand_over(consumer):
-                if consumer.session is None and not self._ready:
-                    return
-                idle += 1
-            else:
+            if consumer.ready() and self._hand_over(consumer):
                 idle = 0
+            elif consumer.session is None and not self._ready:
+                return
+            else:
+                idle += 1
 
     def _hand_over(self, consumer: Consumer) -> bool:
         now = self._clock()
@@ -350,8 +236,8 @@ class MessageQueue:
         if entry is None:
             return False
         if consumer.removes:
-            self._remove(entry)
-            consumer.deliver(entry, _next_token(), None)
+            self._log.remove(entry)
+            consumer.deliver(entry, next_token(), None)
         else:
             token, until_ms = self._lock(entry, session, now)
             consumer.deliver(entry, token, until_ms)
@@ -359,7 +245,7 @@ class MessageQueue:
 
     def _pop_ready(self, heap: list[int], now: int) -> QueuedMessage | None:
         while heap:
-            entry = self._messages.get(heappop(heap))
+            entry = self._log.get(heappop(heap))
             if entry is None or entry.state is not State.ACTIVE or entry.lock_token is not None:
                 continue
             if entry.expires_ms is not None and entry.expires_ms <= now:
@@ -368,20 +254,28 @@ class MessageQueue:
             return entry
         return None
 
+    def _make_ready(self, entry: QueuedMessage, now: int) -> None:
+        """Let a message that nobody holds be delivered, unless it has expired or is deferred."""
+        if entry.expires_ms is not None and entry.expires_ms <= now:
+            self._expire(entry)
+            return
+        if entry.state is not State.ACTIVE:
+            return
+        if self.options.requires_session and entry.message.session_id is not None:
+            self._sessions.add_ready(entry.message.session_id, entry.sequence_number)
+        else:
+            heappush(self._ready, entry.sequence_number)
+        self._wake(self)
+
     def _lock(self, entry: QueuedMessage, session: SessionLock | None, now: int) -> tuple[bytes, int]:
-        token = _next_token()
-        lock = MessageLock(entry, now + self.options.lock_ms, session)
-        entry.lock_token = token
-        self._locks[token] = lock
-        if session is not None:
-            session.tokens.add(token)
-        return token, lock.until_ms
+        until_ms = now + self.options.lock_ms if session is None else session.until_ms
+        return self._locks.add(entry, until_ms, session), until_ms
 
     # ---- settlement
 
     def settle(self, token: bytes, outcome: Outcome, reason: str | None = None, description: str | None = None) -> None:
         """Apply a receiver's decision. Raises `AmqpError` if it no longer holds the message."""
-        self._held(token)
+        self._locks.held(token, self._clock())
         self._settle(token, outcome, reason, description)
 
     def holds(self, token: bytes) -> bool:
@@ -390,68 +284,66 @@ class MessageQueue:
 
     def renew_lock(self, tokens: Sequence[bytes]) -> list[int]:
         """Extend locks on messages; returns when they expire now. Raises `AmqpError` if one of them is lost."""
-        held = [self._held(token) for token in tokens]
-        if any(lock.session is not None for lock in held):
-            raise AmqpError(NOT_ALLOWED, "Messages of a session are locked with it; renew the lock on the session.")
-        until_ms = self._clock() + self.options.lock_ms
-        for token, lock in zip(tokens, held, strict=True):
-            lock.extend(until_ms)
-            self._locks.move_to_end(token)
-        return [until_ms] * len(held)
+        now = self._clock()
+        until_ms = now + self.options.lock_ms
+        self._locks.renew(tokens, now, until_ms)
+        return [until_ms] * len(tokens)
 
-    def _held(self, token: bytes) -> MessageLock:
-        lock = self._locks.get(token)
-        if lock is None or lock.until_ms <= self._clock():
-            if self.options.requires_session:
-                raise AmqpError(SESSION_LOCK_LOST, "The lock on the session expired; accept the session again.")
-            raise AmqpError(MESSAGE_LOCK_LOST, "The lock on the message expired or was settled; receive it again.")
-        return lock
-
-    def _settle(self, token: bytes, outcome: Outcome, reason: str | None, description: str | None) -> None:
-        lock = self._locks.pop(token)
-        entry = lock.entry
-        entry.lock_token = None
-        if lock.session is not None:
-            lock.session.tokens.discard(token)
+    def _settle(
+        self, token: bytes, outcome: Outcome, reason: str | None = None, description: str | None = None
+    ) -> None:
+        entry = self._locks.release(token)
         if outcome is Outcome.COMPLETE:
-            self._remove(entry)
+            self._log.remove(entry)
         elif outcome is Outcome.DEAD_LETTER:
             self._dead_letter(entry, reason, description)
         elif outcome is Outcome.DEFER:
             entry.state = State.DEFERRED
             entry.delivery_count += 1
-            self._journal.update(self.path, entry)
+            self._log.update(entry)
+        elif outcome is Outcome.ABANDON:
+            self._count_failure(entry)
         else:
-            self._give_back(entry, counts=outcome is Outcome.ABANDON)
-
-    def _give_back(self, entry: QueuedMessage, *, counts: bool) -> None:
-        if counts:
-            entry.delivery_count += 1
-            if entry.delivery_count >= self.options.max_delivery_count and self.dead_letters is not None:
-                text = f"Message could not be consumed after {entry.delivery_count} delivery attempts."
-                self._dead_letter(entry, "MaxDeliveryCountExceeded", text)
-                return
-            self._journal.update(self.path, entry)
-        if entry.state is State.ACTIVE:
             self._make_ready(entry, self._clock())
+
+    def _count_failure(self, entry: QueuedMessage) -> None:
+        entry.delivery_count += 1
+        if entry.delivery_count >= self.options.max_delivery_count and not self._is_dead_letters:
+            text = f"Message could not be consumed after {entry.delivery_count} delivery attempts."
+            self._dead_letter(entry, "MaxDeliveryCountExceeded", text)
+            return
+        self._log.update(entry)
+        self._make_ready(entry, self._clock())
+
+    def _expire(self, entry: QueuedMessage) -> None:
+        if self.options.dead_letter_on_expiration:
+            self._dead_letter(entry, "TTLExpiredException", "The message expired and was dead lettered.")
+        else:
+            self._log.remove(entry)
+
+    def _dead_letter(self, entry: QueuedMessage, reason: str | None, description: str | None) -> None:
+        given = {"DeadLetterReason": reason, "DeadLetterErrorDescription": description}
+        added = {key: value for key, value in given.items() if value is not None}
+        self._log.remove(entry)
+        moved = QueuedMessage(entry.message, entry.sequence_number, entry.enqueued_ms)
+        if added:
+            moved.message = entry.message.with_application_properties(added)
+        moved.ttl_ms, moved.delivery_count = entry.ttl_ms, entry.delivery_count
+        target = self.dead_letters or self
+        target._log.insert(moved)
+        target._make_ready(moved, self._clock())
 
     # ---- by sequence number
 
     def peek(self, first: int, session_id: str | None = None) -> Iterator[QueuedMessage]:
         """Messages from a sequence number on, whatever their state, without locking them."""
-        order = self._order
-        for index in range(bisect_left(order, first), len(order)):
-            entry = self._messages.get(order[index])
-            if entry is not None and (session_id is None or entry.message.session_id == session_id):
+        for entry in self._log.since(first):
+            if session_id is None or entry.message.session_id == session_id:
                 yield entry
 
     def deferred(self, sequence_numbers: Sequence[int]) -> list[QueuedMessage]:
         """Deferred messages that nobody holds. Raises `AmqpError` if one of them is not there."""
-        entries = [self._messages.get(number) for number in dict.fromkeys(sequence_numbers)]
-        found = [entry for entry in entries if entry and entry.state is State.DEFERRED and not entry.lock_token]
-        if len(found) < len(entries):
-            raise AmqpError(MESSAGE_NOT_FOUND, "A deferred message with one of these sequence numbers does not exist.")
-        return found
+        return self._in_state(State.DEFERRED, sequence_numbers)
 
     def lock_deferred(self, entry: QueuedMessage, session: SessionLock | None) -> tuple[bytes, int]:
         """Lock a deferred message; returns the token and when the lock expires."""
@@ -459,19 +351,28 @@ class MessageQueue:
 
     def remove_deferred(self, entry: QueuedMessage) -> None:
         """Delete a deferred message that is being received and deleted."""
-        self._remove(entry)
+        self._log.remove(entry)
+
+    def _in_state(self, state: State, sequence_numbers: Sequence[int]) -> list[QueuedMessage]:
+        entries = [self._log.get(number) for number in dict.fromkeys(sequence_numbers)]
+        found = [entry for entry in entries if entry and entry.state is state and not entry.lock_token]
+        if len(found) < len(entries):
+            text = f"A {state.name.lower()} message with one of these sequence numbers does not exist, or is locked."
+            raise AmqpError(MESSAGE_NOT_FOUND, text)
+        return found
 
     # ---- sessions
 
     def accept_session(self, session_id: str, consumer: Consumer) -> SessionLock:
         """Lock the session of that name. Raises `AmqpError` if another receiver has it."""
         self._require_sessions()
+        now = self._clock()
         held = self._sessions.locks.get(session_id)
-        if held is not None and held.until_ms > self._clock():
+        if held is not None and held.until_ms > now:
             raise AmqpError(SESSION_CANNOT_BE_LOCKED, f"The session '{session_id}' is held by another receiver.")
         if held is not None:
             self._lose_session(held)
-        return self._sessions.lock(session_id, consumer, self._clock() + self.options.lock_ms)
+        return self._sessions.lock(session_id, consumer, now + self.options.lock_ms)
 
     def accept_next_session(self, request: SessionRequest) -> None:
         """Lock the next session with messages, now or before the deadline of the request."""
@@ -493,28 +394,22 @@ class MessageQueue:
 
     def session_state(self, session_id: str) -> bytes | None:
         """What the application keeps in the session."""
-        state = self._sessions.states.get(session_id)
-        return None if state is None else state[0]
+        return self._sessions.state(session_id)
 
     def set_session_state(self, session_id: str, state: bytes | None) -> None:
-        """Keep something in the session, or (None) nothing any more."""
-        old = self.session_state(session_id) or b""
-        now = self._clock()
+        """Keep something in the session, or (None) nothing any more. Raises `AmqpError` if the queue is full."""
         if state is not None:
-            self.reserve_space(len(state) - len(old))
-            self._sessions.states[session_id] = (state, now)
-        else:
-            self._sessions.states.pop(session_id, None)
-        self.stored_bytes += len(state or b"") - len(old)
+            self.reserve_space(len(state) - len(self._sessions.state(session_id) or b""))
+        now = self._clock()
+        self._sessions.set_state(session_id, state, now)
         self._journal.session_state(self.path, session_id, state, now)
 
     def session_ids(self, updated_after_ms: int | None = None) -> list[str]:
         """Sessions with messages or state; with a time, those whose state changed after it."""
-        states = self._sessions.states
         if updated_after_ms is not None:
-            return sorted(name for name, (_, updated_ms) in states.items() if updated_ms > updated_after_ms)
-        held = {entry.message.session_id for entry in self._messages.values()}
-        return sorted({name for name in held if name is not None} | set(states))
+            return sorted(self._sessions.updated_after(updated_after_ms))
+        held = {entry.message.session_id for entry in self._log.values()}
+        return sorted({name for name in held if name is not None}.union(self._sessions.updated_after(0)))
 
     def _require_sessions(self) -> None:
         if not self.options.requires_session:
@@ -522,10 +417,8 @@ class MessageQueue:
 
     def _serve_waiting(self) -> None:
         sessions = self._sessions
-        if not sessions.waiting:
-            return
         now = self._clock()
-        for session_id in sessions.available():
+        for session_id in sessions.available() if sessions.waiting else ():
             if not sessions.waiting:
                 return
             heap = sessions.ready(session_id)
@@ -539,7 +432,7 @@ class MessageQueue:
 
     def _drop_session(self, lock: SessionLock, outcome: Outcome) -> None:
         for token in list(lock.tokens):
-            self._settle(token, outcome, None, None)
+            self._settle(token, outcome)
         self._sessions.unlock(lock)
         self._wake(self)
 
@@ -551,35 +444,16 @@ class MessageQueue:
 
     def tick(self, now: int) -> None:
         """Let time pass: locks expire, scheduled messages become available, messages expire, requests time out."""
-        while self._locks and not self.options.requires_session:
-            token, lock = next(iter(self._locks.items()))
-            if lock.until_ms > now:
-                break
-            self._settle(token, Outcome.ABANDON, None, None)
-        for session in [lock for lock in self._sessions.locks.values() if lock.until_ms <= now]:
-            self._lose_session(session)
-        self._activate_scheduled(now)
-        self._expire_due(now)
-        waiting = self._sessions.waiting
-        for request in [item for item in waiting if item.deadline_ms <= now]:
-            waiting.remove(request)
-            request.on_timeout()
-
-    def _activate_scheduled(self, now: int) -> None:
-        while self._schedule and self._schedule[0][0] <= now:
-            entry = self._messages.get(heappop(self._schedule)[1])
-            if entry is not None:
-                # A message that becomes due is appended as if it were sent now, under a new number.
-                self._remove(entry)
-                self.arrive(entry.message, self._sequence.next(), now)
-
-    def _expire_due(self, now: int) -> None:
-        while self._expiry and self._expiry[0][0] <= now:
-            when, number = heappop(self._expiry)
-            entry = self._messages.get(number)
-            if entry is not None and entry.expires_ms == when and entry.lock_token is None:
+        for token in self._locks.expired(now):
+            self._settle(token, Outcome.ABANDON)
+        for lock in self._sessions.expired(now):
+            self._lose_session(lock)
+        for entry in self._log.due(now):
+            # A message that becomes due is appended as if it were sent now, under a new number.
+            self._log.remove(entry)
+            self.arrive(entry.message, self._sequence.next(), now)
+        for entry in self._log.expired(now):
+            if entry.lock_token is None:
                 self._expire(entry)
-
-
-def _next_token() -> bytes:
-    return _TOKEN_PREFIX + next(_token_numbers).to_bytes(8, "big")
+        for request in self._sessions.overdue(now):
+            request.on_timeout()

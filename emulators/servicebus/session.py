@@ -79,9 +79,11 @@ class Session:
             link.close()
         self.links.clear()
 
-    def queues(self) -> list[MessageQueue]:
-        """The entities that the peer receives from."""
-        return [link.queue for link in self.links.values() if isinstance(link, Receiver)]
+    def wake_queues(self) -> None:
+        """Try again to deliver: something that held deliveries up is gone."""
+        for link in self.links.values():
+            if isinstance(link, Receiver):
+                self.connection.server.broker.wake(link.queue)
 
     # ---- sending
 
@@ -106,7 +108,7 @@ class Session:
 
     def can_send(self) -> bool:
         """Whether a message that is sent now goes out at once, and may stay unsettled."""
-        if self._blocked or self._remote_window == 0 or not self.connection.writable:
+        if self._blocked or self._remote_window == 0 or not self.connection.can_take():
             return False
         if len(self.unsettled) >= MAX_UNSETTLED:
             self.unsettled = {number: held for number, held in self.unsettled.items() if held[0].holds(held[1])}
@@ -277,12 +279,13 @@ class Session:
 
     def on_flow(self, flow: Flow) -> None:
         window = ((flow.next_incoming_id or 0) + flow.incoming_window - self._next_outgoing_id) & frames.UINT_MAX
+        was_closed = self._remote_window == 0
         self._remote_window = window if window <= WINDOW else 0
         self._send_blocked()
+        if was_closed:
+            self.wake_queues()
         if flow.handle is not None:
             self._link(flow.handle).on_flow(flow)
-        for queue in self.queues():
-            self.connection.server.broker.wake(queue)
 
     def on_transfer(self, transfer: Transfer, payload: bytes) -> None:
         self._next_incoming_id = (self._next_incoming_id + 1) & frames.UINT_MAX
@@ -295,6 +298,8 @@ class Session:
         decision = decide(disposition)
         if decision is None:
             return
+        if len(self.unsettled) >= MAX_UNSETTLED:
+            self.wake_queues()
         outcome, echo, reason, description = decision
         first, last = disposition.first, disposition.last
         # A range is the peer's claim, as long as it likes; what counts is what it was sent.

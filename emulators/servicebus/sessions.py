@@ -47,8 +47,8 @@ class Sessions:
     def __init__(self) -> None:
         self.locks: dict[str, SessionLock] = {}
         self.waiting: deque[SessionRequest] = deque()
-        self.states: dict[str, tuple[bytes, int]] = {}
-        """State and the time of its last change, by session id."""
+        self.state_bytes = 0
+        self._states: dict[str, tuple[bytes, int]] = {}
         self._ready: dict[str, list[int]] = {}
         # Sessions with messages that nobody holds, in the order in which they became so.
         self._available: dict[str, None] = {}
@@ -83,3 +83,34 @@ class Sessions:
         del self.locks[lock.session_id]
         if self._ready.get(lock.session_id):
             self._available[lock.session_id] = None
+
+    def expired(self, now: int) -> list[SessionLock]:
+        """Locks whose time is over."""
+        return [lock for lock in self.locks.values() if lock.until_ms <= now]
+
+    def overdue(self, now: int) -> list[SessionRequest]:
+        """Requests that waited as long as they wanted to; they wait no more."""
+        late = [request for request in self.waiting if request.deadline_ms <= now]
+        for request in late:
+            self.waiting.remove(request)
+        return late
+
+    def forget_requests(self, owner: Consumer) -> None:
+        """A receiver no longer waits."""
+        self.waiting = deque(request for request in self.waiting if request.owner is not owner)
+
+    def state(self, session_id: str) -> bytes | None:
+        """What the application keeps in the session."""
+        found = self._states.get(session_id)
+        return None if found is None else found[0]
+
+    def set_state(self, session_id: str, state: bytes | None, updated_ms: int) -> None:
+        """Keep something in the session, or (None) nothing any more."""
+        old, _ = self._states.pop(session_id, (b"", 0))
+        if state is not None:
+            self._states[session_id] = (state, updated_ms)
+        self.state_bytes += len(state or b"") - len(old)
+
+    def updated_after(self, time_ms: int) -> list[str]:
+        """Sessions whose state changed after a point in time."""
+        return [session_id for session_id, (_, updated_ms) in self._states.items() if updated_ms > time_ms]
