@@ -12,7 +12,7 @@ from pathlib import Path
 from emulators.foundry.deployments import read_deployments
 from emulators.foundry.responses_api import DEFAULT_CONTEXT_WINDOW
 from emulators.foundry.server import FoundryEmulator
-from emulators.foundry.state import StateInUse
+from emulators.foundry.state import StateUnavailable
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         asyncio.run(_serve(options))
-    except (OSError, ValueError, StateInUse) as error:
+    except (OSError, ValueError, StateUnavailable) as error:
         print(f"foundry emulator: cannot start on {options.host}:{options.port}: {error}", file=sys.stderr)
         return 2
     return 0

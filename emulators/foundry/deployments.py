@@ -45,7 +45,12 @@ def parse_deployments(names: list[str | Deployment]) -> list[Deployment]:
     Raises:
         ValueError: a name the service would not accept, or the same name twice.
     """
-    parsed = [entry if isinstance(entry, Deployment) else Deployment(name=entry) for entry in names]
+    parsed: list[Deployment] = []
+    for entry in names:
+        try:
+            parsed.append(entry if isinstance(entry, Deployment) else Deployment(name=entry))
+        except ValidationError as error:
+            raise ValueError(f"'{entry}' is no deployment name: {error.errors()[0]['msg']}") from error
     if len({deployment.name for deployment in parsed}) != len(parsed):
         raise ValueError("deployments: a name occurs twice")
     return parsed
@@ -61,7 +66,9 @@ def read_deployments(path: Path) -> list[Deployment]:
     try:
         return parse_deployments(_FILE.validate_json(path.read_bytes()))
     except ValidationError as error:
-        raise ValueError(f"{path}: {error.errors(include_url=False)[0]['msg']}") from error
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int)) or "the whole"
+        raise ValueError(f"{path}: {where}: {first['msg']}, not {first['input']!r}") from error
 
 
 def deployment_not_found(name: str, status: int = 404) -> ApiError:

@@ -59,8 +59,8 @@ class UnknownCursor(Exception):
     """The id given as ``after`` or ``before`` is not in the list."""
 
 
-class StateInUse(Exception):
-    """Another process holds the database file."""
+class StateUnavailable(Exception):
+    """The database file cannot be opened, is none, or is held by another process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +97,20 @@ class State:
     """
 
     def __init__(self, path: str | None = None) -> None:
-        self._db = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=0.2)
+        try:
+            self._db = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=0.2)
+        except sqlite3.Error as error:
+            raise StateUnavailable(f"{path}: {error}") from error
         try:
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute("PRAGMA foreign_keys=ON")
             self._db.executescript(_SCHEMA)
-        except sqlite3.OperationalError as error:
+        except sqlite3.Error as error:
             self._db.close()
-            raise StateInUse(f"{path}: {error} (does another emulator use this file?)") from error
+            hint = " (does another emulator use this file?)" if "locked" in str(error) else ""
+            raise StateUnavailable(f"{path}: {error}{hint}") from error
 
     def close(self) -> None:
         """Close the file; what was written stays."""
