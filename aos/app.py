@@ -18,7 +18,7 @@ from aos.errors import (
     UnknownAgent,
     UnknownOperation,
 )
-from aos.intake import Ask, Incoming
+from aos.intake import Ask
 from aos.messaging.envelopes import (
     AGENT_COMMANDS,
     AGENT_EVENTS,
@@ -26,6 +26,7 @@ from aos.messaging.envelopes import (
     MCP_REQUESTS,
     MCP_RESPONSES,
 )
+from aos.messaging.incoming import Incoming
 from aos.views import operation_view
 from runtime import AuthLevel, BusMessage, HttpMethod, Problem, Request, Response, RouteRegistry, TimerTick
 

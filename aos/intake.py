@@ -12,8 +12,8 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -36,6 +36,7 @@ from aos.messaging.envelopes import (
     ToolResponse,
     parse_body,
 )
+from aos.messaging.incoming import Incoming, put_off, reason, taken_up
 from aos.messaging.replies import agent_reply, error_reply, parked, reply_address
 
 log = logging.getLogger("aos.intake")
@@ -60,26 +61,6 @@ class Ask(BaseModel):
     conversation_id: str | None = Field(default=None, pattern=CONVERSATION_ID)
     context: dict[str, JsonValue] | None = None
     timeout_seconds: float = Field(default=60.0, ge=0.0, le=200.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """A bus message as AOS sees it, whichever runtime received it.
-
-    Attributes:
-        entity: Where it was received, without the subscription.
-        attempt: How often AOS put it off already.
-    """
-
-    entity: str
-    body: bytes
-    message_id: str | None = None
-    correlation_id: str | None = None
-    reply_to: str | None = None
-    reply_to_session_id: str | None = None
-    session_id: str | None = None
-    attempt: int = 0
-    properties: Mapping[str, object] = field(default_factory=dict)
 
 
 class Intake:
@@ -188,7 +169,7 @@ class Intake:
                 raise EnvelopeInvalid(f"/params/{error.args[0]}: is missing") from None
             await self._kernel.drive(key, resume=True)
         elif command.command == "redeliver":
-            await self.receive(_unwrapped(params))
+            await self.receive(taken_up(params, (AGENT_EVENTS, MCP_RESPONSES, AGENT_COMMANDS)))
         elif command.command == "reload_registry":
             await self._directory.reload()
         else:
@@ -200,18 +181,16 @@ class Intake:
 
     async def _put_off(self, incoming: Incoming, error: TransientError) -> None:
         """Sends a copy to be delivered later: abandoning would burn the delivery count within seconds."""
-        delay = max(min(2.0**incoming.attempt, 300.0), error.retry_after or 0.0)
-        log.warning("message %s of %s put off for %.0f s: %s", incoming.message_id, incoming.entity, delay, error)
-        body = json.dumps({"command": "redeliver", "params": _wrapped(incoming)}).encode()
-        packed = await self._claim_check.pack(body, "redeliver")
-        message_id = f"{incoming.message_id or uuid.uuid4().hex}.again{incoming.attempt + 1}"
-        await self._send([Outbound(AGENT_COMMANDS, packed, message_id, delay=delay)])
+        copy = put_off(incoming, AGENT_COMMANDS)
+        copy = replace(copy, delay=max(copy.delay, error.retry_after or 0.0))
+        log.warning("message %s of %s put off for %.0f s: %s", incoming.message_id, incoming.entity, copy.delay, error)
+        await self._send([replace(copy, body=await self._claim_check.pack(copy.body, "redeliver"))])
 
     async def _refuse(self, incoming: Incoming, error: AosError) -> None:
         """Answers with the error and parks the message: delivering it again would change nothing."""
         log.warning("message %s of %s refused: %s", incoming.message_id, incoming.entity, error.detail)
         message_id = incoming.message_id or uuid.uuid4().hex
-        out = [parked(incoming.body, message_id, incoming.entity, _reason(error), error.detail)]
+        out = [parked(incoming.body, message_id, incoming.entity, reason(error), error.detail)]
         try:
             address = reply_address(
                 incoming.reply_to, incoming.correlation_id, message_id, incoming.reply_to_session_id
@@ -264,47 +243,8 @@ def _session_conversation(session_id: str | None) -> str | None:
     return f"s_{hashlib.sha256(session_id.encode()).hexdigest()[:32]}"
 
 
-def _reason(error: AosError) -> str:
-    return "".join(word.capitalize() for word in error.code.split("_"))
-
-
 def _agent_of(incoming: Incoming) -> str:
     try:
         return str(json.loads(incoming.body)["agent_id"])
     except (ValueError, TypeError, KeyError):
         return ""
-
-
-def _wrapped(incoming: Incoming) -> dict[str, object]:
-    return {
-        "entity": incoming.entity,
-        "body": base64.b64encode(incoming.body).decode(),
-        "message_id": incoming.message_id,
-        "correlation_id": incoming.correlation_id,
-        "reply_to": incoming.reply_to,
-        "reply_to_session_id": incoming.reply_to_session_id,
-        "session_id": incoming.session_id,
-        "attempt": incoming.attempt + 1,
-    }
-
-
-class _Wrapped(BaseModel):
-    entity: str
-    body: str
-    message_id: str | None = None
-    correlation_id: str | None = None
-    reply_to: str | None = None
-    reply_to_session_id: str | None = None
-    session_id: str | None = None
-    attempt: int = 1
-
-
-def _unwrapped(params: Mapping[str, object]) -> Incoming:
-    wrapped = parse_body(_Wrapped, json.dumps(dict(params)).encode())
-    if wrapped.entity not in (AGENT_EVENTS, MCP_RESPONSES, AGENT_COMMANDS):
-        raise EnvelopeInvalid(f"/params/entity: {wrapped.entity!r} is not an entity of the agents")
-    try:
-        body = base64.b64decode(wrapped.body, validate=True)
-    except ValueError:
-        raise EnvelopeInvalid("/params/body: is not base64") from None
-    return Incoming(**{**wrapped.model_dump(), "body": body})

@@ -38,7 +38,7 @@ log = logging.getLogger("aos.mcp")
 
 T = TypeVar("T")
 
-State = Literal["running", "starting", "stopped", "failed", "not_configured"]
+State = Literal["idle", "starting", "running", "failed", "not_configured", "stopped"]
 
 START_SECONDS = 30.0
 """For starting a server and shaking hands with it."""
@@ -73,7 +73,8 @@ class McpConnection:
         on_change: Is told after every change of `state`.
 
     Attributes:
-        state: `starting` until the first handshake; `failed` while it waits for the next attempt.
+        state: `idle` until it is first needed, `starting` until the handshake, `failed` (or `not_configured`) while it
+            waits for the next attempt, `stopped` once it is closed.
         since: Time of the last change of `state`, in seconds since the epoch.
         last_error: Why the last session ended, or could not be opened; None if there was nothing wrong.
         restarts: Sessions opened after the first.
@@ -87,7 +88,7 @@ class McpConnection:
         on_change: Callable[[], None] | None = None,
     ) -> None:
         self.entry = entry
-        self.state: State = "stopped"
+        self.state: State = "idle"
         self.since = clock.now()
         self.last_error: str | None = None
         self.restarts = 0

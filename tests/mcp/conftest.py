@@ -7,15 +7,13 @@ from typing import Any
 
 import pytest
 
-from aos.config import Settings, load_settings
+from aos.config import Settings
 from aos.kernel.clock import SystemClock
 from aos.mcp.connections import McpConnection
 from aos.mcp.secrets import EnvironmentSecrets
 from aos.registry.mcp_servers import ServerEntry
 from aos.storage.account import StorageAccount
 from aos.storage.payloads import Payloads
-from emulators.azurite import Azurite
-from emulators.settings import load_settings as load_stack_settings
 
 SERVERS = Path(__file__).parent / "servers"
 
@@ -44,19 +42,6 @@ def server_entry(server_id: str = "workshop", script: str = "workshop.py", *args
 @pytest.fixture
 def clock() -> ShiftedClock:
     return ShiftedClock()
-
-
-@pytest.fixture(scope="session")
-async def azurite(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Azurite]:
-    stack = load_stack_settings()
-    installed = stack.azurite_dir or stack.state_dir
-    async with Azurite(state_dir=tmp_path_factory.mktemp("azurite"), install_dir=installed) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def storage_settings(azurite: Azurite) -> Settings:
-    return load_settings({"AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string})
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from aos.mcp.board import STALE, Desired, ServerStatus, ServerStatusBoard
+from aos.mcp.status import STALE, Desired, ServerStatus, ServerStatusBoard
 from aos.storage.account import StorageAccount
 from tests.mcp.conftest import ShiftedClock
 

@@ -51,6 +51,10 @@ class ServerStatus(BaseModel):
     def running(self) -> bool:
         return self.state == "running"
 
+    def view(self) -> dict[str, Any]:
+        """What `GET mcp/servers` shows of it."""
+        return {"status": self.state, **self.model_dump(exclude={"server_id", "server_name", "state"})}
+
     def at(self, now: float) -> ServerStatus:
         """The status as of now: a process that is silent for too long runs nothing any more."""
         if self.state not in ("running", "starting") or now - self.heartbeat_at < STALE:
