@@ -21,7 +21,7 @@ __all__ = ["BusConsumers", "ConsumerState"]
 
 log = logging.getLogger("runtime.bus")
 
-DRAIN_SECONDS = 25.0
+DRAIN_SECONDS = 20.0
 
 
 class BusConsumers:

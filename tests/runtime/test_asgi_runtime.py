@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import signal
 import socket
+import sys
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import httpx2
@@ -24,10 +27,26 @@ from runtime import (
     RuntimeConfigError,
     ServeError,
     TimerTick,
+    asgi_http,
 )
 from runtime.lifecycle import Initializer, Shutdown
 
 KEYS = Keys(function="f-key")
+
+
+SCOPE = {
+    "type": "http",
+    "asgi": {"version": "3.0", "spec_version": "2.4"},
+    "http_version": "1.1",
+    "method": "POST",
+    "scheme": "http",
+    "path": "/api/length",
+    "raw_path": b"/api/length",
+    "root_path": "",
+    "query_string": b"",
+    "client": ("203.0.113.9", 1),
+    "server": ("h", 80),
+}
 
 
 async def caller(request: Request) -> dict[str, object]:
@@ -92,6 +111,46 @@ async def test_serve_answers_on_a_free_port_and_closes_the_application_when_canc
     assert [record.message for record in caplog.records] == [
         "no keys are configured: every route is open to this machine"
     ]
+
+
+PROGRAM = """
+import asyncio
+from runtime import AsgiRuntime, Keys, RouteRegistry, RuntimeConfig
+
+async def wait(request):
+    print("inside", flush=True)
+    await asyncio.sleep(0.3)
+    return "waited"
+
+registry = RouteRegistry()
+registry.register("wait", wait)
+
+async def main():
+    runtime = AsgiRuntime(RuntimeConfig(), registry, dict, lambda app: print("closed"), keys=Keys(), settings={})
+    serving = asyncio.create_task(runtime.serve(port=0))
+    while runtime.port is None:
+        await asyncio.sleep(0.005)
+    print(runtime.port, flush=True)
+    await serving
+    print("cleaned up")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_lets_requests_end_and_gives_control_back(number: signal.Signals) -> None:
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", PROGRAM, stdout=asyncio.subprocess.PIPE)
+    assert child.stdout is not None
+    port = int(await child.stdout.readline())
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        pending = asyncio.create_task(client.get("/api/wait"))
+        assert await child.stdout.readline() == b"inside\n"
+        child.send_signal(number)
+        assert (await pending).text == "waited"
+    rest, _ = await child.communicate()
+    assert rest == b"closed\ncleaned up\n"
+    assert child.returncode == 0
 
 
 async def test_serve_refuses_other_hosts_without_keys_and_names_the_setting_of_a_taken_port() -> None:
@@ -165,21 +224,7 @@ async def exchange(runtime: AsgiRuntime, chunks: Sequence[bytes], content_length
         sent.append(message)
 
     headers = [(b"host", b"h")] + ([(b"content-length", str(content_length).encode())] if content_length else [])
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": "/api/length",
-        "raw_path": b"/api/length",
-        "root_path": "",
-        "query_string": b"",
-        "headers": headers,
-        "client": ("203.0.113.9", 1),
-        "server": ("h", 80),
-    }
-    await runtime.app(scope, receive, send)
+    await runtime.app({**SCOPE, "headers": headers}, receive, send)
     return sent[0]["status"], taken
 
 
@@ -192,6 +237,35 @@ async def test_a_body_beyond_the_limit_is_never_held() -> None:
     assert await exchange(runtime, chunks, 2_097_152) == (413, 0)
     assert await exchange(runtime, chunks, int("9" * 30)) == (413, 0)
     assert await exchange(runtime, chunks[:16], 1_048_576) == (200, 16)
+
+
+async def post_slowly(runtime: AsgiRuntime, receive: Callable[[], Awaitable[Message]]) -> tuple[int, dict[str, object]]:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await runtime.app({**SCOPE, "headers": [(b"host", b"h")]}, receive, send)
+    document: dict[str, object] = json.loads(sent[1]["body"])
+    return sent[0]["status"], document
+
+
+async def test_a_body_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asgi_http, "BODY_TIMEOUT_SECONDS", 0.05)
+    registry = RouteRegistry()
+    registry.register("length", length, ["POST"], AuthLevel.ANONYMOUS)
+
+    async def never() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def gone() -> Message:
+        return {"type": "http.disconnect"}
+
+    status, document = await post_slowly(make(registry), never)
+    assert (status, document["code"]) == (408, "body_timeout")
+    status, document = await post_slowly(make(registry), gone)
+    assert (status, document["code"]) == (400, "client_disconnected")
 
 
 async def test_requests_that_reach_no_route_get_problem_documents() -> None:
