@@ -151,6 +151,11 @@ def _present(value: str) -> str:
     return value
 
 
+def _whole(text: str) -> str:
+    """The text with `?` for halves of characters: JSON may hold them, but nothing can store them."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
 def _reply(response: Response) -> ModelReply:
     if response.status in ("failed", "cancelled"):
         error = response.error
@@ -168,26 +173,27 @@ def _reply(response: Response) -> ModelReply:
     anchor: str | None = None
     for item in response.output:
         if item.type == "function_call":
-            calls.append(FunctionCall(item.call_id, item.name, item.arguments))
+            calls.append(FunctionCall(item.call_id, _whole(item.name), _whole(item.arguments)))
         elif item.type == "message":
             declined += [part.refusal for part in item.content if part.type == "refusal"]
         anchor = getattr(item, "id", None) or anchor
     used = response.usage
     usage = Usage(used.input_tokens, used.output_tokens, used.total_tokens) if used else Usage()
-    return ModelReply(response.output_text or "".join(declined), tuple(calls), usage, str(response.model or ""), anchor)
+    return ModelReply(
+        _whole(response.output_text or "".join(declined)), tuple(calls), usage, str(response.model or ""), anchor
+    )
 
 
 def _remote(item: dict[str, Any]) -> RemoteItem | None:
     """An item of a conversation as recovery sees it; None for kinds that it does not compare."""
     item_id, kind = str(item.get("id") or ""), item.get("type")
     if kind == "function_call":
-        return RemoteItem(
-            item_id, "call", call_id=str(item["call_id"]), name=str(item["name"]), arguments=str(item["arguments"])
-        )
+        name, arguments = _whole(str(item["name"])), _whole(str(item["arguments"]))
+        return RemoteItem(item_id, "call", call_id=str(item["call_id"]), name=name, arguments=arguments)
     if kind == "function_call_output":
         return RemoteItem(item_id, "output", call_id=str(item["call_id"]))
     if kind == "message":
         parts = item.get("content") or []
         text = "".join(str(part.get("text") or part.get("refusal") or "") for part in parts if isinstance(part, dict))
-        return RemoteItem(item_id, "user" if item.get("role") == "user" else "text", text=text)
+        return RemoteItem(item_id, "user" if item.get("role") == "user" else "text", text=_whole(text))
     return None

@@ -53,24 +53,31 @@ def tool_result(response: ToolResponse) -> ToolResult:
     """What the model is told: text as it is, structured content as JSON, errors as errors."""
     body = response.response
     if body.error is not None:
-        told = json.dumps({"error": f"{body.error.code}: {body.error.message}"})
-        return ToolResult(response.request_id, told, failed=True)
+        told = _error(f"{body.error.code}: {body.error.message}")
+        return ToolResult(response.request_id, _cut(told), failed=True)
     result = body.result or {}
-    told = _told(result)
+    return ToolResult(response.request_id, _cut(_told(result)), failed=bool(result.get("isError")))
+
+
+def _cut(told: str) -> str:
     if len(told) > LONGEST_OUTPUT:
         cut = len(told) - LONGEST_OUTPUT
         told = f"{told[:LONGEST_OUTPUT]}\n[{cut} more characters were cut off: ask for less at once]"
-    return ToolResult(response.request_id, told, failed=bool(result.get("isError")))
+    return told
+
+
+def _error(what: object) -> str:
+    return json.dumps({"error": what}, ensure_ascii=False)
 
 
 def _told(result: dict[str, Any]) -> str:
     structured = result.get("structuredContent")
     if isinstance(structured, dict):
         # A plain value travels as {"result": value} beside its text.
-        return json.dumps(structured, ensure_ascii=False)
-    parts = [_part(part) for part in result.get("content") or [] if isinstance(part, dict)]
-    text = "\n".join(parts)
-    return json.dumps({"error": text}, ensure_ascii=False) if result.get("isError") else text
+        return _error(structured) if result.get("isError") else json.dumps(structured, ensure_ascii=False)
+    content = result.get("content")
+    text = "\n".join(_part(part) for part in (content if isinstance(content, list) else []) if isinstance(part, dict))
+    return _error(text) if result.get("isError") else text
 
 
 def _part(part: dict[str, Any]) -> str:

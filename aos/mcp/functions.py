@@ -11,13 +11,15 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from aos.errors import AosError
+from aos.errors import AgentNotReady, AosError
 from aos.kernel.ports import FunctionDefinition
 from aos.kernel.turn import PlannedCall
 from aos.kernel.types import FunctionCall
 from aos.mcp.tools import ToolInfo
+from aos.registry.schemas import schema_fault
 
 if TYPE_CHECKING:
     import jsonschema_rs
@@ -26,6 +28,10 @@ MOST_FUNCTIONS = 128
 """Functions of one agent; the service refuses more (`tool_limit_exceeded`)."""
 LONGEST_NAME = 64
 LONGEST_ARGUMENTS = 1024 * 1024
+DEEPEST_ARGUMENTS = 64
+"""Levels of objects and lists in the arguments of a call: what is much deeper cannot be written or read on the way."""
+MOST_PROBLEMS = 5
+LONGEST_PROBLEM = 500
 
 
 class TooManyTools(AosError):
@@ -69,22 +75,22 @@ class FunctionTools:
         """Looks a call up and checks its arguments; what must not be made carries the refusal that the model reads."""
         function = self._functions.get(call.name)
         if function is None:
-            return _refuse(call, f"there is no tool {call.name!r}; the tools are: {', '.join(self._functions)}")
+            return _refuse(call, f"there is no tool {call.name[:200]!r}; the tools are: {', '.join(self._functions)}")
         source = function.source
         if len(call.arguments) > LONGEST_ARGUMENTS:
             return _refuse(call, f"the arguments are longer than {LONGEST_ARGUMENTS} characters", source)
         try:
-            arguments = json.loads(call.arguments or "{}")
+            arguments = _read(call.arguments)
         except ValueError as error:
             return _refuse(call, f"the arguments are not JSON: {error}", source)
         if not isinstance(arguments, dict):
             return _refuse(call, "the arguments are not a JSON object", source)
         problems = [
-            f"/{'/'.join(map(str, error.instance_path))}: {error.message}"
-            for error in function.validator.iter_errors(arguments)
+            f"/{'/'.join(map(str, error.instance_path))}: {error.message}"[:LONGEST_PROBLEM]
+            for error in islice(function.validator.iter_errors(arguments), MOST_PROBLEMS)
         ]
         if problems:
-            return _refuse(call, "the arguments do not fit the tool's schema: " + "; ".join(problems[:5]), source)
+            return _refuse(call, "the arguments do not fit the tool's schema: " + "; ".join(problems), source)
         return PlannedCall(call, source.server, source.info.name, source.time_limit)
 
 
@@ -96,6 +102,7 @@ def convert_mcp_tools_to_function_tools(tools: Iterable[ToolSource]) -> Function
 
     Raises:
         TooManyTools: There are more than 128.
+        AgentNotReady: A server lists a tool whose input schema cannot be used.
     """
     import jsonschema_rs
 
@@ -109,6 +116,12 @@ def convert_mcp_tools_to_function_tools(tools: Iterable[ToolSource]) -> Function
         if name in functions:
             name = _hashed(name, source.server, source.info.name)
         schema = _parameters(source.info.input_schema)
+        if (fault := schema_fault(schema)) is not None:
+            raise AgentNotReady(
+                f"MCP server {source.server!r} lists tool {source.info.name!r} with an input schema of no use: "
+                f"/{'/'.join(map(str, fault[0]))}: {fault[1]}",
+                code="invalid_tool_schema",
+            )
         functions[name] = _Function(source, jsonschema_rs.validator_for(schema, validate_formats=True))
         definitions.append(FunctionDefinition(name, source.info.description, schema))
     return FunctionTools(tuple(definitions), functions)
@@ -128,6 +141,37 @@ def _hashed(name: str, server: str, tool: str) -> str:
 
 def _parameters(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": {}, **schema}
+
+
+def _read(text: str) -> object:
+    """The JSON value of a call's arguments, if it can be written and read again on the way to the tool.
+
+    Raises:
+        ValueError: It is not JSON, or holds half a character, a number that is none, or too many levels.
+    """
+    try:
+        value: object = json.loads(text or "{}")
+        # Python reads more than JSON may hold (NaN, 1e999, half a character): what cannot be written is not sent.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    level: list[object] = [value]
+    for _ in range(DEEPEST_ARGUMENTS):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return value
+    if any(isinstance(inner, dict | list) for inner in level):
+        raise ValueError(_TOO_DEEP)
+    return value
+
+
+_TOO_DEEP = f"more than {DEEPEST_ARGUMENTS} levels of objects and lists"
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _refuse(call: FunctionCall, why: str, source: ToolSource | None = None) -> PlannedCall:

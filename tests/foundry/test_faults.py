@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -266,6 +267,15 @@ async def test_a_model_that_declines_is_heard(proxy: Proxy, behind: ResponsesAda
     declined = {**said(""), "content": [{"type": "refusal", "refusal": "I will not do that."}]}
     proxy.answer = lambda: JSONResponse({**RESPONSE, "output": [declined]})
     assert (await behind.respond(REF, "conv_1", (), "hello", 5)).text == "I will not do that."
+
+
+async def test_halves_of_characters_do_not_get_in(proxy: Proxy, behind: ResponsesAdapter) -> None:
+    made = {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": '{"a": "\ud800"}'}
+    proxy.answer = lambda: Response(
+        json.dumps({**RESPONSE, "output": [said("so \ud83d far"), made]}), media_type="application/json"
+    )
+    reply = await behind.respond(REF, "conv_1", (), "hello", 5)
+    assert (reply.text, reply.calls[0].arguments) == ("so ? far", '{"a": "?"}')
 
 
 # --- nobody there

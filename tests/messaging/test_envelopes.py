@@ -30,7 +30,7 @@ MODELS: list[type[BaseModel]] = [
     CallToolParams,
     ReadResourceParams,
 ]
-BODIES = (*MODELS, ToolResponseBody, ToolError)
+BODIES: list[type[BaseModel]] = [*MODELS, ToolResponseBody, ToolError]
 KEYS = st.sampled_from([*sorted({field for model in BODIES for field in model.model_fields}), "extra"])
 VALUES: st.SearchStrategy[JsonValue] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
