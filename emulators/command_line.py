@@ -177,5 +177,11 @@ def _table(stack: Stack) -> Table:
     table.add_column("data", overflow="fold")
     for part in stack.parts:
         addresses = ", ".join(str(port) for port in part.ports.values())
-        table.add_row(escape(part.name), f"{ports.HOST}:{addresses}", "[green]ready[/]", escape(part.detail))
+        table.add_row(escape(part.name), f"{ports.HOST}:{addresses}", "[green]ready[/]", escape(_near(part.detail)))
     return table
+
+
+def _near(path: str) -> str:
+    """The path as seen from the working directory, if it lies below."""
+    here = f"{Path.cwd()}{os.sep}"
+    return path.removeprefix(here)

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import errno
 import logging
+import signal
 import socket
-from collections.abc import AsyncIterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 import uvicorn
 from starlette.applications import Starlette
@@ -24,7 +26,10 @@ from runtime.timers import Timer
 
 log = logging.getLogger("runtime.asgi")
 
-GRACEFUL_SHUTDOWN_SECONDS = 10
+# Together with the drain of the bus consumers below the 30 s that container hosts allow.
+GRACEFUL_SHUTDOWN_SECONDS = 8
+LISTEN_BACKLOG = 1024
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ServeError(RuntimeError):
@@ -85,7 +90,7 @@ class AsgiRuntime:
 
     @property
     def port(self) -> int | None:
-        """The port that `serve` listens on, once it does."""
+        """The port that `serve` listens on, from the moment that clients can connect."""
         return self._port
 
     def bus_states(self) -> list[ConsumerState]:
@@ -103,13 +108,14 @@ class AsgiRuntime:
             log.warning("no keys are configured: every route is open to this machine")
         app = self.app
         with self._bind(host, port) as listener:
-            server = uvicorn.Server(
+            server = _Server(
                 uvicorn.Config(
                     app,
                     log_config=None,
                     access_log=False,
                     server_header=False,
                     lifespan="on",
+                    backlog=LISTEN_BACKLOG,
                     timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECONDS,
                 )
             )
@@ -117,7 +123,8 @@ class AsgiRuntime:
             log.info("serving %s on http://%s:%d%s", self.config.app_name, host, self._port, self._prefix)
             serving = asyncio.create_task(server.serve(sockets=[listener]), name="runtime-server")
             try:
-                await asyncio.shield(serving)
+                with _stop_on_signals(server):
+                    await asyncio.shield(serving)
             except asyncio.CancelledError:
                 server.should_exit = True
                 await serving
@@ -133,6 +140,8 @@ class AsgiRuntime:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host.strip("[]"), port))
+            # From here on connections wait instead of being refused, while the application starts.
+            listener.listen(LISTEN_BACKLOG)
         except OSError as error:
             listener.close()
             if error.errno == errno.EADDRINUSE:
@@ -159,3 +168,31 @@ class AsgiRuntime:
                 await asyncio.wait(ticking)
             await consumers.stop()
             await self.lifecycle.shutdown()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling, which ends the process before the caller of `serve` can clean up."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.contextmanager
+def _stop_on_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Stop the server in order on SIGINT or SIGTERM, at once on a second one."""
+
+    def stop() -> None:
+        server.force_exit = server.should_exit
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    # Only the main thread may handle signals.
+    signals = STOP_SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    for number in signals:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)

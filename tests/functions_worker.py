@@ -3,7 +3,7 @@
 `FunctionsWorker` starts a child process per app, because the worker keeps its state in modules. What the .NET host
 does around it is left out, except for matching a path to a function (`match`). The worker takes its gRPC message
 classes as an argument and only reads and sets their attributes, so plain records stand in for them and neither grpcio
-nor protobuf is needed. Measured against azure-functions-runtime 1.3.0 on Python 3.11 to 3.13.
+nor protobuf is needed. Written against azure-functions-runtime 1.3.0.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from starlette.routing import Route
 from emulators.foundry.deployments import deployment_not_found
 from emulators.foundry.edge import Edge, json_response, list_response, page_query, read_body, unknown_cursor
 from emulators.foundry.errors import ApiError, not_found
-from emulators.foundry.functions import check_tools
 from emulators.foundry.model import JsonObject
 from emulators.foundry.state import State, UnknownCursor
+from emulators.foundry.tool_definitions import check_tools
 
 MAX_VERSIONS = 1000
 _AGENT_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")

@@ -31,13 +31,9 @@ class ApiError(Exception):
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         return {"error": {"code": self.code, "message": self.message, "type": kind, "param": self.param}}
 
-    def headers(self) -> dict[str, str]:
-        """``Retry-After`` in whole seconds and ``retry-after-ms``, which the openai client prefers."""
-        return retry_headers(self.retry_after)
-
 
 def retry_headers(retry_after: float | None) -> dict[str, str]:
-    """The two headers that tell a client when to come back; none without ``retry_after`` (seconds)."""
+    """When to come back: ``Retry-After`` in whole seconds and ``retry-after-ms``, which the openai client prefers."""
     if retry_after is None:
         return {}
     return {"Retry-After": str(math.ceil(retry_after)), "retry-after-ms": str(round(retry_after * 1000))}

@@ -18,11 +18,11 @@ from emulators.foundry.conversations_api import Locks
 from emulators.foundry.deployments import deployment_not_found
 from emulators.foundry.edge import Edge, json_response, list_response, page_query, read_body
 from emulators.foundry.errors import ApiError, not_found
-from emulators.foundry.functions import check_tools, functions
 from emulators.foundry.items import Input, check_pairing, new_id, turns, wire_item
 from emulators.foundry.model import JsonObject, Model, ModelError, ModelRequest, input_tokens
 from emulators.foundry.response_run import ResponseRun
 from emulators.foundry.state import State
+from emulators.foundry.tool_definitions import check_tools, functions
 
 OnDisconnect = Literal["finish", "drop"]
 DEFAULT_CONTEXT_WINDOW = 131_072

@@ -17,7 +17,7 @@ from emulators.foundry.conversations_api import ConversationsApi, Locks
 from emulators.foundry.deployments import DEFAULT_DEPLOYMENTS, Deployment, parse_deployments
 from emulators.foundry.edge import Edge, http_exception
 from emulators.foundry.model import Model
-from emulators.foundry.models import build_model
+from emulators.foundry.model_choice import build_model
 from emulators.foundry.responses_api import DEFAULT_CONTEXT_WINDOW, OnDisconnect, ResponsesApi
 from emulators.foundry.state import State
 

@@ -8,7 +8,13 @@ import uuid
 from typing import Any
 
 import pytest
+
 from tests.e2e.harness import REPLIES, ROOT, World
+
+
+def as_text(value: object) -> str:
+    """AMQP strings arrive as bytes."""
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 @pytest.mark.parametrize(
@@ -62,11 +68,11 @@ async def test_a_message_that_can_never_succeed_is_answered_and_parked(aos: Worl
     answer = json.loads(str(await aos.client.receive()))
     assert answer["status"] == "failed"
     parked = await aos.client.receive("aos-poison")
-    properties = {str(name, "utf-8"): value for name, value in (parked.application_properties or {}).items()}
+    properties = {as_text(name): as_text(value) for name, value in (parked.application_properties or {}).items()}
     assert parked.message_id == message_id
     assert b"".join(parked.body) == body
-    assert str(properties["DeadLetterReason"], "utf-8") == reason
-    assert str(properties["aos-source"], "utf-8") == "agent-events"
+    assert properties["DeadLetterReason"] == reason
+    assert properties["aos-source"] == "agent-events"
     assert properties["DeadLetterErrorDescription"]
 
 
@@ -78,7 +84,12 @@ async def test_a_reply_to_an_entity_of_aos_is_refused(aos: World) -> None:
 
 
 async def test_a_reply_that_cannot_be_delivered_is_parked(aos: World) -> None:
-    event = {"agent_id": "ceo", "event_type": "x", "payload": {"message": "@say lost"}, "conversation_id": "undelivered"}
+    event = {
+        "agent_id": "ceo",
+        "event_type": "x",
+        "payload": {"message": "@say lost"},
+        "conversation_id": "undelivered",
+    }
     await aos.client.send("agent-events", event, message_id=uuid.uuid4().hex, reply_to="no-such-queue")
     parked = await aos.client.receive("aos-poison")
     body = json.loads(str(parked))
@@ -92,7 +103,7 @@ async def test_arguments_that_violate_the_schema_never_leave(aos: World) -> None
     kpis = next(name for name in names if name.endswith("get_kpis"))
     body = await aos.app.ask("ceo", f'@tool {kpis} {{"year": "last"}}')
     assert body["status"] == "completed"
-    assert [call["status"] for call in body["tool_calls"]][0] == "refused"
+    assert body["tool_calls"][0]["status"] == "refused"
 
 
 async def test_a_tool_error_reaches_the_model(aos: World) -> None:
@@ -185,7 +196,7 @@ class TestRegistry:
 
         def broken_is_down(body: dict[str, Any]) -> bool:
             states = {server["server_id"]: server for server in body.get("servers", ())}
-            return states.get("broken", {}).get("status") == "failed"
+            return bool(states.get("broken", {}).get("status") == "failed")
 
         listed = await aos.app.until("mcp/servers", broken_is_down, 40)
         states = {server["server_id"]: server for server in listed["servers"]}

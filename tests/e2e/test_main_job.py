@@ -155,7 +155,7 @@ async def test_tools_run_side_by_side(aos: World) -> None:
 
 
 async def test_agents_and_servers_are_listed(aos: World) -> None:
-    health = (await aos.app.until("health", lambda body: body["status"] == "healthy"))
+    health = await aos.app.until("health", lambda body: body["status"] == "healthy")
     assert health["agent_ids"] == ["ceo", "cfo", "cmo", "coo", "cto"]
     assert health["active_agents"] == 5
     assert health["runtime"] == "Foundry Agent Service (Llama 3.3 70B + LoRA)"

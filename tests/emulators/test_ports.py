@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from emulators import ports
 from emulators.errors import PortInUse
 from emulators.ports import HOST, accepts, in_use, settle
 
@@ -18,6 +19,15 @@ def test_zero_gives_distinct_free_ports_and_keeps_the_named_ones() -> None:
     assert settled["B"] == named
     assert len(set(settled.values())) == 3
     assert not any(map(in_use, settled.values()))
+
+
+def test_no_free_port_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server((HOST, 0)) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setattr(ports, "FREE", range(port, port + 1))
+        with pytest.raises(PortInUse, match=f"no free port found between {port} and {port}"):
+            settle({"A": ("a", 0)})
+    assert settle({"A": ("a", 0)}) == {"A": port}
 
 
 @pytest.mark.parametrize("address", [HOST, "0.0.0.0"])  # noqa: S104 - another program's listener

@@ -189,7 +189,7 @@ async def test_up_serves_all_three_prints_and_writes_the_settings_and_leaves_not
         stack.process.send_signal(signal.SIGINT)
         assert stack.ended() == 0
         assert "Traceback" not in stack.said
-        assert re.search(r"Azurite +127\.0\.0\.1:\d+, \d+, \d+ +ready", stack.said)
+        assert re.search(r"Azurite +127\.0\.0\.1:\d+, \d+, \d+ +ready +\.aos/azurite", stack.said)
         assert not family.keys() & processes().keys()
 
 

@@ -6,8 +6,9 @@ import asyncio
 import gc
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import UUID
 
 import httpx2
@@ -15,9 +16,12 @@ import pytest
 import pytest_asyncio
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage, ServiceBusSubQueue
 from azure.servicebus.aio import ServiceBusClient
+from azure.servicebus.amqp import AmqpAnnotatedMessage
 
 from emulators.servicebus import ServiceBusEmulator, load_entities
 from runtime import AsgiRuntime, AuthLevel, BusMessage, Keys, Request, RouteRegistry, RuntimeConfig, bus_consumer
+from runtime.bus_connections import BusConnections
+from runtime.bus_messages import from_servicebus
 from runtime.lifecycle import Initializer
 
 QUEUES = [
@@ -27,6 +31,7 @@ QUEUES = [
     ("stuck", {}),
     ("limited", {}),
     ("renewed", {"LockDuration": "PT3S"}),
+    ("short", {"LockDuration": "PT1S"}),
     ("patient", {}),
     ("ordered", {"RequiresSession": True}),
 ]
@@ -46,11 +51,6 @@ ENTITIES = load_entities(
         }
     }
 )
-
-
-@pytest.fixture(autouse=True)
-def quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bus_consumer, "POLL_SECONDS", 0.2)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -263,6 +263,45 @@ async def test_the_lock_is_renewed_while_the_handler_runs(bus: ServiceBusEmulato
     assert await left_in(client, "renewed") == []
 
 
+async def test_a_message_whose_lock_was_lost_comes_again(bus: ServiceBusEmulator, client: ServiceBusClient) -> None:
+    handler, registry = Handler(gate_open=False), RouteRegistry()
+    registry.register_queue("short", handler, connection="BUS", max_concurrency=1)
+    async with running(registry, bus.connection_string):
+        await send(client, "short", "late")
+        await until(lambda: handler.inside)
+        await asyncio.sleep(1.2)  # a lock this short expires before the SDK thinks of renewing it
+        handler.gate.set()
+        await until(lambda: handler.done == 2)
+    assert [message.delivery_count for message in handler.seen] == [1, 2]
+    assert await left_in(client, "short") == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
+async def test_a_connection_lost_under_a_handler_costs_a_redelivery_and_nothing_else(tmp_path: Path) -> None:
+    handler, registry = Handler(gate_open=False), RouteRegistry()
+    registry.register_queue("plain", handler, connection="BUS")
+    database = tmp_path / "bus.db"
+    async with ServiceBusEmulator(ENTITIES, db=database) as first:
+        port, connection_string = first.port, first.connection_string
+        async with ServiceBusClient.from_connection_string(connection_string) as own:
+            await send(own, "plain", "precious")
+        stack = AsyncExitStack()
+        runtime = await stack.enter_async_context(running(registry, connection_string))
+        await until(lambda: handler.inside)
+    async with stack:
+        await until(lambda: not runtime.bus_states()[0].connected)
+        async with ServiceBusEmulator(ENTITIES, port=port, db=database):
+            await until(lambda: runtime.bus_states()[0].connected)
+            handler.gate.set()  # this one cannot be settled any more: its link is gone
+            await until(lambda: handler.done == 2)
+            async with ServiceBusClient.from_connection_string(connection_string) as own:
+                async with asyncio.timeout(10):
+                    while await left_in(own, "plain"):
+                        continue
+    assert [message.body for message in handler.seen] == [b"precious", b"precious"]
+    gc.collect()
+
+
 async def test_messages_of_a_session_come_one_after_the_other_and_sessions_side_by_side(
     bus: ServiceBusEmulator, client: ServiceBusClient
 ) -> None:
@@ -320,3 +359,33 @@ async def test_a_missing_setting_is_reported_while_http_is_served() -> None:
         transport = httpx2.ASGITransport(runtime.app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
             assert (await http.get("/api/health")).text == "GET"
+
+
+async def test_a_namespace_is_reached_with_the_identity_of_the_process() -> None:
+    connections = BusConnections(
+        {"BUS__fullyQualifiedNamespace": "example.servicebus.windows.net", "BUS__clientId": "client-7"}
+    )
+    client = connections.client("BUS")
+    assert client.fully_qualified_namespace == "example.servicebus.windows.net"
+    assert connections.client("BUS") is client
+    await connections.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (AmqpAnnotatedMessage(value_body="grün"), "grün".encode()),
+        (AmqpAnnotatedMessage(value_body={"a": [1, None]}), b'{"a":[1,null]}'),
+        (AmqpAnnotatedMessage(sequence_body=[["a", 1], ["b"]]), b'[["a",1],["b"]]'),
+        (AmqpAnnotatedMessage(data_body=[b"one ", b"two"]), b"one two"),
+    ],
+)
+async def test_bodies_of_every_amqp_kind_become_bytes(
+    bus: ServiceBusEmulator, client: ServiceBusClient, body: AmqpAnnotatedMessage, expected: bytes
+) -> None:
+    async with client.get_queue_sender("plain") as sender:
+        await sender.send_messages(body)
+    async with client.get_queue_receiver("plain", max_wait_time=5) as receiver:
+        (message,) = await receiver.receive_messages()
+        await receiver.complete_message(message)
+    assert from_servicebus(message, "plain").body == expected

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from emulators.foundry.model import JsonObject
-from emulators.foundry.offline.words import concept, concepts, plain_words
+from emulators.foundry.offline.words import concept, concepts, is_stop, plain_words, stem
 
 MAX_ROWS = 10
 MAX_FIELDS = 12
 MAX_TEXT = 2000
-MAX_COMPARED = 6
+MAX_ASKED_FIELDS = 8
+MAX_COMPARED = 3
+Leaf = tuple[tuple[str, ...], JsonValue]
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 
 
@@ -29,7 +31,7 @@ class Outcome:
 
 def answer_from(message: str, outcomes: Sequence[Outcome]) -> str:
     """One paragraph per call; results of one tool for several arguments are compared."""
-    wanted = frozenset(concepts(message))
+    wanted = frozenset((*concepts(message), *(stem(word) for word in plain_words(message) if not is_stop(word))))
     paragraphs: list[str] = []
     results: dict[str, list[tuple[Outcome, JsonValue]]] = {}
     for outcome in outcomes:
@@ -113,7 +115,11 @@ def _is_json(text: str) -> bool:
 def _render(value: JsonValue, wanted: frozenset[str]) -> str:
     match value:
         case dict():
-            return _fields(value, wanted) + "."
+            tables = [(path, leaf) for path, leaf in _leaves(value) if _is_table(leaf)]
+            plain = [(path, leaf) for path, leaf in _leaves(value) if not _is_table(leaf)]
+            parts = [_joined(plain, wanted) + "."] if plain or not tables else []
+            parts += [f"{_label(path)}: {_rows(leaf, wanted)}" for path, leaf in tables if isinstance(leaf, list)]
+            return "\n".join(parts)
         case list():
             return _rows(value, wanted)
         case str():
@@ -122,12 +128,20 @@ def _render(value: JsonValue, wanted: frozenset[str]) -> str:
             return f"{_scalar(value)}."
 
 
+def _is_table(value: JsonValue) -> bool:
+    return isinstance(value, list) and any(isinstance(row, dict) for row in value)
+
+
 def _fields(value: JsonObject, wanted: frozenset[str]) -> str:
-    leaves = _leaves(value)
+    return _joined(_leaves(value), wanted)
+
+
+def _joined(leaves: list[Leaf], wanted: frozenset[str]) -> str:
     if not leaves:
         return "an empty result"
-    ordered = sorted(leaves, key=lambda leaf: -len(wanted & _key_concepts(leaf[0])))
-    shown = [f"{_label(path)} {_scalar(leaf)}" for path, leaf in ordered[:MAX_FIELDS]]
+    ordered = sorted(leaves, key=lambda leaf: -_relevance(leaf[0], wanted))
+    asked = any(_relevance(path, wanted) for path, _ in leaves)
+    shown = [f"{_label(path)} {_scalar(leaf)}" for path, leaf in ordered[: MAX_ASKED_FIELDS if asked else MAX_FIELDS]]
     more = len(ordered) - len(shown)
     return "; ".join(shown) + (f"; and {more} more" if more else "")
 
@@ -146,8 +160,8 @@ def _rows(value: list[JsonValue], wanted: frozenset[str]) -> str:
     return f"{count}\n" + "\n".join(lines)
 
 
-def _leaves(value: JsonObject, prefix: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], JsonValue]]:
-    found: list[tuple[tuple[str, ...], JsonValue]] = []
+def _leaves(value: JsonObject, prefix: tuple[str, ...] = ()) -> list[Leaf]:
+    found: list[Leaf] = []
     for key, inner in value.items():
         path = (*prefix, key)
         if isinstance(inner, dict) and len(path) < 4:
@@ -157,8 +171,12 @@ def _leaves(value: JsonObject, prefix: tuple[str, ...] = ()) -> list[tuple[tuple
     return found
 
 
-def _key_concepts(path: tuple[str, ...]) -> set[str]:
-    return {concept(word) for part in path for word in plain_words(part)}
+def _relevance(path: tuple[str, ...], wanted: frozenset[str]) -> float:
+    """How well a field fits a question: the words in its own name count, those that it adds count against it."""
+    words = [word for part in path for word in plain_words(part)]
+    named = sum(stem(word) in wanted for word in words)
+    meant = sum(concept(word) in wanted for word in words)
+    return (2 * named + meant) / (1 + len(words)) if meant or named else 0.0
 
 
 def _label(path: tuple[str, ...]) -> str:
@@ -172,7 +190,7 @@ def _scalar(value: JsonValue) -> str:
         case int():
             return f"{value:,}" if abs(value) >= 10_000 else str(value)
         case float():
-            return f"{value:,.2f}".rstrip("0").rstrip(".") if abs(value) >= 0.01 else repr(value)
+            return f"{value:,.2f}".removesuffix(".00") if abs(value) >= 0.01 or value == 0 else repr(value)
         case None:
             return "none"
         case str():
@@ -201,8 +219,9 @@ def _compare(results: Sequence[tuple[Outcome, JsonValue]], wanted: frozenset[str
     for other, table in others:
         given = _arguments_that_differ(first, other)
         shared = [path for path in base if path in table and path[-1] not in given]
-        asked = [path for path in shared if wanted & _key_concepts(path)]
-        for path in (asked or shared)[:MAX_COMPARED]:
+        ranked = sorted(shared, key=lambda path: -_relevance(path, wanted))
+        best = _relevance(ranked[0], wanted) if ranked else 0.0
+        for path in [path for path in ranked if _relevance(path, wanted) == best][:MAX_COMPARED]:
             here, there = base[path], table[path]
             if _is_number(here) and _is_number(there):
                 sentences.append(_difference(_label(path), _shown(first, given), here, _shown(other, given), there))
@@ -222,8 +241,8 @@ def _arguments_that_differ(first: Outcome, other: Outcome) -> list[str]:
 
 def _shown(outcome: Outcome, keys: Sequence[str]) -> str:
     arguments = parse_result(outcome.arguments)
-    values = [_scalar(arguments.get(key)) for key in keys] if isinstance(arguments, dict) else []
-    return " ".join(values) or outcome.name
+    values = [f"{key} {_scalar(arguments.get(key))}" for key in keys] if isinstance(arguments, dict) else []
+    return ", ".join(values) or outcome.name
 
 
 def _difference(label: str, here_name: str, here: JsonValue, there_name: str, there: JsonValue) -> str:

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from emulators.foundry.model import JsonObject
 from emulators.foundry.offline.evidence import Evidence, Number, Period
-from emulators.foundry.offline.schema import SchemaReader, description, required, type_of
+from emulators.foundry.offline.schema import SchemaReader, examples, required, type_of
 from emulators.foundry.offline.strings import enum_matches, free_text, named_value, period_texts
 from emulators.foundry.offline.words import concept, concepts, plain_words
 
@@ -31,8 +31,13 @@ class Ground(IntEnum):
     """What a value rests on."""
 
     GUESSED = 0
-    SCHEMA = 1
-    MESSAGE = 2
+    """Nothing: it is merely valid."""
+    LIKELY = 1
+    """A phrase of the message that may be meant, or an example that the schema gives."""
+    SCHEMA = 2
+    """The schema: its default, or the only value that it allows."""
+    MESSAGE = 3
+    """The message states it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +50,10 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """Arguments; ``guessed`` were required but neither message nor schema gives them, ``missing`` found no value."""
+    """Arguments; of the required ones, ``likely`` and ``guessed`` rest on that ground, ``missing`` found no value."""
 
     arguments: JsonObject
+    likely: tuple[str, ...] = ()
     guessed: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
 
@@ -77,7 +83,7 @@ class _Filler:
         properties = self._reader.properties(resolved)
         needed = required(resolved)
         arguments: JsonObject = {}
-        guessed: list[str] = []
+        shaky: dict[Ground, list[str]] = {Ground.LIKELY: [], Ground.GUESSED: []}
         missing: list[str] = []
         # required ones choose first from numbers and quotes, in the schema's order
         for name in sorted(properties, key=lambda key: key not in needed):
@@ -87,15 +93,15 @@ class _Filler:
                 value = None
             if name in needed and value is None:
                 missing.append(where)
-            elif name in needed and value is not None and value.ground is Ground.GUESSED:
-                guessed.append(where)
+            elif name in needed and value is not None and value.ground in shaky:
+                shaky[value.ground].append(where)
             if value is not None and (name in needed or value.ground is Ground.MESSAGE):
                 arguments[name] = value.value
         missing.extend(f"{path}.{name}" if path else name for name in sorted(needed - properties.keys()))
         ordered = {name: arguments[name] for name in properties if name in arguments}
         if not missing and not self._reader.accepts(resolved, ordered):
             missing.append(path or "arguments")
-        return Filled(ordered, tuple(guessed), tuple(missing))
+        return Filled(ordered, tuple(shaky[Ground.LIKELY]), tuple(shaky[Ground.GUESSED]), tuple(missing))
 
     def _value(self, schema: JsonObject, name: str, depth: int, *, needed: bool) -> Value | None:
         if "const" in schema:
@@ -112,6 +118,10 @@ class _Filler:
         found_value = self._typed(schema, name, depth, needed=needed)
         if found_value is not None and not self._reader.accepts(schema, found_value.value):
             found_value = None
+        if found_value is None or found_value.ground < Ground.LIKELY:
+            for example in examples(schema):
+                if self._reader.accepts(schema, example):
+                    return self._default(schema, Value(example, Ground.LIKELY))
         return self._default(schema, found_value)
 
     @staticmethod
@@ -136,22 +146,24 @@ class _Filler:
                 filled = self.object(schema, "", depth)
                 if filled.missing:
                     return None
-                evident = bool(filled.arguments) and not filled.guessed
-                return Value(filled.arguments, Ground.MESSAGE if evident else Ground.GUESSED)
+                if filled.guessed or not filled.arguments:
+                    return Value(filled.arguments, Ground.GUESSED)
+                return Value(filled.arguments, Ground.LIKELY if filled.likely else Ground.MESSAGE)
             case "null":
                 return Value(None, Ground.SCHEMA)
         return None
 
     def _option(self, schema: JsonObject, options: list[JsonValue], name: str) -> Value | None:
         usable = [option for option in options if self._reader.accepts(schema, option)]
-        chosen = self._evidence.chosen.get(name)
-        if chosen in usable:
-            return Value(chosen, Ground.MESSAGE)
-        for candidate in self._period_candidates(name, schema):
-            if candidate in usable:
+        candidates = [
+            self._evidence.chosen.get(name),
+            *self._period_candidates(name, schema),
+            *enum_matches(usable, self._evidence.text),
+        ]
+        for candidate in candidates:
+            if candidate is not None and candidate in usable:
+                self._spend(candidate)
                 return Value(candidate, Ground.MESSAGE)
-        for option in enum_matches(usable, self._evidence.text):
-            return Value(option, Ground.MESSAGE)
         for number in self._evidence.numbers:
             if number.value in usable:
                 return Value(number.value, Ground.MESSAGE)
@@ -161,12 +173,17 @@ class _Filler:
             return None
         return Value(usable[0], Ground.SCHEMA if len(usable) == 1 else Ground.GUESSED)
 
+    def _spend(self, value: JsonValue) -> None:
+        """A number that was read as a code is no amount any more."""
+        for position, number in enumerate(self._evidence.numbers):
+            if str(number.value) == value:
+                self._used_numbers.add(position)
+
     def _period_candidates(self, name: str, schema: JsonObject) -> list[JsonValue]:
         words = set(plain_words(name))
-        about = words | set(plain_words(description(schema)))
         periods = self._evidence.periods
         found: list[JsonValue] = []
-        if "quarter" in words or ("period" in words and "quarter" in about):
+        if words & {"quarter", "period"}:
             found += [text for period in periods if period.quarter for text in period_texts(period)]
             found += [period.quarter for period in periods if period.quarter]
         if "month" in words or "period" in words:
@@ -200,11 +217,12 @@ class _Filler:
         for candidate in candidates:
             if self._reader.accepts(schema, candidate):
                 self._used_texts.add(candidate)
+                self._spend(candidate)
                 return Value(candidate, Ground.MESSAGE)
         text = free_text(name, evidence, self._subject | set(concepts(name)), self._used_texts)
         if text is not None and not dated and self._reader.accepts(schema, text.text):
             self._used_texts.add(text.text)
-            return Value(text.text, Ground.MESSAGE if text.stated else Ground.GUESSED)
+            return Value(text.text, Ground.MESSAGE if text.stated else Ground.LIKELY)
         guess = _fit(text.text if text is not None else evidence.text, schema)
         return Value(guess, Ground.GUESSED) if self._reader.accepts(schema, guess) else None
 
@@ -286,25 +304,27 @@ class _Filler:
         made = self._value(inner, name, depth + 1, needed=True)
         if made is None:
             return []
-        match made.value:
-            case bool() | None | list() | dict():
-                return [made.value] * count
-            case int() | float() as first:
-                return [first + step * (_step(inner)) for step in range(count)]
-            case str() as first:
-                numbered = [first, *(f"{first} {number}" for number in range(2, count + 1))]
-                return [text if self._reader.accepts(inner, text) else first for text in numbered]
+        first = made.value
+        series: list[JsonValue] = [first] * count
+        if isinstance(first, str):
+            series = [first, *(f"{first} {number}" for number in range(2, count + 1))]
+        elif isinstance(first, int | float) and not isinstance(first, bool):
+            series = [first + number * _step(inner) for number in range(count)]
+        return [value if self._reader.accepts(inner, value) else first for value in series]
 
 
 def _fitness(number: Number, words: set[str]) -> int:
+    named = {concept(word) for word in words}
     around = {concept(word) for word in (*number.before[-3:], *number.after[:2])}
+    if number.before and concept(number.before[-1]) in named:
+        return 5
     if number.money and words & _AMOUNT:
         return 4
     if number.percent and words & _PERCENT:
         return 4
     if words & _LIMIT and (set(number.before[-2:]) | set(number.after[:1])) & _COUNTING:
         return 3
-    if {concept(word) for word in words} & around:
+    if named & around:
         return 2
     if words & _AMOUNT and not number.percent:
         return 1

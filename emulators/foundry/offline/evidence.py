@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from pydantic import JsonValue
+
 _MONTHS = {name.lower(): number for number, name in enumerate(calendar.month_name) if name}
 _MONTHS |= {name.lower(): number for number, name in enumerate(calendar.month_abbr) if name}
 _MONTH = "(" + "|".join(sorted(_MONTHS, key=len, reverse=True)) + r")\.?"
@@ -80,7 +82,7 @@ class Evidence:
     years: tuple[int, ...] = ()
     codes: tuple[str, ...] = ()
     numbers: tuple[Number, ...] = ()
-    chosen: dict[str, str] = field(default_factory=dict)
+    chosen: dict[str, JsonValue] = field(default_factory=dict)
 
     def only_period(self, period: Period) -> Evidence:
         """The same message as if it spoke of one period alone."""
@@ -91,13 +93,16 @@ class Evidence:
         """The same message as if it spoke of one year alone."""
         return replace(self, years=(year,))
 
-    def choose(self, name: str, value: str) -> Evidence:
+    def choose(self, name: str, value: JsonValue) -> Evidence:
         """The same message as if property ``name`` could only be ``value``."""
         return replace(self, chosen={**self.chosen, name: value})
 
 
-def gather(text: str) -> Evidence:
-    """Read a message. What one reading consumed is hidden from the next, so a year is not also an amount."""
+def gather(text: str, earlier: str = "") -> Evidence:
+    """Read a message. What one reading consumed is hidden from the next, so a year is not also an amount.
+
+    ``earlier`` is what was said before: the year last named there holds for a message that names none.
+    """
     rest = text
     found: dict[str, list[str]] = {"urls": [], "emails": [], "dates": [], "codes": [], "years": []}
     periods: list[Period] = []
@@ -145,6 +150,8 @@ def gather(text: str) -> Evidence:
     consume(_CODE, keep("codes"))
     consume(_PLAIN_YEAR, keep("years"))
     years = [int(year) for year in found["years"]]
+    if earlier and not years and not found["dates"] and all(period.year is None for period in periods):
+        years = list(gather(earlier).years[-1:])
     named = [period.year for period in periods if period.year is not None]
     years = list(dict.fromkeys((*named, *years)))
     # "Q3 2025 ... and Q2": a quarter without a year is of the year last named, else of the first one named

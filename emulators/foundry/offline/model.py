@@ -86,7 +86,8 @@ def _plan(request: ModelRequest, message: str, directives: Directives) -> Plan:
         return Plan(calls)
     if request.tool_choice == "none" or not message:
         return Plan(())
-    return plan_calls(message, request.tools, request.tool_choice)
+    said = [turn.text for turn in request.history if isinstance(turn, Said) and turn.role == "user"]
+    return plan_calls(message, request.tools, request.tool_choice, said[:-1])
 
 
 def _full_name(name: str, names: set[str]) -> str:

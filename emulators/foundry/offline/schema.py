@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import jsonschema_rs
 from pydantic import JsonValue
 
 from emulators.foundry.model import JsonObject
 
 _MAX_REFERENCES = 32
-TYPES = ("string", "integer", "number", "boolean", "array", "object", "null")
+_EXAMPLE = re.compile(r"(?:such as|e\.g\.,?|for example,?)\s+(?:[\"'`]([^\"'`]+)[\"'`]|(-?[\w.-]+))", re.IGNORECASE)
 
 
 class SchemaReader:
@@ -56,6 +58,14 @@ class SchemaReader:
             return [{**schema, "type": one} for one in kind]
         return []
 
+    def options(self, schema: JsonObject) -> list[JsonValue]:
+        """The values of an ``enum``, also of one among alternatives."""
+        found: list[JsonValue] = []
+        for branch in (schema, *self.alternatives(schema)):
+            values = branch.get("enum")
+            found.extend(values if isinstance(values, list) else [])
+        return found
+
     def accepts(self, schema: JsonObject, value: JsonValue) -> bool:
         """Whether the value is valid; formats are asserted."""
         validator = jsonschema_rs.validator_for({**self._shared, **schema}, validate_formats=True)
@@ -68,7 +78,7 @@ class SchemaReader:
 
 
 def type_of(schema: JsonObject) -> str:
-    """The type a resolved schema asks for, inferred from its other keywords if it names none."""
+    """The type a resolved schema asks for, inferred from its other keywords if it names none; ``any`` of several."""
     kind = schema.get("type")
     if isinstance(kind, str):
         return kind
@@ -76,6 +86,8 @@ def type_of(schema: JsonObject) -> str:
         return "object"
     if "items" in schema:
         return "array"
+    if "anyOf" in schema or "oneOf" in schema:
+        return "any"
     if {"minimum", "maximum", "multipleOf"} & schema.keys():
         return "number"
     return "string"
@@ -91,6 +103,20 @@ def description(schema: JsonObject) -> str:
     """The description, or an empty string."""
     text = schema.get("description")
     return text if isinstance(text, str) else ""
+
+
+def examples(schema: JsonObject) -> list[JsonValue]:
+    """Values that the schema gives as examples: ``examples``, or ``such as X`` in the description."""
+    given = schema.get("examples")
+    found: list[JsonValue] = [*given] if isinstance(given, list) else []
+    kind = type_of(schema)
+    for match in _EXAMPLE.finditer(description(schema)):
+        text = (match[1] or match[2]).rstrip(".")
+        if kind == "string":
+            found.append(text)
+        elif text.lstrip("-").isdigit():
+            found.append(int(text))
+    return found
 
 
 def _merge(base: JsonObject, over: JsonObject) -> JsonObject:

@@ -18,6 +18,8 @@ _TITLE_NAMES = frozenset(
 )
 _PLACE_NAMES = frozenset(("city", "location", "place", "country", "region", "town", "destination", "address"))
 _ABOUT = re.compile(r"\b(?:titled|called|named|saying|about|regarding|for)\s+(.+?)(?:[.?!;,]|$)", re.IGNORECASE)
+_ARTICLE = re.compile(r"^(?:the|a|an|our|my)\s+", re.IGNORECASE)
+_DATED = re.compile(r"\s+(?:on|dated|in|from)\s+\d.*$", re.IGNORECASE)
 _PLACE = re.compile(r"\b(?:in|at|for|to|near|of)\s+((?:[A-Z][\w'-]+)(?:\s+[A-Z][\w'-]+)*)")
 _VALUE = r"(\"[^\"]+\"|'[^']+'|[A-Za-z0-9][\w@.&/-]*[\w]|[A-Za-z0-9])"
 
@@ -65,7 +67,7 @@ def period_texts(period: Period) -> list[str]:
 def named_value(name: str, evidence: Evidence) -> list[str]:
     """What stands beside the name of a property: ``account: 4000``, ``account Travel``, ``marketing department``."""
     chosen = evidence.chosen.get(name)
-    if chosen is not None:
+    if isinstance(chosen, str):
         return [chosen]
     words = [word for word in plain_words(name) if word not in ("name", "id", "code")] or plain_words(name)
     spoken = r"[\s_-]+".join(map(re.escape, words))
@@ -97,7 +99,8 @@ def free_text(name: str, evidence: Evidence, subject: Iterable[str], used: set[s
     if words & _TITLE_NAMES:
         about = [match[1].strip() for match in _ABOUT.finditer(evidence.text)]
         if about:
-            return FreeText(re.sub(r"^(?:the|a|an|our|my)\s+", "", about[-1], flags=re.IGNORECASE), stated=True)
+            plain = _ARTICLE.sub("", _DATED.sub("", about[-1]))
+            return FreeText(plain, stated=True)
     if words & _QUERY_NAMES and evidence.text.strip():
         return FreeText(evidence.text.strip(), stated=True)
     phrase = _salient(evidence.text, frozenset(subject))

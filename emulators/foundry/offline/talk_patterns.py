@@ -27,6 +27,13 @@ RECALL = re.compile(
     re.IGNORECASE,
 )
 
+FOLLOW_UP = re.compile(r"^\s*(?:and|what about|how about|also|same for|or)\b(?:\W*[\w'-]+){0,8}\W*$", re.IGNORECASE)
+STATEMENT = re.compile(
+    r"^\s*(?:(?:my|our|it|this|that|i|we|the)\b.*?\b(?:is|are|was|were|am|like|prefer|love|hate)\b"
+    r"|(?:i'm|we're|it's|that's)\b|(?:please\s+)?(?:remember|note|keep in mind)\b|call me\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+
 
 def is_small_talk(message: str) -> bool:
     """Whether a message greets, thanks, asks who answers, or asks what was said before."""

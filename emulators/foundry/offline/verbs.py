@@ -21,6 +21,7 @@ get list show find look fetch read search query compare check view describe expl
     analyze analyse calculate report review tell give lookup count is was were are has have does do
 """
 _READING = frozenset(stem(verb) for verb in _READING_TEXT.split())
+_ASKING = frozenset(("what", "which", "who", "whose", "when", "where", "why", "how", "if", "my", "our"))
 WRITING = frozenset().union(*_GROUPS)
 VERBS = WRITING | _READING
 
@@ -38,6 +39,12 @@ def order_of(clause: str) -> str | None:
     words = plain_words(_LEAD.sub("", clause.strip()))
     first = stem(words[0]) if words else ""
     return first if first in WRITING else None
+
+
+def stands_alone(clause: str) -> bool:
+    """Whether a clause asks or orders by itself, rather than going on with the one before it."""
+    words = plain_words(_LEAD.sub("", clause.strip()))
+    return bool(words) and (words[0] in _ASKING or stem(words[0]) in VERBS)
 
 
 def writing_verbs(tool_words: list[str]) -> frozenset[str]:

@@ -3,8 +3,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 import httpx2
 import openai
@@ -16,7 +17,7 @@ from openai import AsyncOpenAI
 from openai.types.responses import Response, ResponseFunctionToolCall, ResponseInputParam
 
 from emulators.foundry import FoundryEmulator
-from emulators.foundry.model import count_tokens
+from emulators.foundry.model import ModelEvent, ModelRequest, TextDelta, count_tokens
 
 Connect = Callable[[str], AbstractAsyncContextManager[tuple[AIProjectClient, AsyncOpenAI]]]
 AGENT = {"agent_reference": {"type": "agent_reference", "name": "ledger"}}
@@ -414,3 +415,73 @@ async def test_a_step_costs_milliseconds(runtime: AsyncOpenAI) -> None:
         await runtime.responses.create(model=MODEL, input="@say quick", conversation=conversation.id)
         durations.append(clock() - started)
     assert sorted(durations)[len(durations) // 2] < 0.03
+
+
+class Broken:
+    """A model with a defect."""
+
+    kind = "broken"
+
+    def check(self, request: ModelRequest) -> None: ...
+
+    async def step(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        yield TextDelta("half an ans")
+        raise ZeroDivisionError
+
+    async def close(self) -> None: ...
+
+
+async def test_a_defect_of_the_model_fails_the_response_and_frees_the_conversation(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with FoundryEmulator(model=Broken()) as emulator, connect(emulator.endpoint) as (_, runtime):
+        conversation = await runtime.conversations.create()
+        with pytest.raises(openai.InternalServerError, match="ZeroDivisionError"):
+            await runtime.responses.create(model=MODEL, input="hi", conversation=conversation.id)
+        async with await runtime.responses.create(
+            model=MODEL, input="hi", conversation=conversation.id, stream=True
+        ) as stream:
+            events = [event async for event in stream]
+        assert [event.type for event in events][-2:] == ["response.output_text.delta", "response.failed"]
+        assert await items_of(runtime, conversation.id) == ["message", "message"]
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_an_agent_whose_deployment_is_gone_is_refused(connect: Connect, tmp_path: Path) -> None:
+    db = str(tmp_path / "state.db")
+    async with (
+        FoundryEmulator(db=db, deployments=["old"]) as emulator,
+        connect(emulator.endpoint) as (project, _),
+    ):
+        await project.agents.create_version("ceo", definition=PromptAgentDefinition(model="old"))
+    async with FoundryEmulator(db=db, deployments=["new"]) as emulator, connect(emulator.endpoint) as (_, runtime):
+        reference = {"agent_reference": {"type": "agent_reference", "name": "ceo"}}
+        with pytest.raises(openai.NotFoundError) as caught:
+            await runtime.responses.create(input="hi", extra_body=reference)
+        assert caught.value.code == "DeploymentNotFound"
+
+
+async def test_content_parts_and_media_are_kept(runtime: AsyncOpenAI) -> None:
+    conversation = await runtime.conversations.create()
+    made = await runtime.responses.create(
+        model=MODEL,
+        conversation=conversation.id,
+        input=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "input_text", "text": "@say seen"},
+                    {"type": "input_image", "image_url": "https://example.com/a.png", "detail": "auto"},
+                ],
+            }
+        ],
+    )
+    assert made.output_text == "seen"
+    (image,) = [
+        part
+        async for item in runtime.conversations.items.list(conversation.id, order="asc")
+        if item.type == "message"
+        for part in item.content
+        if part.type == "input_image"
+    ]
+    assert image.image_url == "https://example.com/a.png"

@@ -69,7 +69,7 @@ async def test_the_stream_helper_follows_text_and_calls(runtime: AsyncOpenAI) ->
     assert (call.name, call.arguments) == ("f", '{"x": 1}')
 
 
-async def test_the_stream_helper_serves_an_agent_on_a_conversation(runtime: AsyncOpenAI) -> None:
+async def test_the_stream_helper_adds_to_a_conversation(runtime: AsyncOpenAI) -> None:
     conversation = await runtime.conversations.create()
     async with runtime.responses.stream(model=MODEL, input="@say hello", conversation=conversation.id) as stream:
         final = await stream.get_final_response()

@@ -145,14 +145,21 @@ class Peer:
     async def opened(cls, port: int, *, idle_ms: int | None = None, max_frame_size: int = 65_536) -> Peer:
         """A connection that is open, with a session on channel 0."""
         peer = await cls.connect(port)
-        await peer.write(frames.AMQP_HEADER)
-        assert await peer.reader.readexactly(8) == frames.AMQP_HEADER
-        idle = None if idle_ms is None else codec.uint(idle_ms)
-        await peer.perform(frames.OPEN, ["peer", None, codec.uint(max_frame_size), None, idle])
-        await peer.perform(frames.BEGIN, [None, codec.uint(0), codec.uint(1000), codec.uint(1000)])
-        assert (await peer.frame())[0] == frames.OPEN
-        assert (await peer.frame())[0] == frames.BEGIN
+        try:
+            await peer.open(idle_ms, max_frame_size)
+        except BaseException:
+            await peer.close()
+            raise
         return peer
+
+    async def open(self, idle_ms: int | None, max_frame_size: int) -> None:
+        await self.write(frames.AMQP_HEADER)
+        assert await self.reader.readexactly(8) == frames.AMQP_HEADER
+        idle = None if idle_ms is None else codec.uint(idle_ms)
+        await self.perform(frames.OPEN, ["peer", None, codec.uint(max_frame_size), None, idle])
+        await self.perform(frames.BEGIN, [None, codec.uint(0), codec.uint(1000), codec.uint(1000)])
+        assert (await self.frame())[0] == frames.OPEN
+        assert (await self.frame())[0] == frames.BEGIN
 
     async def write(self, data: bytes) -> None:
         self.writer.write(data)

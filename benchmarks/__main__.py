@@ -1,0 +1,104 @@
+"""`make bench`: what the kernel costs around the model. Figures are of this machine and this run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from aos.registry.agents import parse_agents
+from benchmarks.world import World
+
+ROUNDS, TURNS = 9, 2000
+
+
+def cpu_per_turn(text: str) -> float:
+    """CPU microseconds of a turn, one after the other, each in its own conversation: the median of the rounds."""
+
+    async def measure() -> list[float]:
+        world = World()
+        for number in range(200):
+            await world.turn(f"warm{number}", text)
+        figures = []
+        for round_number in range(ROUNDS):
+            began = time.process_time()
+            for number in range(TURNS):
+                await world.turn(f"{round_number}.{number}", text)
+            figures.append((time.process_time() - began) / TURNS * 1e6)
+        expected = (200 + ROUNDS * TURNS) if text.startswith("tool") else 0
+        assert world.tools.runs == expected, "each tool call is made exactly once"
+        return figures
+
+    return median(asyncio.run(measure()))
+
+
+def turns_per_second(conversations: int) -> float:
+    """Text turns per second over so many conversations at once."""
+
+    async def measure() -> float:
+        world = World()
+
+        async def talk(number: int) -> None:
+            for _ in range(200):
+                await world.turn(str(number), "hello")
+
+        began = time.perf_counter()
+        await asyncio.gather(*map(talk, range(conversations)))
+        return conversations * 200 / (time.perf_counter() - began)
+
+    return median(asyncio.run(measure()) for _ in range(3))
+
+
+def import_ms(module: str) -> float:
+    """What importing a module adds to a bare interpreter, in milliseconds."""
+
+    def run(code: str) -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return time.perf_counter() - began
+
+    bare = median(run("pass") for _ in range(7))
+    return (median(run(f"import {module}") for _ in range(7)) - bare) * 1e3
+
+
+def registry_ms(entries: int) -> float:
+    """Parsing a registry of so many agents, in milliseconds."""
+    sample = json.loads(Path("agent_registry.json").read_text())["agents"][0]
+    agents = [{**sample, "agent_id": f"agent-{number}"} for number in range(entries)]
+    document = json.dumps({"version": "1.0", "agents": agents}).encode()
+    figures = []
+    for _ in range(5):
+        began = time.perf_counter()
+        assert len(parse_agents(document).entries) == entries
+        figures.append((time.perf_counter() - began) * 1e3)
+    return median(figures)
+
+
+def main() -> None:
+    """Measures, then prints one table."""
+    work = [
+        ("text turn, stores in memory", "CPU us", lambda: cpu_per_turn("hello"), "<= 60"),
+        ("turn with one tool call, stores in memory", "CPU us", lambda: cpu_per_turn("tool"), "<= 150"),
+        ("text turns at 64 conversations", "turns/s", lambda: turns_per_second(64), ">= 15,000"),
+        ("import aos", "ms", lambda: import_ms("aos"), "<= 60"),
+        ("import aos.app (routes, no SDK)", "ms", lambda: import_ms("aos.app"), ""),
+        ("registry of 1,000 agents parsed", "ms", lambda: registry_ms(1000), "<= 100"),
+    ]
+    table = Table(title="AOS around the model", title_justify="left")
+    for column, justify in (("what", "left"), ("measured", "right"), ("unit", "left"), ("target", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]  # rich types it as a literal
+    for what, unit, measure, target in track(work, description="measuring", transient=True):
+        table.add_row(what, f"{measure():,.1f}", unit, target)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""The binding as application code uses it; what the worker makes of it is in test_conformance."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import azure.functions as func
+import pytest
+from azure.functions.decorators.function_app import Function
+
+from runtime import Request, RouteRegistry, RuntimeConfig, RuntimeConfigError, create_runtime
+from tests.functions_worker import FunctionsWorker, WorkerError
+
+SIMPLE_APP = """
+import azure.functions as func
+from runtime import AuthLevel, HttpMethod, RouteRegistry, RuntimeConfig, create_runtime, route
+
+config = RuntimeConfig(app_name="MySimpleApp", app_version="1.0.0", auth_level="FUNCTION")
+registry = RouteRegistry()
+
+@route(registry, "api/ping", methods=[HttpMethod.GET])
+async def ping(req: func.HttpRequest):
+    return func.HttpResponse('{"message": "pong"}', mimetype="application/json")
+
+async def health_handler(req):
+    return {"status": "healthy"}
+
+registry.register("health", health_handler, auth_level=AuthLevel.ANONYMOUS)
+
+runtime = create_runtime(config, registry)
+runtime.register_routes_to_azure_functions()
+runtime.create_startup_function()
+app = runtime.get_func_app()
+"""
+
+FAILING_APP = """
+import os
+from runtime import RouteRegistry, RuntimeConfig, create_runtime
+from runtime import azure_functions_runtime
+
+azure_functions_runtime.BUS_PATIENCE_SECONDS = 0.1
+starts = []
+
+async def initialize():
+    starts.append(1)
+    if len(starts) < 4:
+        raise RuntimeError("SHOP_DATABASE is not set")
+    return "started"
+
+async def show(req):
+    return f"{req.app} after {len(starts)}"
+
+async def on_message(message):
+    print("printed, and harmless")
+
+runtime = create_runtime(RuntimeConfig(), app_initializer=initialize)
+runtime.route_registry.register("show", show)
+runtime.route_registry.register_queue("%ORDERS%", on_message, connection="BUS")
+runtime.create_startup_function()
+app = runtime.get_func_app()
+"""
+
+
+async def test_the_documented_app_runs_as_written(tmp_path: Path) -> None:
+    (tmp_path / "function_app.py").write_text(SIMPLE_APP)
+    async with FunctionsWorker(tmp_path) as worker:
+        assert sorted(worker.functions) == ["get_health", "get_ping", "warmup"]
+        status, headers, body = await worker.invoke_http("get_ping")
+        assert (status, headers["content-type"], body) == (200, "application/json", b'{"message": "pong"}')
+        assert (await worker.invoke_http("get_health"))[2] == b'{"status":"healthy"}'
+
+
+async def test_an_initializer_that_fails_is_tried_again_by_each_kind_of_invocation(tmp_path: Path) -> None:
+    (tmp_path / "function_app.py").write_text(FAILING_APP)
+    async with FunctionsWorker(tmp_path) as worker:
+        assert worker.functions["ORDERS"].trigger["queueName"] == "%ORDERS%"
+        with pytest.raises(WorkerError, match="NotReady: RuntimeError: SHOP_DATABASE is not set"):
+            await worker.invoke_warmup()
+        with pytest.raises(WorkerError, match="NotReady"):
+            await worker.invoke_service_bus("ORDERS", b"x")
+        status, headers, body = await worker.invoke_http("get_show")
+        assert (status, headers["retry-after"]) == (503, "5")
+        assert b"SHOP_DATABASE is not set" in body
+        await worker.invoke_service_bus("ORDERS", b"x")
+        assert (await worker.invoke_http("get_show"))[2] == b"started after 4"
+        assert "printed, and harmless" in worker.log()
+
+
+async def show(request: Request) -> str:
+    return request.method
+
+
+def trigger_of(function: Function) -> dict[str, Any]:  # the SDK's own type
+    trigger = function.get_trigger()
+    assert trigger is not None
+    return trigger.get_dict_repr()
+
+
+def test_routes_registered_later_are_bound_once() -> None:
+    registry = RouteRegistry()
+    runtime = create_runtime(RuntimeConfig(), registry)
+    registry.register("a", show)
+    runtime.register_routes_to_azure_functions()
+    registry.register("b", show)
+    runtime.create_startup_function()
+    runtime.create_startup_function()
+    app = runtime.get_func_app()
+    assert app is runtime.get_func_app()
+    assert sorted(str(function.get_function_name()) for function in app.get_functions()) == ["get_a", "get_b", "warmup"]
+
+
+def test_without_a_registry_the_configured_level_is_the_default() -> None:
+    runtime = create_runtime(RuntimeConfig(auth_level="ANONYMOUS"))
+    runtime.route_registry.register("a", show)
+    (function,) = runtime.get_func_app().get_functions()
+    assert trigger_of(function)["authLevel"] is func.AuthLevel.ANONYMOUS
+    assert runtime.app_instance is None
+
+
+def test_head_is_left_to_a_route_of_its_own() -> None:
+    registry = RouteRegistry()
+    registry.register("a", show)
+    registry.register("a", show, ["HEAD"])
+    functions = create_runtime(RuntimeConfig(), registry).get_func_app().get_functions()
+    methods = {f.get_function_name(): [m.value for m in trigger_of(f)["methods"]] for f in functions}
+    assert methods == {"get_a": ["GET"], "head_a": ["HEAD"]}
+
+
+def test_a_switched_off_host_is_an_error_that_names_the_key() -> None:
+    runtime = create_runtime(RuntimeConfig(azure_functions_enabled=False))
+    with pytest.raises(RuntimeConfigError, match="azure_functions_enabled"):
+        runtime.get_func_app()
+
+
+def test_the_function_app_needs_no_asgi_server_and_no_bus_client() -> None:
+    probe = (
+        "import sys, runtime.azure_functions_runtime as r; print([m for m in sys.modules if m.split('.')[0] in "
+        "('starlette', 'uvicorn', 'croniter') or m.startswith(('azure.servicebus', 'azure.identity'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+async def test_a_stream_too_long_to_buffer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from runtime import azure_functions_runtime
+    from runtime.encoding import Answer
+
+    monkeypatch.setattr(azure_functions_runtime, "MAX_BUFFERED_STREAM_BYTES", 10)
+    closed = False
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal closed
+        try:
+            while True:
+                yield b"abcd"
+        finally:
+            closed = True
+
+    runtime = create_runtime(RuntimeConfig())
+    answer = await runtime._buffered(Answer(200), pieces(), "r-1")
+    assert (answer.status, closed) == (500, True)

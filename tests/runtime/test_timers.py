@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from runtime import RouteRegistry, RuntimeConfigError, TimerRoute, TimerTick
+from runtime.timers import Timer, next_tick
+
+MONDAY = datetime(2026, 1, 5, 10, 0, 0, tzinfo=UTC)
+
+
+def route(schedule: str, *, run_on_startup: bool = False) -> TimerRoute:
+    return RouteRegistry().register_timer("sweep", schedule, lambda tick: tick, run_on_startup=run_on_startup)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "due"),
+    [
+        ("*/30 * * * * *", MONDAY + timedelta(seconds=30)),
+        ("0 */5 * * * *", MONDAY + timedelta(minutes=5)),
+        ("15 30 9-17 * * *", MONDAY + timedelta(minutes=30, seconds=15)),
+        ("0 0 8 * * 1", MONDAY + timedelta(days=6, hours=22)),
+        ("0 0 8 * * Mon-Fri", MONDAY + timedelta(hours=22)),
+        ("0 0 0 1 * *", datetime(2026, 2, 1, tzinfo=UTC)),
+    ],
+)
+def test_next_tick_reads_ncrontab_with_seconds_first(schedule: str, due: datetime) -> None:
+    assert next_tick(schedule, MONDAY) == due
+
+
+@pytest.mark.parametrize("schedule", ["0 99 * * * *", "a b c d e f", "0 0 0 31 2 *"])
+def test_an_unusable_schedule_names_the_timer(schedule: str) -> None:
+    with pytest.raises(RuntimeConfigError, match="schedule of timer 'sweep'"):
+        Timer(route(schedule), {}, run=ignore)
+
+
+def test_a_schedule_may_be_a_setting() -> None:
+    with pytest.raises(RuntimeConfigError, match="%SWEEP%: schedule of timer"):
+        Timer(route("%SWEEP%"), {"SWEEP": "* * * * *"}, run=ignore)
+    Timer(route("%SWEEP%"), {"SWEEP": "0 * * * * *"}, run=ignore)
+
+
+async def ignore(route: TimerRoute, tick: TimerTick) -> None:
+    del route, tick
+
+
+async def test_ticks_come_on_the_second_even_after_one_that_raised() -> None:
+    ticks: list[TimerTick] = []
+    enough = asyncio.Event()
+
+    async def run(timer: TimerRoute, tick: TimerTick) -> None:
+        assert timer.name == tick.name == "sweep"
+        ticks.append(tick)
+        if len(ticks) == 3:
+            enough.set()
+        raise RuntimeError("logged")
+
+    timer = asyncio.create_task(Timer(route("* * * * * *", run_on_startup=True), {}, run).run())
+    async with asyncio.timeout(5):
+        await enough.wait()
+    timer.cancel()
+    await asyncio.wait([timer])
+    at_start, first, second = ticks
+    assert not any(tick.past_due for tick in ticks)
+    assert abs((datetime.now(UTC) - at_start.scheduled_for).total_seconds()) < 5
+    assert first.scheduled_for.microsecond == 0
+    assert second.scheduled_for - first.scheduled_for == timedelta(seconds=1)
+
+
+async def test_ticks_missed_while_the_handler_runs_are_not_made_up_for() -> None:
+    ticks: list[TimerTick] = []
+    second = asyncio.Event()
+
+    async def run(_: TimerRoute, tick: TimerTick) -> None:
+        ticks.append(tick)
+        if len(ticks) == 2:
+            second.set()
+        await asyncio.sleep(1.2)
+
+    timer = asyncio.create_task(Timer(route("* * * * * *"), {}, run).run())
+    async with asyncio.timeout(6):
+        await second.wait()
+    timer.cancel()
+    await asyncio.wait([timer])
+    assert ticks[1].scheduled_for - ticks[0].scheduled_for == timedelta(seconds=2)
