@@ -166,7 +166,7 @@ def code(body: ToolResponseBody) -> str:
 async def written(file: Path) -> None:
     """Waits until a tool has begun to write."""
     async with asyncio.timeout(10):
-        while not file.exists():  # noqa: ASYNC110 - another process makes it
+        while not await asyncio.to_thread(file.exists):  # noqa: ASYNC110 - another process makes it
             await asyncio.sleep(0.02)
 
 
