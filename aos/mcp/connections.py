@@ -303,11 +303,11 @@ class McpConnection:
 
     def _raise_if_hopeless(self, failures: int) -> None:
         pause = self._next_attempt - self._clock.now()
-        if self._failures == failures and (self.state not in ("failed", "not_configured") or pause <= PATIENCE):
-            return
         why = self.last_error or f"MCP server {self.entry.server_id} does not run."
         if self.state == "not_configured":
             raise ServerNotConfigured(why)
+        if self._failures == failures and (self.state != "failed" or pause <= PATIENCE):
+            return
         raise ServerUnavailable(why, retry_after=max(0.0, pause))
 
     # --- the task that owns the session

@@ -57,6 +57,8 @@ log = logging.getLogger("aos.mcp")
 
 LOOK_EVERY = 15.0
 """Seconds after which registry and commands are looked at, if no request had them looked at before."""
+LAST_ANSWERS = 10.0
+"""Seconds to record and send the answers of calls that ended with their servers."""
 GRACE = 20.0
 """Seconds that calls have to end when their server is replaced or the process stops."""
 
@@ -138,11 +140,13 @@ class McpServers:
         while self._tasks:
             await asyncio.wait(self._tasks.values())
         # Their calls have failed by now; what is left is to say so.
-        await self._idle.wait()
         try:
+            async with asyncio.timeout(LAST_ANSWERS):
+                await self._idle.wait()
+        except TimeoutError:
+            log.error("%d requests were not answered; they will be delivered again", self._active)
+        with _logged("the states of MCP servers could not be written"):
             await self._report()
-        except TransientError as error:
-            log.warning("the states of the MCP servers could not be written: %s", error.detail)
 
     def statuses(self) -> list[ServerStatus]:
         """The servers as they stand in this process, by id."""
@@ -454,3 +458,6 @@ def _logged(what: str) -> Iterator[None]:
         yield
     except AosError as error:
         log.warning("%s: %s", what, error.detail)
+    except Exception:
+        # Whatever it is, the next round must come.
+        log.exception("%s", what)
