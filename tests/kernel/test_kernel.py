@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from dataclasses import replace
 
 import pytest
 
 from aos.errors import BusUnavailable, OperationConflict, StorageUnavailable, UnknownOperation
-from aos.kernel.kernel import BATCH, KernelOptions
-from aos.kernel.ports import Change, Lease
+from aos.kernel.kernel import BATCH, WAKE_SLACK, KernelOptions
+from aos.kernel.ports import Change, Lease, Snapshot
 from aos.kernel.types import Conversation, ConversationKey, Limits, Operation, ToolResult, Usage
 from tests.kernel.world import KEY, Fault, World, run
 
@@ -79,6 +78,26 @@ def test_a_result_that_comes_while_the_model_is_asked_is_not_lost() -> None:
         first = asyncio.create_task(world.kernel.add_result(KEY, world.ledger["op0.1.0"][1]))
         await world.kernel.add_result(KEY, world.ledger["op0.1.1"][1])
         await first
+        assert (await world.kernel.operation("op0")).status == "completed"
+
+    run(scenario)
+
+
+def test_a_message_that_comes_while_its_driver_looks_for_the_last_time_is_not_lost() -> None:
+    async def scenario(world: World) -> None:
+        read = world.store.read
+
+        async def slow(key: ConversationKey) -> Snapshot:
+            snapshot = await read(key)
+            await asyncio.sleep(1)
+            return snapshot
+
+        world.store.read = slow  # type: ignore[method-assign]
+        drive = asyncio.create_task(world.kernel.drive(KEY))
+        await asyncio.sleep(0.5)
+        await world.accept("hello")
+        await world.kernel.drive(KEY)
+        await drive
         assert (await world.kernel.operation("op0")).status == "completed"
 
     run(scenario)
@@ -379,6 +398,27 @@ def test_one_chain_of_wake_ups_however_many_messages_arrive() -> None:
         assert 2 <= len(recent) <= 5
 
     run(scenario, KernelOptions(turn=100_000.0))
+
+
+def test_a_wake_up_may_come_a_little_early() -> None:
+    async def scenario(world: World) -> None:
+        world.bus.wakes_come = False
+        world.foundry.down = True
+        await world.tell("hello")
+        for _ in range(3):
+            await asyncio.sleep(world.bus.wakes[-1][1])
+            await world.kernel.drive(KEY, resume=True)
+        world.foundry.down = False
+        await asyncio.sleep(world.bus.wakes[-1][1] - 1.5 * WAKE_SLACK)
+        await world.kernel.drive(KEY, resume=True)
+        assert (await world.kernel.operation("op0")).status == "queued"
+        await asyncio.sleep(WAKE_SLACK)
+        await world.kernel.drive(KEY)
+        assert (await world.kernel.operation("op0")).status == "queued"
+        await world.kernel.drive(KEY, resume=True)
+        assert (await world.kernel.operation("op0")).status == "completed"
+
+    run(scenario)
 
 
 def test_an_agent_that_is_starting_is_waited_for() -> None:
@@ -821,7 +861,7 @@ def test_closing_lets_running_turns_end() -> None:
         world.kernel.start(KEY)
         await asyncio.sleep(0.1)
         await world.kernel.close(grace=5)
-        assert (await world.store.operation("op0") or replace(await world.accept())).status == "completed"
+        assert (await world.kernel.operation("op0")).status == "completed"
 
     run(scenario)
 
