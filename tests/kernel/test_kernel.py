@@ -56,15 +56,15 @@ def test_tools_of_one_step_run_side_by_side_and_answer_in_any_order() -> None:
         operation = await world.tell("3,1: go")
         assert world.bus.asked == ["op0.1.0", "op0.1.1", "op0.1.2"]
         for index in (2, 0, 2):
-            await world.kernel.add_result(KEY, world.ledger[f"op0.1.{index}"][1])
+            await world.kernel.add_result("op0", world.ledger[f"op0.1.{index}"][1])
             assert (await world.kernel.operation("op0")).status == "waiting"
         assert world.foundry.requests == 1
-        await world.kernel.add_result(KEY, world.ledger["op0.1.1"][1])
-        await world.kernel.add_result(KEY, world.ledger["op0.2.0"][1])
+        await world.kernel.add_result("op0", world.ledger["op0.1.1"][1])
+        await world.kernel.add_result("op0", world.ledger["op0.2.0"][1])
         operation = await world.kernel.operation("op0")
         assert operation.reply == "answer to 3,1: go: <op0.1.0> <op0.1.1> <op0.1.2> <op0.2.0>"
         assert world.foundry.requests == 3
-        await world.kernel.add_result(KEY, ToolResult("op0.1.1", "late"))
+        await world.kernel.add_result("op0", ToolResult("op0.1.1", "late"))
         assert await world.kernel.operation("op0") == operation
         assert (await world.store.read(KEY)).results == ()
 
@@ -75,8 +75,8 @@ def test_a_result_that_comes_while_the_model_is_asked_is_not_lost() -> None:
     async def scenario(world: World) -> None:
         world.bus.tools_answer = False
         await world.tell("2: go")
-        first = asyncio.create_task(world.kernel.add_result(KEY, world.ledger["op0.1.0"][1]))
-        await world.kernel.add_result(KEY, world.ledger["op0.1.1"][1])
+        first = asyncio.create_task(world.kernel.add_result("op0", world.ledger["op0.1.0"][1]))
+        await world.kernel.add_result("op0", world.ledger["op0.1.1"][1])
         await first
         assert (await world.kernel.operation("op0")).status == "completed"
 
@@ -196,7 +196,7 @@ def test_a_message_waits_while_the_turn_before_it_waits_for_a_tool() -> None:
         second = await world.tell("second")
         assert second.status == "queued"
         assert world.foundry.requests == 1
-        await world.kernel.add_result(KEY, world.ledger["op0.1.0"][1])
+        await world.kernel.add_result("op0", world.ledger["op0.1.0"][1])
         assert (await world.kernel.operation("op1")).reply == "answer to second: "
 
     run(scenario)
@@ -751,7 +751,7 @@ def test_what_an_owner_brings_back_after_its_lease_is_discarded() -> None:
 def test_waiting_ends_with_the_turn_of_this_process() -> None:
     async def scenario(world: World) -> None:
         operation = await world.accept("1: go")
-        world.kernel.start(KEY)
+        world.kernel.start(operation)
         begin = world.now
         operation = await world.kernel.wait(operation, 60)
         assert operation.status == "completed"
@@ -779,7 +779,7 @@ def test_waiting_ends_in_time() -> None:
         world.bus.tools_answer = False
         operation = await world.accept("1: go")
         assert await world.kernel.wait(operation, 0) == operation
-        world.kernel.start(KEY)
+        world.kernel.start(operation)
         begin = world.now
         operation = await world.kernel.wait(operation, 20)
         assert operation.status == "waiting"
@@ -791,7 +791,7 @@ def test_waiting_ends_in_time() -> None:
 def test_several_may_wait_for_one_operation() -> None:
     async def scenario(world: World) -> None:
         operation = await world.accept("hello")
-        world.kernel.start(KEY)
+        world.kernel.start(operation)
         waits = [asyncio.create_task(world.kernel.wait(operation, 60)) for _ in range(3)]
         waits[0].cancel()
         ends = await asyncio.gather(*waits[1:])
@@ -857,8 +857,8 @@ def test_a_due_entry_waits_for_an_acceptance_on_its_way() -> None:
 
 def test_closing_lets_running_turns_end() -> None:
     async def scenario(world: World) -> None:
-        await world.accept("hello")
-        world.kernel.start(KEY)
+        operation = await world.accept("hello")
+        world.kernel.start(operation)
         await asyncio.sleep(0.1)
         await world.kernel.close(grace=5)
         assert (await world.kernel.operation("op0")).status == "completed"
@@ -870,7 +870,7 @@ def test_closing_leaves_what_takes_too_long_to_the_next_owner() -> None:
     async def scenario(world: World) -> None:
         world.foundry.latency = 20.0
         operation = await world.accept("hello")
-        world.kernel.start(KEY)
+        world.kernel.start(operation)
         await asyncio.sleep(0.1)
         begin = world.now
         await world.kernel.close(grace=5)

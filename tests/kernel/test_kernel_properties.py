@@ -156,7 +156,7 @@ class Chaos(RuleBasedStateMachine):
                 self.at(lambda: self.world.result(request_id), then)
             case "result of nobody":
                 result = ToolResult("op_x.1.0", "of nobody")
-                self.at(lambda: self.world.deliver(lambda kernel: kernel.add_result(key, result)), then)
+                self.at(lambda: self.world.deliver(lambda kernel: kernel.add_result("op_x", result)), then)
 
     @rule(seconds=st.sampled_from([0.1, 0.6, 1.0, 2.0, 10.0, 31.0, 61.0, 200.0]))
     def time_passes(self, seconds: float) -> None:
