@@ -50,11 +50,13 @@ from aos.messaging.envelopes import (
 )
 from aos.messaging.incoming import Incoming, put_off, reason, taken_up
 from aos.messaging.replies import parked, reply_address
-from aos.registry.live import Loaded
+from aos.registry.live import REFRESH_SECONDS, Loaded
 from aos.registry.mcp_servers import ServerEntry, ServerRegistry
 
 log = logging.getLogger("aos.mcp")
 
+LOOK_EVERY = 15.0
+"""Seconds after which registry and commands are looked at, if no request had them looked at before."""
 GRACE = 20.0
 """Seconds that calls have to end when their server is replaced or the process stops."""
 
@@ -246,8 +248,7 @@ class McpServers:
             await self.receive(taken_up(command.params, (MCP_REQUESTS, MCP_COMMANDS)))
             return
         if command.command == "reload_registry":
-            await self._registry.refresh()
-            await self.sync()
+            await self._reload()
             return
         if not command.server_id:
             raise EnvelopeInvalid(f"/server_id: {command.command} needs the server that it is for")
@@ -257,6 +258,15 @@ class McpServers:
         )
         self._desired = {**self._desired, entry.server_id: wanted}
         await self.sync(force=True)
+
+    async def _reload(self) -> None:
+        asked_at = self._clock.now()
+        loaded = await self._loaded(self._registry.refresh())
+        if loaded.checked_at < asked_at:
+            # Somebody looked within the last second, perhaps before the change that the command is about.
+            await self._clock.sleep(REFRESH_SECONDS)
+            await self._loaded(self._registry.refresh())
+        await self.sync()
 
     async def _carry_out(self, request: ToolRequest, address: ReplyAddress | None) -> bytes | Running | None:
         if request.method == "call_tool":
@@ -397,7 +407,7 @@ class McpServers:
             with _logged("the states of MCP servers could not be written"):
                 await self._report()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT):
+                async with asyncio.timeout(LOOK_EVERY):
                     await self._wake.wait()
 
     async def _list(self, server: HostedServer) -> None:

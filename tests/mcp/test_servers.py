@@ -609,7 +609,7 @@ async def test_calls_on_a_replaced_server_end_in_their_own_time(make_side: MakeS
 
 
 async def test_commands(make_side: MakeSide, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "HEARTBEAT", 0.2)
+    monkeypatch.setattr(servers, "LOOK_EVERY", 0.2)
     side = make_side()
     other = make_side(side)
 
@@ -657,6 +657,15 @@ async def test_the_registry_is_read_on_command(make_side: MakeSide) -> None:
     side.clock.shift -= 18
     await side.servers.handle_command(ServerCommand(command="reload_registry"))
     assert [status.server_id for status in side.servers.statuses()] == [side.server_id, f"{side.server_id}-new"]
+
+
+async def test_a_change_just_after_a_look_is_read_on_command(make_side: MakeSide) -> None:
+    side = make_side()
+    await side.servers.sync()
+    side.register(**{"": {}, "new": {}})
+    side.clock.shift -= 20  # the last look was a moment ago
+    await side.servers.handle_command(ServerCommand(command="reload_registry"))
+    assert len(side.servers.statuses()) == 2
 
 
 async def test_close_lets_calls_end(side: Side, tmp_path: Path) -> None:
