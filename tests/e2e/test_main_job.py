@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from tests.e2e.harness import REPLIES, ROOT, World
 
-QUESTION = "What was our revenue in Q3 2025, and how does it compare with Q2?"
+QUESTION = "What were our key figures in Q3 2025, and how do they compare with Q2?"
 
 
 def new_id() -> str:
