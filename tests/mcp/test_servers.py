@@ -116,12 +116,12 @@ MakeSide = Callable[..., Side]
 async def make_side(account: StorageAccount, payloads: Payloads, tmp_path: Path) -> AsyncIterator[MakeSide]:
     made: list[Side] = []
 
-    def make(like: Side | None = None, ledger: Ledger | None = None, **changes: Any) -> Side:
+    def make(like: Side | None = None, ledger: Ledger | None = None, packs: bool = True, **changes: Any) -> Side:
         clock = like.clock if like else ShiftedClock()
         path = like.registry if like else tmp_path / f"{uuid.uuid4().hex}.json"
         board = ServerStatusBoard(account, clock)
         ledger = ledger or (like.ledger if like else MemoryLedger(clock))
-        claim_check = ClaimCheck(payloads)
+        claim_check = ClaimCheck(payloads if packs else None)
 
         async def send(messages: Sequence[Outbound]) -> None:
             await new.send(messages)
@@ -303,6 +303,20 @@ async def test_an_exception_in_a_tool_is_told_to_the_model(make_side: MakeSide) 
     body = await make_side(script="paged.py").call("second")
     assert body.result is not None
     assert body.result["isError"] is True
+
+
+async def test_an_invalid_answer_of_a_write_is_an_unknown_outcome(make_side: MakeSide) -> None:
+    side = make_side(script="paged.py")
+    request = side.request("liar")
+    body = await side.ask(request)
+    assert code(body) == "outcome_unknown"
+    assert await side.ask(request) == body
+    assert code(await side.call("reading_liar")) == "unavailable"
+
+
+async def test_without_storage_a_large_answer_is_refused(make_side: MakeSide) -> None:
+    side = make_side(packs=False)
+    assert code(await side.call("huge", {"size": 300_000})) == "too_large"
 
 
 async def test_a_missing_secret_is_named(make_side: MakeSide) -> None:
