@@ -50,7 +50,7 @@ from aos.messaging.envelopes import (
 )
 from aos.messaging.incoming import Incoming, put_off, reason, taken_up
 from aos.messaging.replies import parked, reply_address
-from aos.registry.live import REFRESH_SECONDS, Loaded
+from aos.registry.live import Loaded
 from aos.registry.mcp_servers import ServerEntry, ServerRegistry
 
 log = logging.getLogger("aos.mcp")
@@ -69,6 +69,8 @@ class Registry(Protocol):
     async def current(self) -> Loaded[ServerRegistry]: ...
 
     async def refresh(self) -> Loaded[ServerRegistry]: ...
+
+    async def reload(self) -> Loaded[ServerRegistry]: ...
 
 
 class McpServers:
@@ -252,7 +254,8 @@ class McpServers:
             await self.receive(taken_up(command.params, (MCP_REQUESTS, MCP_COMMANDS)))
             return
         if command.command == "reload_registry":
-            await self._reload()
+            await self._loaded(self._registry.reload())
+            await self.sync()
             return
         if not command.server_id:
             raise EnvelopeInvalid(f"/server_id: {command.command} needs the server that it is for")
@@ -262,15 +265,6 @@ class McpServers:
         )
         self._desired = {**self._desired, entry.server_id: wanted}
         await self.sync(force=True)
-
-    async def _reload(self) -> None:
-        asked_at = self._clock.now()
-        loaded = await self._loaded(self._registry.refresh())
-        if loaded.checked_at < asked_at:
-            # Somebody looked within the last second, perhaps before the change that the command is about.
-            await self._clock.sleep(REFRESH_SECONDS)
-            await self._loaded(self._registry.refresh())
-        await self.sync()
 
     async def _carry_out(self, request: ToolRequest, address: ReplyAddress | None) -> bytes | Running | None:
         if request.method == "call_tool":
