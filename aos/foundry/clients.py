@@ -45,7 +45,13 @@ class FoundryClients:
                     "AZURE_AI_PROJECT_ENDPOINT not configured: set it to "
                     "https://<resource>.services.ai.azure.com/api/projects/<project>."
                 )
-            options: dict[str, Any] = {"retry_total": 2, "connection_timeout": 5, "read_timeout": 30}
+            # Retries only where no answer came: azure-core waits as long as `Retry-After` says, be it hours.
+            options: dict[str, Any] = {
+                "retry_total": 2,
+                "retry_status": 0,
+                "connection_timeout": 5,
+                "read_timeout": 30,
+            }
             if key:
                 # The SDK's own policy for keys is absent in 2.x: the service takes the header.
                 self._project = AIProjectClient(

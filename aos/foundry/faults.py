@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,14 +14,21 @@ if TYPE_CHECKING:
     from openai import APIStatusError
 
 OVERLOADED = frozenset({408, 429, 500, 502, 503, 504})
+LONGEST_RETRY_AFTER = 3600.0
+"""Seconds; a service that asks for more is tried again after this time all the same."""
 
 
 @contextmanager
 def foundry_errors(what: str) -> Iterator[None]:
-    """Turns errors of azure-core and openai into `FoundryUnavailable` or `FoundryRefused`."""
+    """Turns errors of azure-core and openai into `FoundryUnavailable` or `FoundryRefused`.
+
+    The SDKs check the shape of nothing: a page of a proxy, or half a body, shows as one of Python's own errors when it
+    is read. So answers are read within this context.
+    """
     import openai
     from azure.core.exceptions import (
         ClientAuthenticationError,
+        DecodeError,
         HttpResponseError,
         ServiceRequestError,
         ServiceResponseError,
@@ -27,8 +36,8 @@ def foundry_errors(what: str) -> Iterator[None]:
 
     try:
         yield
-    except openai.APITimeoutError as error:
-        raise FoundryUnavailable(f"Foundry did not answer in time ({what}).", sent=True) from error
+    except (openai.APITimeoutError, TimeoutError) as error:
+        raise FoundryUnavailable(f"Foundry did not answer in time ({what}).", sent=not _refused(error)) from error
     except openai.APIConnectionError as error:
         raise FoundryUnavailable(
             f"Foundry cannot be reached ({what}): {_first_line(error.__cause__ or error)}", sent=not _refused(error)
@@ -36,18 +45,18 @@ def foundry_errors(what: str) -> Iterator[None]:
     except openai.APIStatusError as error:
         raise _of_status(error, what) from error
     except openai.APIError as error:
-        # A broken body or stream: the step may have happened.
-        raise FoundryUnavailable(f"Foundry's answer could not be read ({what}).", sent=True) from error
+        raise _unreadable(what) from error
     except ServiceRequestError as error:
         raise FoundryUnavailable(f"Foundry cannot be reached ({what}): {_first_line(error)}", sent=False) from error
     except ServiceResponseError as error:
         raise FoundryUnavailable(f"Foundry did not answer ({what}): {_first_line(error)}", sent=True) from error
     except ClientAuthenticationError as error:
-        raise FoundryRefused(
-            f"Foundry refused the sign-in ({what}): check AZURE_AI_API_KEY, or the roles of the app's identity.",
-            code="foundry_unauthorized",
-        ) from error
+        raise _unauthorized(what) from error
+    except DecodeError as error:
+        raise _unreadable(what) from error
     except HttpResponseError as error:
+        if error.status_code == 403:
+            raise _unauthorized(what) from error
         if error.status_code in OVERLOADED:
             headers = getattr(error.response, "headers", {})
             raise FoundryUnavailable(
@@ -56,6 +65,8 @@ def foundry_errors(what: str) -> Iterator[None]:
                 retry_after=_seconds(headers.get("Retry-After")),
             ) from error
         raise FoundryRefused(f"Foundry refused {what}: {_first_line(error)}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _unreadable(what) from error
 
 
 def _of_status(error: APIStatusError, what: str) -> AosError:
@@ -68,37 +79,51 @@ def _of_status(error: APIStatusError, what: str) -> AosError:
     if error.status_code in OVERLOADED:
         headers = error.response.headers
         retry_after = _seconds(headers.get("retry-after"))
-        if (milliseconds := _seconds(headers.get("retry-after-ms"))) is not None:
-            retry_after = milliseconds / 1000
+        if (milliseconds := headers.get("retry-after-ms")) is not None:
+            retry_after = _seconds(milliseconds, unit=1000.0) or retry_after
         return FoundryUnavailable(
             f"Foundry refused with HTTP {error.status_code} ({what}): {message}",
             sent=error.status_code != 429,
             retry_after=retry_after,
         )
     if error.status_code in (401, 403):
-        return FoundryRefused(
-            f"Foundry refused the sign-in ({what}): check AZURE_AI_API_KEY, or the roles of the app's identity.",
-            code="foundry_unauthorized",
-        )
-    if error.status_code == 404 and "conversation" in message.lower():
-        return ConversationGone(f"{message} ({what})")
-    if error.status_code == 404 and "agent" in message.lower():
-        return AgentGone(f"{message} It is made again for the next message.")
+        return _unauthorized(what)
+    if error.status_code == 404:
+        # What is missing stands outside the quotes; the names in them may hold any word.
+        missing = re.sub(r"'[^']*'|\"[^\"]*\"", "", message).lower()
+        if "conversation" in missing:
+            return ConversationGone(f"{message} ({what})")
+        if "agent" in missing:
+            return AgentGone(f"{message} It is made again for the next message.")
     return FoundryRefused(f"Foundry refused {what}: {message}", code=code or None)
+
+
+def _unreadable(what: str) -> FoundryUnavailable:
+    # The step may have happened.
+    return FoundryUnavailable(f"Foundry's answer could not be read ({what}).", sent=True)
+
+
+def _unauthorized(what: str) -> FoundryRefused:
+    return FoundryRefused(
+        f"Foundry refused the sign-in ({what}): check AZURE_AI_API_KEY, or the roles of the app's identity.",
+        code="foundry_unauthorized",
+    )
 
 
 def _refused(error: Exception) -> bool:
     """Whether no byte of the request can have reached the service."""
     import httpx2
 
-    return isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
+    return isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
 
 
-def _seconds(value: str | None) -> float | None:
+def _seconds(value: str | None, *, unit: float = 1.0) -> float | None:
+    """A header's value in seconds, as far as it is one; `unit` of them make a second."""
     try:
-        return None if value is None else float(value)
+        seconds = math.nan if value is None else float(value) / unit
     except ValueError:
         return None
+    return min(seconds, LONGEST_RETRY_AFTER) if seconds >= 0 else None
 
 
 def _first_line(error: BaseException) -> str:

@@ -137,7 +137,7 @@ class Provisioner:
                                 match_condition=MatchConditions.IfNotModified,
                             )
                         break
-                    except (ResourceExistsError, ResourceModifiedError):
+                    except (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError):
                         continue
             if self._clock.now() > gives_up:
                 raise AgentNotReady(f"Another process is making agent {name}.", retry_after=2.0)
@@ -155,7 +155,8 @@ class Provisioner:
                         etag=written["etag"],
                         match_condition=MatchConditions.IfNotModified,
                     )
-                except ResourceModifiedError:
+                except (ResourceModifiedError, ResourceNotFoundError):
+                    # The row is another owner's now, or was forgotten: whoever looks next finds the agent by its hash.
                     log.warning("the lease for making agent %s ran out before it was made", name)
         return version
 
@@ -173,9 +174,10 @@ def definition_hash(spec: AgentSpec) -> str:
 def foundry_name(agent_id: str) -> str:
     """The agent's name in Foundry: at most 63 letters, digits and hyphens, ending in a letter or digit.
 
-    An id that has to be changed gets a piece of its hash, so that two ids never share a name.
+    An id that has to be changed, or that looks as if it had been, gets a piece of its hash, so that two ids never
+    share a name.
     """
     name = re.sub(r"[^A-Za-z0-9-]", "-", agent_id).strip("-")[:54].rstrip("-")
-    if name == agent_id:
+    if name == agent_id and not re.search(r"(^|-)[0-9a-f]{8}$", name):
         return name
     return f"{name}-{hashlib.sha256(agent_id.encode()).hexdigest()[:8]}".lstrip("-")

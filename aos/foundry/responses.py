@@ -6,6 +6,7 @@ The tool loop is ours: a response ends with function calls, their outputs are th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 MANY_ITEMS = 1000
 """Items read at most when looking for what came after an anchor."""
+DRIPPING = 1.0
+"""Seconds that a step may take beyond its time-out: the client's own one, which knows more, starts anew with every byte
+that arrives."""
 
 
 class ResponsesAdapter:
@@ -50,13 +54,13 @@ class ResponsesAdapter:
                 agent = await self._clients.project.agents.get(name)
             except ResourceNotFoundError:
                 return None
-        latest = agent.versions.latest
-        metadata = latest.metadata or {}
-        return KnownAgent(
-            version=latest.version,
-            definition_hash=metadata.get("aos_hash", ""),
-            ours=metadata.get("aos_app") == self._app_name,
-        )
+            latest = agent.versions.latest
+            metadata = latest.metadata or {}
+            return KnownAgent(
+                version=_present(latest.version),
+                definition_hash=metadata.get("aos_hash", ""),
+                ours=metadata.get("aos_app") == self._app_name,
+            )
 
     async def create_agent(self, name: str, spec: AgentSpec, definition_hash: str) -> str:
         """Makes a new version and returns its number."""
@@ -72,7 +76,7 @@ class ResponsesAdapter:
         metadata = {"aos_app": self._app_name, "aos_agent": spec.agent_id, "aos_hash": definition_hash}
         with foundry_errors(f"creating agent {name}"):
             made = await self._clients.project.agents.create_version(name, definition=definition, metadata=metadata)
-        return made.version
+            return _present(made.version)
 
     async def _require_deployment(self, deployment: str) -> None:
         from azure.core.exceptions import ResourceNotFoundError
@@ -97,7 +101,7 @@ class ResponsesAdapter:
         }
         with foundry_errors("opening a conversation"):
             conversation = await self._clients.openai.conversations.create(metadata=metadata, timeout=30)
-        return conversation.id
+            return _present(conversation.id)
 
     async def respond(
         self, agent: AgentRef, remote_id: str, outputs: Sequence[ToolOutput], text: str | None, timeout: float
@@ -109,10 +113,11 @@ class ResponsesAdapter:
             items.append({"type": "message", "role": "user", "content": text})
         reference = {"type": "agent_reference", "name": agent.name, "version": agent.version}
         with foundry_errors(f"a response of {agent.name}"):
-            response = await self._clients.openai.responses.create(
-                conversation=remote_id, input=items, extra_body={"agent_reference": reference}, timeout=timeout
-            )
-        return _reply(response)
+            async with asyncio.timeout(timeout + DRIPPING):
+                response = await self._clients.openai.responses.create(
+                    conversation=remote_id, input=items, extra_body={"agent_reference": reference}, timeout=timeout
+                )
+            return _reply(response)
 
     async def items_after(self, remote_id: str, anchor: str | None) -> list[RemoteItem]:
         from openai import omit
@@ -139,26 +144,37 @@ class ResponsesAdapter:
         await self._clients.close()
 
 
+def _present(value: str) -> str:
+    """What the SDK's types promise, but its models do not check."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"an id or version is {value!r}")
+    return value
+
+
 def _reply(response: Response) -> ModelReply:
     if response.status in ("failed", "cancelled"):
         error = response.error
         code, message = (str(error.code), error.message) if error else (str(response.status), "no reason given")
         if code in ("rate_limit_exceeded", "server_error"):
-            raise FoundryUnavailable(f"The model step failed: {message}", sent=False, code=code)
+            # Its input may have stayed in the conversation.
+            raise FoundryUnavailable(f"The model step failed: {message}", sent=True, code=code)
         raise FoundryRefused(f"The model step failed: {message}", code=code)
     if response.status == "incomplete":
         reason = response.incomplete_details.reason if response.incomplete_details else None
         if reason == "content_filter" or not response.output_text:
             raise FoundryRefused(f"The model's answer is incomplete: {reason or 'no reason given'}.", code=reason)
     calls: list[FunctionCall] = []
+    declined: list[str] = []
     anchor: str | None = None
     for item in response.output:
         if item.type == "function_call":
             calls.append(FunctionCall(item.call_id, item.name, item.arguments))
+        elif item.type == "message":
+            declined += [part.refusal for part in item.content if part.type == "refusal"]
         anchor = getattr(item, "id", None) or anchor
     used = response.usage
     usage = Usage(used.input_tokens, used.output_tokens, used.total_tokens) if used else Usage()
-    return ModelReply(response.output_text, tuple(calls), usage, str(response.model or ""), anchor)
+    return ModelReply(response.output_text or "".join(declined), tuple(calls), usage, str(response.model or ""), anchor)
 
 
 def _remote(item: dict[str, Any]) -> RemoteItem | None:
@@ -172,6 +188,6 @@ def _remote(item: dict[str, Any]) -> RemoteItem | None:
         return RemoteItem(item_id, "output", call_id=str(item["call_id"]))
     if kind == "message":
         parts = item.get("content") or []
-        text = "".join(str(part.get("text") or "") for part in parts if isinstance(part, dict))
+        text = "".join(str(part.get("text") or part.get("refusal") or "") for part in parts if isinstance(part, dict))
         return RemoteItem(item_id, "user" if item.get("role") == "user" else "text", text=text)
     return None

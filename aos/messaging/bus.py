@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aos.config import SERVICE_BUS, Settings
 from aos.errors import BusUnavailable, SettingError, UnknownEntity
+from aos.messaging.envelopes import EnvelopeInvalid
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -63,6 +64,7 @@ class Bus:
 
         Raises:
             UnknownEntity: The namespace has no such queue or topic.
+            EnvelopeInvalid: A message is larger than the namespace takes (code `too_large`).
             BusUnavailable: The namespace did not take them; sending them again is harmless to receivers that
                 compare message ids.
         """
@@ -84,7 +86,8 @@ class Bus:
             self._client = None
 
     async def _send(self, entity: str, batch: list[Outbound]) -> None:
-        from azure.servicebus.exceptions import MessagingEntityNotFoundError, ServiceBusError
+        from azure.core.exceptions import AzureError
+        from azure.servicebus.exceptions import MessageSizeExceededError, MessagingEntityNotFoundError
 
         async with self._locks.setdefault(entity, asyncio.Lock()):
             try:
@@ -93,23 +96,35 @@ class Bus:
                 # A list goes out as one batch; one too large for that is split by hand.
                 try:
                     await sender.send_messages(wire if len(wire) > 1 else wire[0])
-                except ValueError:
+                except MessageSizeExceededError:
+                    if len(wire) == 1:
+                        raise
                     for message in wire:
                         await sender.send_messages(message)
             except MessagingEntityNotFoundError as error:
                 await self._drop(entity)
                 raise UnknownEntity(f"The Service Bus namespace has no queue or topic {entity!r}.") from error
-            except (ServiceBusError, OSError) as error:
+            except MessageSizeExceededError as error:
+                await self._drop(entity)
+                raise EnvelopeInvalid(
+                    f"A message for {entity!r} is larger than Service Bus takes: {error}", code="too_large"
+                ) from error
+            except (AzureError, OSError) as error:
+                # Not only the errors of Service Bus: signing in has its own.
                 await self._drop(entity)
                 raise BusUnavailable(f"Service Bus did not take a message for {entity!r}: {error}") from error
 
     async def _open(self, entity: str) -> None:
-        from azure.servicebus.exceptions import ServiceBusError
+        from azure.core.exceptions import AzureError
+        from azure.servicebus.exceptions import MessagingEntityNotFoundError
 
         async with self._locks.setdefault(entity, asyncio.Lock()):
             try:
                 await self._sender(entity).__aenter__()
-            except (ServiceBusError, OSError) as error:
+            except MessagingEntityNotFoundError as error:
+                await self._drop(entity)
+                raise UnknownEntity(f"The Service Bus namespace has no queue or topic {entity!r}.") from error
+            except (AzureError, OSError) as error:
                 await self._drop(entity)
                 raise BusUnavailable(f"Service Bus does not answer for {entity!r}: {error}") from error
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import re
 
-from pydantic import ValidationError
+from pydantic import BaseModel, Field
 
-from aos.messaging.envelopes import EnvelopeInvalid
+from aos.messaging.envelopes import EnvelopeInvalid, parse_body
 from aos.storage.payloads import BlobRef, Payloads
 
 INLINE = 192 * 1024
 """Bytes of a body that travel in the message; the Standard tier takes 256 KB with headers and properties."""
 LARGEST = 32 * 1024 * 1024
 """Bytes of a body that AOS reads from a blob."""
+_REFERENCE = re.compile(rb'\s*\{\s*"\$blob"\s*:')
+_LONGEST_REFERENCE = 4096
+_BLOB_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+"""No part begins with a dot: the HTTP client would resolve `..` and leave the container."""
+
+
+class _Reference(BaseModel):
+    blob: BlobRef = Field(alias="$blob")
 
 
 class ClaimCheck:
@@ -35,16 +43,22 @@ class ClaimCheck:
                 code="too_large",
             )
         ref = await self._payloads.put(body, prefix)
-        return json.dumps({"$blob": ref.model_dump()}).encode()
+        return _Reference.model_validate({"$blob": ref}).model_dump_json(by_alias=True).encode()
 
     async def unpack(self, body: bytes) -> bytes:
-        """The body that a message stands for."""
-        if not body.startswith(b'{"$blob"') or len(body) > 4096:
+        """The body that a message stands for.
+
+        Raises:
+            EnvelopeInvalid: It is no reference, or there is no storage account to read it from.
+            PayloadGone: What it refers to cannot be had.
+        """
+        if len(body) > _LONGEST_REFERENCE or _REFERENCE.match(body) is None:
             return body
-        try:
-            ref = BlobRef.model_validate(json.loads(body)["$blob"])
-        except (ValueError, ValidationError):
-            raise EnvelopeInvalid("/$blob: not a reference {container, name, sha256, size}") from None
+        ref = parse_body(_Reference, body).blob
+        if ref.size < 0:
+            raise EnvelopeInvalid("/$blob/size: is negative")
+        if _BLOB_NAME.fullmatch(ref.name) is None:
+            raise EnvelopeInvalid(f"/$blob/name: {ref.name[:200]!r} is not letters, digits, and ._- between slashes")
         if self._payloads is None:
             raise EnvelopeInvalid("/$blob: this app has no storage account to read it from.")
         return await self._payloads.get(ref, limit=LARGEST)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from aos.errors import AosError
 
@@ -131,6 +131,12 @@ class ToolResponseBody(_Body):
     content: list[dict[str, Any]] | None = None
     error: ToolError | None = None
 
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if sum(value is not None for value in (self.tools, self.result, self.resources, self.content, self.error)) != 1:
+            raise ValueError("exactly one of tools, result, resources, content and error has to be there")
+        return self
+
 
 class ToolResponse(_Body):
     """Topic `mcp-responses`, or the ReplyTo of the request."""
@@ -150,7 +156,12 @@ def parse_body(model: type[Model], data: bytes) -> Model:
         return model.model_validate_json(data)
     except ValidationError as error:
         problems = [
-            f"{''.join(f'/{part}' for part in e['loc']) or '(body)'}: {e['msg']}"
-            for e in error.errors(include_url=False, include_input=False)[:10]
+            f"{_pointer(e['loc'])}: {e['msg']}" for e in error.errors(include_url=False, include_input=False)[:10]
         ]
         raise EnvelopeInvalid("; ".join(problems)) from None
+
+
+def _pointer(location: tuple[int | str, ...]) -> str:
+    """RFC 6901, section 3."""
+    parts = (str(part)[:100].replace("~", "~0").replace("/", "~1") for part in location)
+    return "".join(f"/{part}" for part in parts) or "(body)"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from urllib.parse import unquote, urlsplit
 
 from aos.kernel.types import Operation, ReplyAddress
 from aos.messaging.bus import Outbound
 from aos.messaging.envelopes import OWN_ENTITIES, POISON, AgentReply, EnvelopeInvalid
+from aos.messaging.incoming import short_id
 
 
 def reply_address(
@@ -14,12 +16,20 @@ def reply_address(
 ) -> ReplyAddress | None:
     """Where the answer to a message goes: to its ReplyTo, with its CorrelationId or else its MessageId.
 
+    Args:
+        reply_to: A queue or topic of the namespace, or its URI.
+
     Raises:
-        EnvelopeInvalid: ReplyTo names an entity of AOS, where the answer would come back as a request.
+        EnvelopeInvalid: ReplyTo names an entity of AOS, where the answer would come back as a request, or none at all.
     """
     if not reply_to:
         return None
-    entity = reply_to.rstrip("/").rpartition("/")[2] if "://" in reply_to else reply_to
+    try:
+        entity = (unquote(urlsplit(reply_to).path) if "://" in reply_to else reply_to).strip().strip("/")
+    except ValueError:
+        entity = ""
+    if not entity:
+        raise EnvelopeInvalid("ReplyTo: names no queue or topic.")
     if entity.lower() in OWN_ENTITIES:
         raise EnvelopeInvalid(f"ReplyTo: {entity!r} is an entity of AOS itself; name a queue or topic of your own.")
     return ReplyAddress(entity, correlation_id or message_id, session_id)
@@ -65,7 +75,7 @@ def error_reply(address: ReplyAddress, message_id: str, agent_id: str, code: str
     return Outbound(
         entity=address.entity,
         body=body.model_dump_json(exclude_none=True).encode(),
-        message_id=f"{message_id}.refused",
+        message_id=short_id(f"{message_id}.refused"),
         correlation_id=address.correlation_id,
         session_id=address.session_id,
     )
