@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -84,7 +85,7 @@ def registry_ms(entries: int) -> float:
 
 def main() -> None:
     """Measures, then prints one table."""
-    work = [
+    work: list[tuple[str, str, Callable[[], float], str]] = [
         ("text turn, stores in memory", "CPU us", lambda: cpu_per_turn("hello"), "<= 60"),
         ("turn with one tool call, stores in memory", "CPU us", lambda: cpu_per_turn("tool"), "<= 150"),
         ("text turns at 64 conversations", "turns/s", lambda: turns_per_second(64), ">= 15,000"),

@@ -52,7 +52,8 @@ class Function:
 class FunctionsWorker:
     """`async with FunctionsWorker(app_dir) as worker:` indexes `app_dir/function_app.py`, or raises `WorkerError`.
 
-    `python_path` comes before the app's folder (default: this repository), `environ` over the environment.
+    `python_path` comes before the app's folder (default: that folder itself, then this repository, which has a
+    `function_app.py` of its own), `environ` over the environment.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class FunctionsWorker:
         python_path: Sequence[str | os.PathLike[str]] | None = None,
     ) -> None:
         self._app_dir = Path(app_dir).resolve()
-        roots = [Path(__file__).resolve().parent.parent] if python_path is None else python_path
+        roots = [self._app_dir, Path(__file__).resolve().parent.parent] if python_path is None else python_path
         self._environ = {**os.environ, **(environ or {}), "PYTHONPATH": os.pathsep.join(os.fspath(p) for p in roots)}
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None

@@ -147,7 +147,7 @@ class AgentDirectory:
 
     async def reload(self) -> None:
         """Reads both registries now."""
-        await asyncio.gather(self._agents.refresh(), self._servers.refresh())
+        await asyncio.gather(self._agents.reload(), self._servers.reload())
 
     async def _tools(self, entry: AgentEntry, servers: ServerRegistry) -> tuple[list[ToolSource], list[str]]:
         sources: list[ToolSource] = []

@@ -70,6 +70,10 @@ SWEEP_INTERVAL = 60.0
 """Seconds after which the sweep looks at an unfinished operation again."""
 UNFINISHED = 600.0
 """Seconds for which a due entry without an operation is kept: its acceptance may still be on its way."""
+PERSISTENCE = 600.0
+"""Seconds for which this process tries to go on with a turn that it accepted over HTTP while storage or the bus is
+down; the sweep would take up to a minute and a half to find it."""
+LONGEST_PAUSE = 15.0
 BATCH = 30
 """Messages, and results, taken up in one write: stores bound the rows of a transaction."""
 
@@ -213,10 +217,10 @@ class Kernel:
         return operation
 
     def start(self, operation: Operation) -> None:
-        """Drives its conversation in a task that the kernel owns; if that fails, the sweep goes on from there."""
+        """Drives its conversation in a task that the kernel owns, patiently: see `PERSISTENCE`."""
         if not operation.final:
             key = ConversationKey(operation.agent_id, operation.conversation_id)
-            self._spawn(self.drive(key), f"drive {key.agent_id}/{key.conversation_id}")
+            self._spawn(self._drive_patiently(key), f"drive {key.agent_id}/{key.conversation_id}")
 
     async def wake(self, operation: Operation) -> None:
         """Has some process drive its conversation, soon."""
@@ -251,6 +255,21 @@ class Kernel:
         finally:
             del self._again[key]
             self._resumed.discard(key)
+
+    async def _drive_patiently(self, key: ConversationKey) -> None:
+        """Drives; when storage or the bus is down, again with growing pauses. After that the sweep goes on."""
+        gives_up = self._clock.now() + PERSISTENCE
+        attempt = 0
+        while True:
+            try:
+                return await self.drive(key)
+            except TransientError as error:
+                delay = min(_back_off(attempt, error.retry_after), LONGEST_PAUSE)
+                if self._clock.now() + delay > gives_up:
+                    raise
+                log.warning("%s/%s stopped: %s Again in %.0f s.", *key, error.detail, delay)
+            attempt += 1
+            await self._clock.sleep(delay)
 
     async def _drive_once(self, key: ConversationKey) -> bool:
         """Reads the conversation and does all that can be done now. False: there was nothing to do here."""

@@ -99,6 +99,8 @@ class McpConnection:
         self._session: _Session | None = None
         self._changed = asyncio.Condition()
         self._closing = asyncio.Event()
+        self._draining = False
+        self._calls = 0
         self._failures = 0
         self._sessions = 0
         self._next_attempt = 0.0
@@ -112,12 +114,22 @@ class McpConnection:
 
     def start(self) -> None:
         """Opens the connection in the background; does nothing if that is under way."""
-        if self._task is None and not self._closing.is_set():
+        if self._task is None and not self._draining:
             name = f"connection to MCP server {self.entry.server_id}"
             self._task = asyncio.create_task(self._supervise(), name=name)
 
-    async def close(self) -> None:
-        """Ends the session and its server; calls in flight fail with `ServerDied`. It cannot be opened again."""
+    async def close(self, grace: float = 0.0) -> None:
+        """Ends the session and its server; it cannot be opened again.
+
+        Args:
+            grace: Seconds that calls in flight have to end; after that they fail with `ServerDied`.
+        """
+        self._draining = True
+        async with self._changed:
+            self._changed.notify_all()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace), self._changed:
+                await self._changed.wait_for(lambda: self._calls == 0)
         self._closing.set()
         if self._task is not None:
             await asyncio.wait({self._task})
@@ -204,7 +216,14 @@ class McpConnection:
     async def _ask(self, what: str, call: Callable[[Client], Awaitable[T]], timeout: float) -> T:
         async with self._turn(timeout):
             session = await self._open(START_SECONDS)
-            return await self._request(what, call, session, timeout)
+            self._calls += 1
+            try:
+                return await self._request(what, call, session, timeout)
+            finally:
+                self._calls -= 1
+                if self._draining and not self._calls:
+                    async with self._changed:
+                        self._changed.notify_all()
 
     async def _request(self, what: str, call: Callable[[Client], Awaitable[T]], session: _Session, timeout: float) -> T:
         ended = asyncio.ensure_future(session.ended.wait())
@@ -273,10 +292,10 @@ class McpConnection:
         try:
             async with asyncio.timeout(timeout), self._changed:
                 while True:
+                    if self._draining:
+                        raise ServerUnavailable(f"MCP server {self.entry.server_id} is being stopped.")
                     if self._session is not None and not self._session.ended.is_set():
                         return self._session
-                    if self._closing.is_set():
-                        raise ServerUnavailable(f"MCP server {self.entry.server_id} is being stopped.")
                     self._raise_if_hopeless(failures)
                     await self._changed.wait()
         except TimeoutError:
@@ -284,11 +303,11 @@ class McpConnection:
 
     def _raise_if_hopeless(self, failures: int) -> None:
         pause = self._next_attempt - self._clock.now()
-        if self._failures == failures and (self.state not in ("failed", "not_configured") or pause <= PATIENCE):
-            return
         why = self.last_error or f"MCP server {self.entry.server_id} does not run."
         if self.state == "not_configured":
             raise ServerNotConfigured(why)
+        if self._failures == failures and (self.state != "failed" or pause <= PATIENCE):
+            return
         raise ServerUnavailable(why, retry_after=max(0.0, pause))
 
     # --- the task that owns the session

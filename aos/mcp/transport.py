@@ -131,7 +131,7 @@ async def _copy(reader: asyncio.StreamReader, server_id: str, environment: Resol
         except asyncio.IncompleteReadError as error:
             line = error.partial
         except asyncio.LimitOverrunError as error:
-            line = await reader.read(error.consumed or LONGEST_LINE)
+            line = await reader.read(min(error.consumed, LONGEST_LINE) or LONGEST_LINE)
         if not line and reader.at_eof():
             return
         text = environment.mask(line.decode(errors="replace")).rstrip()

@@ -76,6 +76,7 @@ class LiveRegistry(Generic[T]):
         self._clock = clock
         self._max_age = max_age
         self._checking = asyncio.Lock()
+        self._began_at: float | None = None
         self._attempted_at: float | None = None
         self._loaded: Loaded[T] | None = None
         self._failure: _Failure | None = None
@@ -118,22 +119,40 @@ class LiveRegistry(Generic[T]):
         """
         return await self._checked(REFRESH_SECONDS)
 
+    async def reload(self) -> Loaded[T]:
+        """Looks after this call began, for whoever knows that the document changed; waits up to a second for its turn.
+
+        Raises:
+            AosError: As `current`.
+        """
+        asked_at = self._clock.now()
+        async with self._checking:
+            if self._began_at is not None and self._began_at > asked_at:
+                return self._outcome()
+            if self._attempted_at is not None and self._attempted_within(REFRESH_SECONDS):
+                await self._clock.sleep(self._attempted_at + REFRESH_SECONDS - self._clock.now())
+            return await self._check()
+
     async def _checked(self, max_age: float) -> Loaded[T]:
         async with self._checking:
-            if self._attempted_within(max_age):
-                if self._loaded is not None:
-                    return self._loaded
-                if self._failure is not None:
-                    # One error, many callers: without this its traceback would grow with each of them.
-                    raise self._failure.error.with_traceback(None)
+            if self._attempted_within(max_age) and (self._loaded is not None or self._failure is not None):
+                return self._outcome()
             return await self._check()
+
+    def _outcome(self) -> Loaded[T]:
+        """What the last look brought."""
+        if self._loaded is None and self._failure is not None:
+            # One error, many callers: without this its traceback would grow with each of them.
+            raise self._failure.error.with_traceback(None)
+        assert self._loaded is not None  # noqa: S101 - a look either loads or fails
+        return self._loaded
 
     def _attempted_within(self, seconds: float) -> bool:
         # A clock that was set back makes a negative age: that is no reason to wait for hours.
         return self._attempted_at is not None and 0 <= self._clock.now() - self._attempted_at < seconds
 
     async def _check(self) -> Loaded[T]:
-        asked_at = self._clock.now()
+        asked_at = self._began_at = self._clock.now()
         try:
             loaded = await self._read(asked_at)
         except AosError as error:

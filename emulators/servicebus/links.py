@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -66,7 +67,7 @@ class DetachedLink(Link):
         pass
 
 
-class IncomingLink(Link):
+class IncomingLink(Link, ABC):
     """A link on which the peer sends. Subclasses take the complete deliveries."""
 
     def __init__(self, session: Session, attach: Attach, max_bytes: int) -> None:
@@ -115,9 +116,9 @@ class IncomingLink(Link):
     def close(self) -> None:
         self._forget_delivery()
 
+    @abstractmethod
     def take(self, message_format: int, payload: bytes) -> None:
         """Deal with a complete delivery; an `AmqpError` rejects it."""
-        raise NotImplementedError
 
     def _taken(self, message_format: int, payload: bytes) -> bytes:
         try:

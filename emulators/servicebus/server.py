@@ -79,7 +79,8 @@ class ServiceBusEmulator:
     @property
     def connection_string(self) -> str:
         """What a client needs; the key is not checked."""
-        endpoint = f"Endpoint=sb://{self._host}:{self._port}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        endpoint = f"Endpoint=sb://{host}:{self._port}"
         key = "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE"
         return f"{endpoint};{key};UseDevelopmentEmulator=true;"
 
@@ -167,9 +168,9 @@ class ServiceBusEmulator:
             connection.abort()
 
     def _tick(self) -> None:
+        self._ticker = self._loop.call_later(_TICK_SECONDS, self._tick)
         self.broker.tick()
         self.schedule_turn()
-        self._ticker = self._loop.call_later(_TICK_SECONDS, self._tick)
 
     # ---- connections
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from dataclasses import replace
 
 import pytest
 
 from aos.errors import BusUnavailable, OperationConflict, StorageUnavailable, UnknownOperation
-from aos.kernel.kernel import BATCH, KernelOptions
-from aos.kernel.ports import Change, Lease
+from aos.kernel.kernel import BATCH, WAKE_SLACK, KernelOptions
+from aos.kernel.ports import Change, Lease, Snapshot
 from aos.kernel.types import Conversation, ConversationKey, Limits, Operation, ToolResult, Usage
 from tests.kernel.world import KEY, Fault, World, run
 
@@ -57,15 +56,15 @@ def test_tools_of_one_step_run_side_by_side_and_answer_in_any_order() -> None:
         operation = await world.tell("3,1: go")
         assert world.bus.asked == ["op0.1.0", "op0.1.1", "op0.1.2"]
         for index in (2, 0, 2):
-            await world.kernel.add_result(KEY, world.ledger[f"op0.1.{index}"][1])
+            await world.kernel.add_result("op0", world.ledger[f"op0.1.{index}"][1])
             assert (await world.kernel.operation("op0")).status == "waiting"
         assert world.foundry.requests == 1
-        await world.kernel.add_result(KEY, world.ledger["op0.1.1"][1])
-        await world.kernel.add_result(KEY, world.ledger["op0.2.0"][1])
+        await world.kernel.add_result("op0", world.ledger["op0.1.1"][1])
+        await world.kernel.add_result("op0", world.ledger["op0.2.0"][1])
         operation = await world.kernel.operation("op0")
         assert operation.reply == "answer to 3,1: go: <op0.1.0> <op0.1.1> <op0.1.2> <op0.2.0>"
         assert world.foundry.requests == 3
-        await world.kernel.add_result(KEY, ToolResult("op0.1.1", "late"))
+        await world.kernel.add_result("op0", ToolResult("op0.1.1", "late"))
         assert await world.kernel.operation("op0") == operation
         assert (await world.store.read(KEY)).results == ()
 
@@ -76,9 +75,29 @@ def test_a_result_that_comes_while_the_model_is_asked_is_not_lost() -> None:
     async def scenario(world: World) -> None:
         world.bus.tools_answer = False
         await world.tell("2: go")
-        first = asyncio.create_task(world.kernel.add_result(KEY, world.ledger["op0.1.0"][1]))
-        await world.kernel.add_result(KEY, world.ledger["op0.1.1"][1])
+        first = asyncio.create_task(world.kernel.add_result("op0", world.ledger["op0.1.0"][1]))
+        await world.kernel.add_result("op0", world.ledger["op0.1.1"][1])
         await first
+        assert (await world.kernel.operation("op0")).status == "completed"
+
+    run(scenario)
+
+
+def test_a_message_that_comes_while_its_driver_looks_for_the_last_time_is_not_lost() -> None:
+    async def scenario(world: World) -> None:
+        read = world.store.read
+
+        async def slow(key: ConversationKey) -> Snapshot:
+            snapshot = await read(key)
+            await asyncio.sleep(1)
+            return snapshot
+
+        world.store.read = slow  # type: ignore[method-assign]
+        drive = asyncio.create_task(world.kernel.drive(KEY))
+        await asyncio.sleep(0.5)
+        await world.accept("hello")
+        await world.kernel.drive(KEY)
+        await drive
         assert (await world.kernel.operation("op0")).status == "completed"
 
     run(scenario)
@@ -177,7 +196,7 @@ def test_a_message_waits_while_the_turn_before_it_waits_for_a_tool() -> None:
         second = await world.tell("second")
         assert second.status == "queued"
         assert world.foundry.requests == 1
-        await world.kernel.add_result(KEY, world.ledger["op0.1.0"][1])
+        await world.kernel.add_result("op0", world.ledger["op0.1.0"][1])
         assert (await world.kernel.operation("op1")).reply == "answer to second: "
 
     run(scenario)
@@ -379,6 +398,27 @@ def test_one_chain_of_wake_ups_however_many_messages_arrive() -> None:
         assert 2 <= len(recent) <= 5
 
     run(scenario, KernelOptions(turn=100_000.0))
+
+
+def test_a_wake_up_may_come_a_little_early() -> None:
+    async def scenario(world: World) -> None:
+        world.bus.wakes_come = False
+        world.foundry.down = True
+        await world.tell("hello")
+        for _ in range(3):
+            await asyncio.sleep(world.bus.wakes[-1][1])
+            await world.kernel.drive(KEY, resume=True)
+        world.foundry.down = False
+        await asyncio.sleep(world.bus.wakes[-1][1] - 1.5 * WAKE_SLACK)
+        await world.kernel.drive(KEY, resume=True)
+        assert (await world.kernel.operation("op0")).status == "queued"
+        await asyncio.sleep(WAKE_SLACK)
+        await world.kernel.drive(KEY)
+        assert (await world.kernel.operation("op0")).status == "queued"
+        await world.kernel.drive(KEY, resume=True)
+        assert (await world.kernel.operation("op0")).status == "completed"
+
+    run(scenario)
 
 
 def test_an_agent_that_is_starting_is_waited_for() -> None:
@@ -711,7 +751,7 @@ def test_what_an_owner_brings_back_after_its_lease_is_discarded() -> None:
 def test_waiting_ends_with_the_turn_of_this_process() -> None:
     async def scenario(world: World) -> None:
         operation = await world.accept("1: go")
-        world.kernel.start(KEY)
+        world.kernel.start(operation)
         begin = world.now
         operation = await world.kernel.wait(operation, 60)
         assert operation.status == "completed"
@@ -739,7 +779,7 @@ def test_waiting_ends_in_time() -> None:
         world.bus.tools_answer = False
         operation = await world.accept("1: go")
         assert await world.kernel.wait(operation, 0) == operation
-        world.kernel.start(KEY)
+        world.kernel.start(operation)
         begin = world.now
         operation = await world.kernel.wait(operation, 20)
         assert operation.status == "waiting"
@@ -751,7 +791,7 @@ def test_waiting_ends_in_time() -> None:
 def test_several_may_wait_for_one_operation() -> None:
     async def scenario(world: World) -> None:
         operation = await world.accept("hello")
-        world.kernel.start(KEY)
+        world.kernel.start(operation)
         waits = [asyncio.create_task(world.kernel.wait(operation, 60)) for _ in range(3)]
         waits[0].cancel()
         ends = await asyncio.gather(*waits[1:])
@@ -817,11 +857,11 @@ def test_a_due_entry_waits_for_an_acceptance_on_its_way() -> None:
 
 def test_closing_lets_running_turns_end() -> None:
     async def scenario(world: World) -> None:
-        await world.accept("hello")
-        world.kernel.start(KEY)
+        operation = await world.accept("hello")
+        world.kernel.start(operation)
         await asyncio.sleep(0.1)
         await world.kernel.close(grace=5)
-        assert (await world.store.operation("op0") or replace(await world.accept())).status == "completed"
+        assert (await world.kernel.operation("op0")).status == "completed"
 
     run(scenario)
 
@@ -830,7 +870,7 @@ def test_closing_leaves_what_takes_too_long_to_the_next_owner() -> None:
     async def scenario(world: World) -> None:
         world.foundry.latency = 20.0
         operation = await world.accept("hello")
-        world.kernel.start(KEY)
+        world.kernel.start(operation)
         await asyncio.sleep(0.1)
         begin = world.now
         await world.kernel.close(grace=5)

@@ -268,6 +268,7 @@ class Agents:
         self.state: Literal["ready", "starting", "disabled", "unknown"] = "ready"
         self.version = 1
         self.time_limit = 90.0
+        self.forgotten: list[str] = []
 
     async def bind(self, agent_id: str) -> Binding:
         match self.state:
@@ -441,6 +442,9 @@ class StoreLink:
     async def operation(self, operation_id: str) -> Operation | None:
         return await self._ask(self.store.operation(operation_id))
 
+    async def locate(self, operation_id: str) -> ConversationKey | None:
+        return await self._ask(self.store.locate(operation_id))
+
     async def due(self, before: float, limit: int) -> list[Due]:
         return await self._ask(self.store.due(before, limit))
 
@@ -454,6 +458,9 @@ class FoundryLink:
     foundry: Foundry
 
     async def ensure_agent(self, spec: AgentSpec) -> AgentRef:
+        raise NotImplementedError("The kernel leaves this to the agent directory.")
+
+    async def forget_agent(self, agent_id: str) -> None:
         raise NotImplementedError("The kernel leaves this to the agent directory.")
 
     async def open_conversation(self, key: ConversationKey) -> str:
@@ -489,6 +496,9 @@ class AgentsLink:
 
     async def bind(self, agent_id: str) -> Binding:
         return await self.process.through(self.agents.bind(agent_id))
+
+    async def forget(self, agent_id: str) -> None:
+        self.agents.forgotten.append(agent_id)
 
 
 @dataclass
@@ -593,7 +603,7 @@ class World:
 
     def result(self, request_id: str) -> None:
         result = self.ledger[request_id][1]
-        self.deliver(lambda kernel: kernel.add_result(self.bus.keys[request_id], result))
+        self.deliver(lambda kernel: kernel.add_result(request_id.partition(".")[0], result))
 
     @property
     def ledger(self) -> Mapping[str, tuple[SendTool, ToolResult]]:

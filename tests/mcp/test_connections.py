@@ -16,9 +16,11 @@ from aos.mcp.errors import (
     ServerDied,
     ServerNotConfigured,
     ServerRefused,
+    ServerReplyInvalid,
     ServerUnavailable,
     ToolTimeout,
 )
+from aos.mcp.transport import LONGEST_LINE
 from tests.mcp.conftest import SERVERS, Connect, server_entry
 
 ROOT = Path(connections.__file__).resolve().parents[2]
@@ -59,7 +61,14 @@ async def test_tools_have_the_schemas_and_annotations_of_the_server(workshop: Mc
 
 async def test_all_pages_are_listed(connect: Connect) -> None:
     tools = await connect(server_entry("paged", "paged.py")).tools()
-    assert [tool.name for tool in tools.tools] == ["first", "broken_schema", "second", "remote_schema"]
+    assert [tool.name for tool in tools.tools] == [
+        "first",
+        "broken_schema",
+        "second",
+        "liar",
+        "reading_liar",
+        "remote_schema",
+    ]
     assert tools.tools[0].repeatable
 
 
@@ -82,6 +91,24 @@ async def test_a_protocol_error_is_an_error(connect: Connect) -> None:
         await paged.call_tool("second", {}, 10)
     assert caught.value.rpc_code < 0
     assert (await paged.call_tool("first", {}, 10))["content"][0]["text"] == "first"
+
+
+async def test_an_answer_against_the_tools_own_schema(connect: Connect) -> None:
+    paged = connect(server_entry("paged", "paged.py"))
+    await paged.tools()
+    with pytest.raises(ServerReplyInvalid, match="total"):
+        await paged.call_tool("liar", {}, 10)
+    assert (await paged.call_tool("first", {}, 10))["isError"] is False
+
+
+async def test_long_lines_of_standard_error_are_cut_up(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    code = "import sys; sys.stderr.write('x' * 10_000 + '\\nlast words')"
+    with caplog.at_level(logging.INFO, "aos.mcp"), pytest.raises(ServerUnavailable):
+        await connect(server_entry("chatty", args=("-c", code))).ready()
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("chatty: ")]
+    assert sum(line.count("x") for line in lines) == 10_000
+    assert max(map(len, lines)) <= LONGEST_LINE + len("chatty: ")
+    assert lines[-1] == "chatty: last words"
 
 
 async def test_resources(workshop: McpConnection, connect: Connect) -> None:

@@ -269,6 +269,33 @@ async def test_callers_of_refresh_at_the_same_time_share_one_look(
     assert len(source.asked) == 2
 
 
+async def test_a_reload_sees_what_changed_before_it(
+    live: LiveRegistry[int], source: ScriptedSource, clock: VirtualClock
+) -> None:
+    await live.current()
+    source.content = b"2"
+    assert (await live.refresh()).value == 1  # somebody looked within this second
+    before = clock.now()
+    assert (await live.reload()).value == 2
+    assert clock.now() - before == pytest.approx(1.0)
+
+
+async def test_a_reload_does_not_share_a_look_that_began_before_it(
+    live: LiveRegistry[int], source: ScriptedSource, clock: VirtualClock
+) -> None:
+    source.gate.clear()
+    first = asyncio.create_task(live.current())
+    await source.entered.wait()
+    clock.time += 0.1
+    reloads = [asyncio.create_task(live.reload()) for _ in range(3)]
+    await asyncio.sleep(0)
+    source.gate.set()
+    began = [(await first).checked_at, *[(await reload).checked_at for reload in reloads]]
+    assert len(source.asked) == 2  # one look for `current`, one for all who asked after it had begun
+    assert began[1:] == [began[1]] * 3
+    assert began[1] > began[0] + 0.1
+
+
 async def test_a_failed_refresh_returns_the_copy_with_its_age(
     live: LiveRegistry[int], source: ScriptedSource, clock: VirtualClock
 ) -> None:

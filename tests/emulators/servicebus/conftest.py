@@ -14,8 +14,8 @@ from emulators.servicebus import ServiceBusEmulator, load_entities
 from tests.emulators.servicebus.wire import Json, layout
 
 PLAIN_QUEUES = (
-    "settle", "deadletter", "defer", "peek", "schedule", "batch", "delete", "fields", "sizes", "competing", "locks",
-    "hostile", "sync", "thread", "throughput", "management",
+    "settle", "deadletter", "defer", "peek", "schedule", "batch", "delete", "fields", "sizes", "competing", "credit",
+    "hostile", "throughput",
 )  # fmt: skip
 QUEUES: Json = {
     **{name: {} for name in PLAIN_QUEUES},

@@ -8,8 +8,9 @@ import random
 import pytest
 from azure.servicebus import ServiceBusMessage
 
-from emulators.servicebus import ServiceBusEmulator, codec, connection, errors, frames, load_entities
+from emulators.servicebus import ServiceBusEmulator, codec, connection, errors, frames, load_entities, session
 from emulators.servicebus.codec import Described, Value
+from emulators.servicebus.message_queue import Outcome
 from tests.emulators.servicebus.conftest import Links
 from tests.emulators.servicebus.wire import Peer, condition_of, encoded, layout
 
@@ -313,4 +314,65 @@ async def test_a_connection_that_is_never_opened_is_dropped(monkeypatch: pytest.
         async with asyncio.timeout(10):
             with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
                 await peer.reader.readexactly(1)
+        await peer.close()
+
+
+async def test_a_session_that_is_closed_while_it_waits() -> None:
+    """Attach for the next session, then detach, end or leave: nothing is left that could take a session."""
+    async with ServiceBusEmulator(load_entities(layout({"s": {"RequiresSession": True}}))) as bus:
+        no_filter: dict[Value, Value] = {codec.Symbol("com.microsoft:session-filter"): None}
+        source = Described(frames.SOURCE, ["s", None, None, None, None, None, None, no_filter])
+        attach: list[Value] = ["waits", codec.uint(0), True, None, None, source, Described(frames.TARGET, ["x"])]
+        for leave in (frames.DETACH, frames.END, frames.CLOSE):
+            peer = await Peer.opened(bus.port)
+            await peer.perform(frames.ATTACH, attach)
+            await peer.perform(leave, [codec.uint(0)] if leave == frames.DETACH else [])
+            assert (await peer.frame())[0] == leave
+            await peer.close()
+        taker = await Peer.opened(bus.port)
+        await taker.perform(frames.ATTACH, attach)
+        sender = await Peer.opened(bus.port)
+        await sender.attach(0, "s", receiver=False)
+        await sender.transfer(0, 0, encoded(session_id="one"))
+        code, fields, _ = await taker.frame()
+        assert (code, fields[0]) == (frames.ATTACH, "waits")
+        await taker.close()
+        await sender.close()
+
+
+async def test_a_lock_outlives_its_link() -> None:
+    """Messages of a receiver that left stay locked, as in Service Bus, and can be settled by their token."""
+    async with ServiceBusEmulator(load_entities(layout({"q": {}}))) as bus:
+        peer = await Peer.opened(bus.port)
+        await peer.attach(0, "q", receiver=False)
+        await peer.transfer(0, 0, encoded())
+        await peer.frame()
+        await peer.attach(1, "q", receiver=True)
+        await peer.flow(1, 1)
+        code, fields, _ = await peer.frame()
+        assert code == frames.TRANSFER
+        token = fields[2]
+        assert isinstance(token, bytes)
+        await peer.close()
+        queue = bus.broker.source("q")
+        assert queue.holds(token)
+        queue.settle(token, Outcome.COMPLETE)
+        assert list(queue.peek(0)) == []
+
+
+async def test_unsettled_deliveries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "MAX_UNSETTLED", 3)
+    async with ServiceBusEmulator(load_entities(layout({"q": {}}))) as bus:
+        peer = await Peer.opened(bus.port)
+        await peer.attach(0, "q", receiver=False)
+        for number in range(5):
+            await peer.transfer(0, number, encoded())
+            await peer.frame()
+        await peer.attach(1, "q", receiver=True)
+        await peer.flow(1, 10)
+        assert [(await peer.frame())[1][1] for _ in range(3)] == [0, 1, 2]
+        await peer.perform(
+            frames.DISPOSITION, [True, codec.uint(0), codec.uint(1), True, Described(frames.ACCEPTED, [])]
+        )
+        assert [(await peer.frame())[1][1] for _ in range(2)] == [3, 4]
         await peer.close()

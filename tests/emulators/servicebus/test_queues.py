@@ -170,6 +170,16 @@ async def test_batches(links: Links) -> None:
     assert [(str(message), message.message_id) for message in peeked] == [(str(n), f"m{n}") for n in range(101)]
 
 
+async def test_a_sender_outlives_its_first_credit(links: Links) -> None:
+    sender = links.sender("credit")
+    for number in range(1100):
+        await sender.send_messages(ServiceBusMessage(str(number)))
+    # The SDK sends all of these before it looks at its credit again.
+    await asyncio.gather(*(sender.send_messages(ServiceBusMessage(str(n))) for n in range(1100, 1200)))
+    peeked = await links.receiver("credit").peek_messages(2000)
+    assert sorted(int(str(message)) for message in peeked) == list(range(1200))
+
+
 async def test_sizes(links: Links) -> None:
     sender = links.sender("sizes")
     await sender.send_messages(ServiceBusMessage(b"x" * 262_000))

@@ -18,6 +18,7 @@ from mcp.types import (
 )
 
 SIMPLE: dict[str, Any] = {"type": "object"}
+PROMISED: dict[str, Any] = {"type": "object", "required": ["total"]}
 PAGES = {
     None: ListToolsResult(
         tools=[
@@ -29,6 +30,13 @@ PAGES = {
     "2": ListToolsResult(
         tools=[
             Tool(name="second", input_schema=SIMPLE),
+            Tool(name="liar", input_schema=SIMPLE, output_schema=PROMISED),
+            Tool(
+                name="reading_liar",
+                input_schema=SIMPLE,
+                output_schema=PROMISED,
+                annotations=ToolAnnotations(read_only_hint=True),
+            ),
             Tool(name="remote_schema", input_schema={"type": "object", "$ref": "http://127.0.0.1:9/schema.json"}),
         ]
     ),
@@ -42,6 +50,8 @@ async def list_tools(_: object, params: PaginatedRequestParams | None) -> ListTo
 async def call_tool(_: object, params: CallToolRequestParams) -> CallToolResult:
     if params.name == "second":
         raise ValueError("the second tool never works")
+    if "liar" in params.name:
+        return CallToolResult(content=[], structured_content={"sum": 1})
     return CallToolResult(content=[TextContent(text=params.name)])
 
 

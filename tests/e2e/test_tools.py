@@ -1,0 +1,106 @@
+"""Tools of every temper, end to end: over the bus, through a real server, back to the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.e2e.harness import REPLIES, ROOT, World
+
+TOOLS = ("add", "append", "crash", "crash_once", "fail", "huge", "slow")
+
+
+@pytest_asyncio.fixture(scope="module")
+async def workshop(aos: World) -> AsyncIterator[World]:
+    """An agent `maker` with the tools of a second MCP server."""
+    folder = aos.state / "project"
+    servers = json.loads((folder / "mcp_server_registry.json").read_text())
+    entry = {
+        "server_id": "workshop",
+        "server_name": "workshop",
+        "server_type": "stdio",
+        "command": "python",
+        "args": [str(ROOT / "tests/mcp/servers/workshop.py")],
+        "timeout_seconds": 5,
+        "max_retries": 1,
+    }
+    more = {**servers, "servers": [*servers["servers"], entry]}
+    agents = json.loads((ROOT / "agent_registry.json").read_text())
+    maker = {
+        "agent_id": "maker",
+        "purpose": "Makes things",
+        "domain_knowledge": {"domain": "ceo"},
+        "mcp_tools": [{"server_name": "workshop", "tool_name": tool} for tool in TOOLS],
+    }
+    await aos.put_registry("mcp_server_registry.json", json.dumps(more).encode(), "mcp-registry")
+    await aos.client.send("mcp-server-commands", {"command": "reload_registry"})
+    await aos.put_registry("agent_registry.json", json.dumps({"agents": [*agents["agents"], maker]}).encode())
+    await aos.app.ready("maker")
+    yield aos
+    await aos.put_registry("agent_registry.json", (ROOT / "agent_registry.json").read_bytes())
+    await aos.put_registry("mcp_server_registry.json", json.dumps(servers).encode(), "mcp-registry")
+    await aos.client.send("mcp-server-commands", {"command": "reload_registry"})
+    await aos.app.until("agents", lambda body: len(body["agents"]) == 5)
+
+
+async def call(workshop: World, tool: str, **arguments: object) -> tuple[str, str]:
+    """The status of the call, and what the model made of its result."""
+    body = await workshop.app.ask("maker", f"@tool workshop_{tool} {json.dumps(arguments)}")
+    assert body["status"] == "completed", body
+    (made,) = body["tool_calls"]
+    return made["status"], body["reply"]
+
+
+async def test_a_result_of_a_megabyte_is_cut_with_a_notice(workshop: World) -> None:
+    status, _ = await call(workshop, "huge", size=1_000_000)
+    assert status == "succeeded"
+
+
+async def test_a_server_that_dies_during_a_writing_call_is_told_as_unknown(workshop: World) -> None:
+    status, reply = await call(workshop, "crash")
+    assert status == "failed"
+    assert "outcome_unknown" in reply
+    assert (await call(workshop, "add", a=2, b=3))[0] == "succeeded"
+
+
+async def test_a_server_that_dies_during_a_reading_call_is_asked_again(workshop: World, tmp_path: Path) -> None:
+    status, reply = await call(workshop, "crash_once", file=str(tmp_path / "crashed"))
+    assert status == "succeeded"
+    assert "survived" in reply
+
+
+async def test_a_tool_that_takes_too_long_is_given_up(workshop: World) -> None:
+    status, reply = await call(workshop, "slow", seconds=60)
+    assert status == "failed"
+    assert "timeout" in reply
+
+
+async def test_what_a_tool_says_of_its_failure_reaches_the_model(workshop: World) -> None:
+    status, reply = await call(workshop, "fail", reason="the saw is blunt")
+    assert status == "failed"
+    assert "the saw is blunt" in reply
+
+
+@pytest.mark.parametrize("arguments", ['{"a": -1, "b": 1}', '{"a": 1}', "[]", "nonsense"])
+async def test_arguments_that_do_not_fit_are_refused_before_they_leave(workshop: World, arguments: str) -> None:
+    body = await workshop.app.ask("maker", f"@tool workshop_add {arguments}")
+    assert [made["status"] for made in body["tool_calls"]] in (["refused"], [])
+
+
+async def test_a_writing_tool_runs_once_however_often_the_message_comes(workshop: World, tmp_path: Path) -> None:
+    file = tmp_path / "lines"
+    request = {
+        "request_id": f"app-{file.parent.name}",
+        "server_id": "workshop",
+        "method": "call_tool",
+        "params": {"tool_name": "append", "tool_params": {"file": str(file), "line": "once"}},
+    }
+    for _ in range(3):
+        await workshop.client.send("mcp-requests", request, message_id="m1", reply_to=REPLIES)
+        answer = json.loads(str(await workshop.client.receive()))
+        assert answer["response"]["result"]["content"][0]["text"] == "written"
+    assert file.read_text() == "once\n"
