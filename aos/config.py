@@ -43,12 +43,12 @@ class Settings(BaseSettings):
         str | None, Field(validation_alias=_named("AZURE_AI_PROJECT_ENDPOINT"), pattern=r"^https?://.+/api/projects/.+")
     ] = None
     """`https://<resource>.services.ai.azure.com/api/projects/<project>`"""
-    project_api_key: Annotated[str | None, Field(validation_alias=_named("AZURE_AI_API_KEY"))] = None
+    project_api_key: Annotated[str | None, Field(validation_alias=_named("AZURE_AI_API_KEY"), repr=False)] = None
     """Without a key the app signs in with its identity."""
     model_deployment: Annotated[str, Field(validation_alias=_named("AZURE_AI_MODEL_DEPLOYMENT"))] = "llama-3.3-70b"
     """Base name: an agent's deployment is `{model_deployment}-{domain}`."""
 
-    storage: Annotated[str | None, Field(validation_alias=_named(STORAGE))] = None
+    storage: Annotated[str | None, Field(validation_alias=_named(STORAGE), repr=False)] = None
     storage_account: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__accountName"))] = None
     storage_blob_uri: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__blobServiceUri"))] = None
     storage_table_uri: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__tableServiceUri"))] = None
@@ -63,7 +63,8 @@ class Settings(BaseSettings):
                 "AZURE_SERVICEBUS_CONNECTION_STRING",
                 "SERVICE_BUS_CONNECTION_STRING",
                 "AzureServiceBusConnectionString",
-            )
+            ),
+            repr=False,
         ),
     ] = None
     service_bus_namespace: Annotated[
@@ -77,8 +78,8 @@ class Settings(BaseSettings):
 
     host: Annotated[str, Field(validation_alias=_named("AOS_HOST"))] = "127.0.0.1"
     port: Annotated[int, Field(validation_alias=_named("AOS_PORT"), ge=0, le=65535)] = 7071
-    function_key: Annotated[str | None, Field(validation_alias=_named("AOS_FUNCTION_KEY"))] = None
-    admin_key: Annotated[str | None, Field(validation_alias=_named("AOS_ADMIN_KEY"))] = None
+    function_key: Annotated[str | None, Field(validation_alias=_named("AOS_FUNCTION_KEY"), repr=False)] = None
+    admin_key: Annotated[str | None, Field(validation_alias=_named("AOS_ADMIN_KEY"), repr=False)] = None
 
     @field_validator("roles", mode="before")
     @classmethod
@@ -117,11 +118,30 @@ def load_settings(values: Mapping[str, object] | None = None) -> Settings:
     Raises:
         SettingError: Naming each wrong setting and why, without its value.
     """
+    given = dict(values or {})
+    environment = _environment()
+    for name in {spelt.upper() for spelt in given}:
+        # Under any of its names, a value that is given wins.
+        for alias in _SAME.get(name, ()):
+            environment.pop(alias, None)
     try:
-        return Settings.model_validate({**_environment(), **(values or {})})
+        return Settings.model_validate({**environment, **given})
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
         raise SettingError(f"Wrong settings: {problems}.") from None
+
+
+def _names() -> dict[str, tuple[str, ...]]:
+    names: dict[str, tuple[str, ...]] = {}
+    for field in Settings.model_fields.values():
+        if isinstance(field.validation_alias, AliasChoices):
+            choices = tuple(str(choice) for choice in field.validation_alias.choices)
+            names |= dict.fromkeys((choice.upper() for choice in choices), choices)
+    return names
+
+
+_SAME = _names()
+"""All names of a setting, under each of them in capitals."""
 
 
 def _environment() -> dict[str, object]:

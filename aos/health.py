@@ -73,6 +73,10 @@ class Health:
             wrong = error.detail
         except TimeoutError:
             wrong = f"No answer within {PATIENCE:.0f} s."
+        except Exception as error:
+            # One check that breaks must not take the others' findings with it.
+            log.exception("a health check failed")
+            wrong = f"The check itself failed: {type(error).__name__}."
         return ("healthy", "") if wrong is None else (check.severity, wrong)
 
 

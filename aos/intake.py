@@ -18,10 +18,10 @@ from dataclasses import replace
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from aos.agents.directory import AgentDirectory
-from aos.errors import AosError, TransientError
+from aos.errors import AosError, OperationConflict, TransientError, UnknownEntity
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.kernel import Kernel
-from aos.kernel.types import ConversationKey, Message, Operation
+from aos.kernel.types import ConversationKey, Message, Operation, SendReply
 from aos.mcp.bridge import operation_of, tool_result
 from aos.messaging.bus import Outbound
 from aos.messaging.claim_check import ClaimCheck
@@ -37,7 +37,8 @@ from aos.messaging.envelopes import (
     parse_body,
 )
 from aos.messaging.incoming import Incoming, put_off, reason, taken_up
-from aos.messaging.replies import agent_reply, error_reply, parked, reply_address
+from aos.messaging.replies import error_reply, parked, reply_address
+from aos.outlet import BusOutlet
 
 log = logging.getLogger("aos.intake")
 
@@ -82,6 +83,7 @@ class Intake:
         self._directory = directory
         self._claim_check = claim_check
         self._send = send
+        self._outlet = BusOutlet(send, claim_check)
         self._clock = clock or SystemClock()
 
     # --- HTTP
@@ -112,6 +114,9 @@ class Intake:
         Returns when its effects are out, or it is parked, or it was put off by sending a copy of it to be delivered
         later; raises only if nothing of that worked, so that the broker delivers it again.
         """
+        if not incoming.message_id:
+            # What is put off after it was accepted has to come back as the same operation.
+            incoming = replace(incoming, message_id=uuid.uuid4().hex)
         try:
             body = await self._claim_check.unpack(incoming.body)
             await self._dispatch(replace(incoming, body=body))
@@ -133,11 +138,11 @@ class Intake:
         address = reply_address(
             incoming.reply_to, incoming.correlation_id, incoming.message_id, incoming.reply_to_session_id
         )
-        await self._directory.enabled_entry(event.agent_id)
+        now = self._clock.now()
+        await self._directory.enabled_entry(event.agent_id, since=now)
         conversation_id = event.conversation_id or _session_conversation(incoming.session_id) or PERPETUAL
         key = ConversationKey(event.agent_id, conversation_id)
         operation_id = _operation_id("bus", "", event.agent_id, incoming.message_id)
-        now = self._clock.now()
         message = Message(
             operation_id,
             _event_text(event),
@@ -149,7 +154,7 @@ class Intake:
         fingerprint = _fingerprint(event.agent_id, event.event_type, event.payload, event.conversation_id)
         operation, new = await self._kernel.accept(key, message, fingerprint, fresh=False)
         if operation.final and not new and address is not None:
-            await self._send([agent_reply(operation, address)])
+            await self._outlet.send(key, [SendReply(replace(operation, reply_to=address))])
             return
         await self._kernel.drive(ConversationKey(operation.agent_id, operation.conversation_id))
 
@@ -190,7 +195,6 @@ class Intake:
         """Answers with the error and parks the message: delivering it again would change nothing."""
         log.warning("message %s of %s refused: %s", incoming.message_id, incoming.entity, error.detail)
         message_id = incoming.message_id or uuid.uuid4().hex
-        out = [parked(incoming.body, message_id, incoming.entity, reason(error), error.detail)]
         try:
             address = reply_address(
                 incoming.reply_to, incoming.correlation_id, message_id, incoming.reply_to_session_id
@@ -198,8 +202,22 @@ class Intake:
         except EnvelopeInvalid:
             address = None
         if address is not None:
-            out.append(error_reply(address, message_id, _agent_of(incoming), error.code, error.title, error.detail))
-        await self._send(out)
+            answer = error_reply(address, message_id, _agent_of(incoming), error.code, error.title, error.detail)
+            try:
+                await self._send([answer])
+            except UnknownEntity as unknown:
+                log.warning("nobody is told that message %s was refused: %s", message_id, unknown.detail)
+        why = "MessageIdReused" if isinstance(error, OperationConflict) else reason(error)
+        body = await self._claim_check.pack(incoming.body, "parked")
+        park = parked(body, message_id, incoming.entity, why, error.detail)
+        # Replayed, it asks for the same answer in the same conversation.
+        park = replace(
+            park,
+            correlation_id=incoming.correlation_id,
+            reply_to=incoming.reply_to,
+            session_id=incoming.session_id,
+        )
+        await self._send([park])
 
 
 def _operation_id(entry: str, caller: str, agent_id: str, key: str | None) -> str:
@@ -244,7 +262,8 @@ def _session_conversation(session_id: str | None) -> str | None:
 
 
 def _agent_of(incoming: Incoming) -> str:
+    """Whom a message was for that may not be valid, as far as that can be told."""
     try:
-        return str(json.loads(incoming.body)["agent_id"])
-    except (ValueError, TypeError, KeyError):
+        return parse_body(AgentEvent, incoming.body).agent_id
+    except EnvelopeInvalid:
         return ""

@@ -23,6 +23,7 @@ from aos.mcp.catalogue import ToolCatalogue
 from aos.mcp.functions import FunctionTools, ToolSource, convert_mcp_tools_to_function_tools
 from aos.messaging.bus import Outbound
 from aos.registry.agents import AgentEntry, AgentRegistry
+from aos.registry.errors import RegistryInvalid, RegistryMissing, RegistryUnreadable
 from aos.registry.live import LiveRegistry
 from aos.registry.mcp_servers import ServerEntry, ServerRegistry
 from aos.registry.tools import check_tools
@@ -81,18 +82,31 @@ class AgentDirectory:
         self._asked: dict[str, float] = {}
 
     async def registry(self) -> AgentRegistry:
-        """The registry of agents, checked against the registry of MCP servers: bad entries are problems."""
-        agents, servers = await self._agents.current(), await self._servers.current()
+        """The registry of agents, checked against the registry of MCP servers: bad entries are problems.
+
+        Raises:
+            AgentNotReady: One of them was never read, because its document is missing or wrong as a whole.
+            TransientError: One of them was never read, for now.
+        """
+        try:
+            agents, servers = await self._agents.current(), await self._servers.current()
+        except (RegistryInvalid, RegistryMissing, RegistryUnreadable) as error:
+            # Messages wait until the operator has mended it.
+            raise AgentNotReady(error.detail, code=error.code) from error
         generations = (agents.generation, servers.generation)
         if self._view is None or self._view[0] != generations:
             self._view = (generations, check_tools(agents.value, servers.value))
         return self._view[1]
 
-    async def entry(self, agent_id: str) -> AgentEntry:
+    async def entry(self, agent_id: str, *, since: float | None = None) -> AgentEntry:
         """The agent's entry.
 
+        Args:
+            since: When the message came that is for the agent; an older registry cannot tell that there is none.
+
         Raises:
-            UnknownAgent: The registry, freshly read, has no good entry for it; says why if there is a bad one.
+            UnknownAgent: The registry has no good entry for it; says why if there is a bad one.
+            AgentNotReady: The registry has none, but it is older than `since`.
         """
         registry = await self.registry()
         if agent_id not in registry.entries and self._clock.now() - self._refreshed > REFRESH:
@@ -101,6 +115,12 @@ class AgentDirectory:
             registry = await self.registry()
         entry = registry.entries.get(agent_id)
         if entry is None:
+            loaded = self._agents.peek()
+            if since is not None and (loaded is None or loaded.checked_at < since):
+                wait = max(1.0, self._refreshed + REFRESH - self._clock.now())
+                raise AgentNotReady(
+                    f"The registry of agents, read before the message came, has no {agent_id!r}.", retry_after=wait
+                )
             bad = [problem for problem in registry.problems if problem.agent_id == agent_id]
             if bad:
                 raise UnknownAgent(f"The entry of agent {agent_id!r} is wrong: {bad[0].pointer}: {bad[0].detail}")
@@ -108,13 +128,13 @@ class AgentDirectory:
             raise UnknownAgent(f"The registry has no agent {agent_id!r}. Agents: {known}.")
         return entry
 
-    async def enabled_entry(self, agent_id: str) -> AgentEntry:
+    async def enabled_entry(self, agent_id: str, *, since: float | None = None) -> AgentEntry:
         """Like `entry`, for agents that may be spoken to.
 
         Raises:
             AgentDisabled: It is switched off in the registry.
         """
-        entry = await self.entry(agent_id)
+        entry = await self.entry(agent_id, since=since)
         if not entry.enabled:
             raise AgentDisabled(f"Agent {agent_id!r} has `enabled: false` in the registry.")
         return entry
@@ -122,8 +142,8 @@ class AgentDirectory:
     async def bind(self, agent_id: str) -> BoundAgent:
         entry = await self.enabled_entry(agent_id)
         servers = (await self._servers.current()).value
-        wanted, hashes = await self._tools(entry, servers)
-        state = (entry.fingerprint, *hashes)
+        wanted, versions = await self._tools(entry, servers)
+        state = (entry.fingerprint, *versions)
         known = self._bound.get(agent_id)
         if known is not None and known[0] == state:
             return known[1]
@@ -151,11 +171,14 @@ class AgentDirectory:
 
     async def _tools(self, entry: AgentEntry, servers: ServerRegistry) -> tuple[list[ToolSource], list[str]]:
         sources: list[ToolSource] = []
-        hashes: dict[str, str] = {}
+        versions: dict[str, str] = {}
         for reference in entry.distinct_tools:
             server = servers.find(reference.server_name)
             if server is None:
                 raise UnknownAgent(f"Agent {entry.agent_id!r} uses MCP server {reference.server_name!r}: unknown.")
+            if not server.enabled:
+                # Switched off for a while: the agent goes on without its tools (the registry warns of it).
+                continue
             listed = await self._catalogue.get(server.server_id)
             if listed is None:
                 await self._ask_for_tools(server.server_id)
@@ -163,7 +186,7 @@ class AgentDirectory:
                     f"MCP server {server.server_id!r} has not listed its tools yet; GET /api/mcp/servers says why.",
                     retry_after=1.0,
                 )
-            hashes[server.server_id] = listed.hash
+            versions[server.server_id] = f"{listed.hash}/{_time_limit(server)}"
             info = next((tool for tool in listed.tools if tool.name == reference.tool_name), None)
             if info is None:
                 names = ", ".join(tool.name for tool in listed.tools)
@@ -173,7 +196,7 @@ class AgentDirectory:
                     code="unknown_tool",
                 )
             sources.append(ToolSource(server.server_id, info, _time_limit(server)))
-        return sources, [f"{server}={digest}" for server, digest in sorted(hashes.items())]
+        return sources, [f"{server}={version}" for server, version in sorted(versions.items())]
 
     async def _ask_for_tools(self, server_id: str) -> None:
         now = self._clock.now()
