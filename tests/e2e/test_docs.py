@@ -1,0 +1,65 @@
+"""The examples of the documentation, run as they stand there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+
+import httpx2
+import pytest
+
+from runtime import AsgiRuntime, Keys, RouteRegistry, RuntimeConfig
+from tests.e2e.harness import ROOT, World
+
+
+def examples(file: str, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / file).read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+async def test_the_readme_sends_an_event_and_prints_the_answer(aos: World) -> None:
+    (code,) = examples("README.md", "python")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code),
+        env={**os.environ, **aos.stack.environment},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0
+    assert b"revenue" in output
+
+
+async def test_the_readme_asks_what_make_run_prints(aos: World) -> None:
+    command = next(block for block in examples("README.md", "sh") if block.startswith("curl"))
+    body = json.loads(re.search(r"-d '(.*)'", command)[1])  # type: ignore[index]  # a failing test if there is none
+    answer = await aos.app.ask("ceo", body["message"])
+    shown = json.loads(examples("README.md", "json")[0])
+    assert answer.keys() == shown.keys()
+    assert answer["tool_calls"][0].keys() == shown["tool_calls"][0].keys()
+    assert answer["usage"] == shown["usage"]
+    assert answer["reply"].startswith(shown["reply"].removesuffix("..."))
+
+
+async def test_the_readme_shows_a_registry_that_works(aos: World) -> None:
+    from aos.registry.agents import parse_agents
+
+    registry = parse_agents(examples("README.md", "json")[1].encode())
+    assert (registry.problems, registry.warnings) == ((), ())
+    assert list(registry.entries) == ["ceo"]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+async def test_contributing_adds_a_route() -> None:
+    (code,) = examples("CONTRIBUTING.md", "python")
+    names: dict[str, object] = {"__name__": "example"}
+    exec(compile(code, "CONTRIBUTING.md", "exec"), names)  # noqa: S102 - the point of the test
+    registry = names["registry"]
+    assert isinstance(registry, RouteRegistry)
+    runtime = AsgiRuntime(RuntimeConfig(app_name="docs"), registry, keys=Keys(function="k"), settings={})
+    transport = httpx2.ASGITransport(runtime.app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        answer = await client.get("/api/hello/Ada", headers={"x-functions-key": "k"})
+    assert answer.json() == {"message": "Hello, Ada!"}
