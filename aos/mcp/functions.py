@@ -152,9 +152,11 @@ def _read(text: str) -> object:
     try:
         value: object = json.loads(text or "{}")
         # Python reads more than JSON may hold (NaN, 1e999, half a character): what cannot be written is not sent.
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        _STRICT.encode(value).encode()
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
+    if text.count("[") + text.count("{") <= DEEPEST_ARGUMENTS:
+        return value
     level: list[object] = [value]
     for _ in range(DEEPEST_ARGUMENTS):
         level = [inner for outer in level for inner in _inside(outer)]
@@ -165,6 +167,7 @@ def _read(text: str) -> object:
     return value
 
 
+_STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _TOO_DEEP = f"more than {DEEPEST_ARGUMENTS} levels of objects and lists"
 
 
