@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -44,7 +45,7 @@ class ServerTools(BaseModel):
     tools: tuple[ToolInfo, ...]
     listed_at: float
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Changes when any tool's name, description, schema or annotation does."""
         data = [tool.model_dump() for tool in sorted(self.tools, key=lambda tool: tool.name)]

@@ -104,11 +104,6 @@ class BlobSource:
                 f"There is no {self.origin}. Upload it: az storage blob upload --account-name <account> "
                 f"--auth-mode login --container-name {self._container} --name {self._name} --file {self._name}"
             )
-        if error.status_code in (401, 403):
-            return RegistryUnreadable(
-                f"The storage account refuses access to {self.origin} (HTTP {error.status_code}): give the app's "
-                "identity the role Storage Blob Data Reader, or check the key in the connection string."
-            )
         if error.status_code is None:
             return StorageUnavailable(f"The answer with {self.origin} was cut off.")
         return RegistryUnreadable(f"The storage account refused {self.origin} with HTTP {error.status_code}.")

@@ -112,9 +112,9 @@ async def test_a_wrong_key_is_named_as_such(registry_storage: StorageAccount, co
     connection = f"AccountName=devstoreaccount1;AccountKey=d3Jvbmc=;BlobEndpoint={endpoint};"
     account = StorageAccount(load_settings({STORAGE: connection}))
     try:
-        with pytest.raises(RegistryUnreadable, match="Storage Blob Data Reader") as caught:
+        with pytest.raises(StorageUnavailable, match="check the key") as caught:
             await BlobSource(account, container.container_name, NAME).read(None)
-        assert caught.value.code == "registry_unreadable"
+        assert caught.value.code == "storage_denied"
     finally:
         await account.close()
 
