@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aos.agents.directory import AgentDirectory
 from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
@@ -16,6 +16,7 @@ from aos.foundry.clients import FoundryClients
 from aos.foundry.connect import connect_foundry
 from aos.foundry.deployments import Deployments
 from aos.health import Check, Health, worst
+from aos.identity import identity
 from aos.intake import Intake
 from aos.kernel.clock import SystemClock
 from aos.kernel.kernel import Kernel, KernelOptions
@@ -36,9 +37,6 @@ from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
 from aos.storage.payloads import Payloads
 from aos.views import agent_view
-
-if TYPE_CHECKING:
-    from azure.core.credentials_async import AsyncTokenCredential
 
 log = logging.getLogger("aos.system")
 
@@ -67,7 +65,7 @@ class AgentOperatingSystem:
         self.settings = settings
         clock = SystemClock()
         self._bus_problems = bus_problems
-        self._credential = _identity(settings) if settings.needs_identity else None
+        self._credential = identity(settings) if settings.needs_identity else None
         self._account = StorageAccount(settings, self._credential)
         payloads = Payloads(self._account)
         claim_check = ClaimCheck(payloads if settings.storage_configured else None)
@@ -362,11 +360,3 @@ class AgentOperatingSystem:
             log.warning("%s: %s", task.get_name(), error.detail)
         elif error is not None:
             log.error("%s failed", task.get_name(), exc_info=error)
-
-
-def _identity(settings: Settings) -> AsyncTokenCredential:
-    from azure.identity.aio import DefaultAzureCredential
-
-    if settings.client_id:
-        return DefaultAzureCredential(managed_identity_client_id=settings.client_id)
-    return DefaultAzureCredential()

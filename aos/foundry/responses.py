@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from aos.errors import FoundryRefused, FoundryUnavailable
+from aos.errors import ConversationGone, FoundryRefused, FoundryUnavailable
 from aos.foundry.clients import FoundryClients
 from aos.foundry.deployments import Deployments
 from aos.foundry.faults import foundry_errors
@@ -23,6 +23,8 @@ from aos.kernel.types import AgentRef, ConversationKey, FunctionCall, ModelReply
 if TYPE_CHECKING:
     from openai.types.responses import Response
 
+THREAD = "thread_"
+"""How the ids of the older generation's conversations begin."""
 MANY_ITEMS = 1000
 """Items read at most when looking for what came after an anchor."""
 
@@ -96,6 +98,7 @@ class ResponsesAdapter:
     async def respond(
         self, agent: AgentRef, remote_id: str, outputs: Sequence[ToolOutput], text: str | None, timeout: float
     ) -> ModelReply:
+        await self._require_own(remote_id)
         items: list[Any] = [
             {"type": "function_call_output", "call_id": output.call_id, "output": output.output} for output in outputs
         ]
@@ -112,6 +115,7 @@ class ResponsesAdapter:
     async def items_after(self, remote_id: str, anchor: str | None) -> list[RemoteItem]:
         from openai import omit
 
+        await self._require_own(remote_id)
         found: list[RemoteItem] = []
         with foundry_errors("reading a conversation"):
             pages = self._clients.openai.conversations.items.list(
@@ -124,6 +128,18 @@ class ResponsesAdapter:
                 if len(found) >= MANY_ITEMS:
                     break
         return found
+
+    async def _require_own(self, remote_id: str) -> None:
+        """A thread of the older generation is replayed into a conversation, which takes its place.
+
+        Raises:
+            ConversationGone: It was one.
+        """
+        if remote_id.startswith(THREAD):
+            from aos.foundry.migration import replay
+
+            successor = await replay(self._clients, remote_id)
+            raise ConversationGone(f"{remote_id} was replayed into {successor}.", successor=successor)
 
     async def check(self) -> None:
         await self._deployments.check()

@@ -24,7 +24,7 @@ from aos.foundry.faults import foundry_errors
 from aos.foundry.provisioning import KnownAgent, Provisioner
 from aos.foundry.thread_items import in_order, items_of
 from aos.foundry.thread_wire import ACTIVE, INPUT, KIND, OUTPUTS, RUNNING, Message, Result, Run, Step, outputs_message
-from aos.foundry.values import DRIPPING, distinct, present, whole
+from aos.foundry.values import distinct, present, whole
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import AgentSpec, RemoteItem
 from aos.kernel.turn import ABANDONED
@@ -152,7 +152,7 @@ class ThreadsAdapter:
         _own(remote_id)
         given = {output.call_id: output.output for output in outputs}
         with foundry_errors(f"a run of {agent.name}"):
-            async with asyncio.timeout(timeout + DRIPPING):
+            async with asyncio.timeout(timeout):
                 run = await self._advance(agent, remote_id, given, text)
                 run = await self._watch(remote_id, run)
                 return await self._reply(remote_id, run)
@@ -162,8 +162,8 @@ class ThreadsAdapter:
         with foundry_errors("reading a thread"):
             client = self._clients.agents
             messages, runs = await asyncio.gather(
-                _listed(client.messages.list(remote_id, limit=PAGE, order="desc"), Message, MANY),
-                _listed(client.runs.list(remote_id, limit=PAGE, order="desc"), Run, MANY),
+                listed(client.messages.list(remote_id, limit=PAGE, order="desc"), Message, MANY),
+                listed(client.runs.list(remote_id, limit=PAGE, order="desc"), Run, MANY),
             )
             entries = in_order(messages[::-1], runs[::-1])
             if anchor is not None:
@@ -269,15 +269,15 @@ class ThreadsAdapter:
             await self._watch(thread, run.model_copy(update={"status": "cancelling"}))
 
     async def _latest_run(self, thread: str) -> Run | None:
-        return next(iter(await _listed(self._clients.agents.runs.list(thread, limit=1, order="desc"), Run, 1)), None)
+        return next(iter(await listed(self._clients.agents.runs.list(thread, limit=1, order="desc"), Run, 1)), None)
 
     async def _latest_message(self, thread: str) -> str:
         pages = self._clients.agents.messages.list(thread, limit=1, order="desc")
-        return next((message.id for message in await _listed(pages, Message, 1)), "")
+        return next((message.id for message in await listed(pages, Message, 1)), "")
 
     async def _steps(self, thread: str, run: Run) -> list[Step]:
         """Oldest first."""
-        return await _listed(self._clients.agents.run_steps.list(thread, run.id, limit=PAGE, order="asc"), Step, MANY)
+        return await listed(self._clients.agents.run_steps.list(thread, run.id, limit=PAGE, order="asc"), Step, MANY)
 
     async def _results(self, thread: str, run: Run | None, given: dict[str, str]) -> list[Result]:
         """What tools said: to the run that ended, all of which went with it, and what was given now."""
@@ -319,7 +319,7 @@ class ThreadsAdapter:
     async def _answer(self, thread: str, run: Run) -> tuple[str, str | None]:
         """What the run said after its last tool calls, and the id of the last item."""
         pages = self._clients.agents.messages.list(thread, run_id=run.id, limit=PAGE, order="desc")
-        messages, steps = await asyncio.gather(_listed(pages, Message, PAGE), self._steps(thread, run))
+        messages, steps = await asyncio.gather(listed(pages, Message, PAGE), self._steps(thread, run))
         said = {message.id: message.text for message in messages}
         texts: list[str] = []
         anchor: str | None = None
@@ -344,7 +344,7 @@ class ThreadsAdapter:
         await self._clients.close()
 
 
-async def _listed(pages: AsyncItemPaged[Any], kind: type[Parsed], limit: int) -> list[Parsed]:
+async def listed(pages: AsyncItemPaged[Any], kind: type[Parsed], limit: int) -> list[Parsed]:
     """Parsed items of a listing, at most `limit`.
 
     The SDK's pager asks for one more page after the last one, and takes a limit for the size of pages.
