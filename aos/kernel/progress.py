@@ -99,9 +99,9 @@ class Channel:
         self._size = 0
 
     @property
-    def begun(self) -> bool:
-        """Whether text of the current model step was told."""
-        return bool(self._said)
+    def wants_text(self) -> bool:
+        """Whether somebody listens, and nothing of the current model step was told yet."""
+        return bool(self._listeners) and not self._said
 
     def join(self, listener: Listener) -> None:
         self._listeners.add(listener)
@@ -149,7 +149,7 @@ class Progress:
         was heard in part: its text is not told twice, the operation will hold the whole.
         """
         channel = self._channels.get(operation_id) if self._channels else None
-        return None if channel is None or channel.begun else channel.text
+        return channel.text if channel is not None and channel.wants_text else None
 
     def saved(self, operation: Operation) -> None:
         """The operation was saved like this."""
