@@ -253,7 +253,6 @@ def test_a_reader_that_leaves_is_forgotten_and_the_turn_goes_on() -> None:
         assert (await world.finished(accepted)).status == "completed"
         await world.settle()
         assert asyncio.all_tasks() == tasks, "no task is left"
-        del stream, reading
         assert not world.kernel.progress._channels
 
     run(scenario)

@@ -27,7 +27,7 @@ class Listener:
     __slots__ = ("_behind", "_channel", "_news", "_room", "_unread")
 
     def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+        self._channel: Channel | None = channel
         self._unread: deque[str | Operation] = deque()
         self._room = LONGEST_TEXT
         self._behind = False
@@ -65,7 +65,9 @@ class Listener:
 
     def close(self) -> None:
         """Nothing is told any more. Closing twice is harmless."""
-        self._channel.leave(self)
+        if self._channel is not None:
+            self._channel.leave(self)
+            self._channel = None
 
     def hear(self, text: str) -> None:
         """Takes a piece of text, if there is room."""
