@@ -140,13 +140,16 @@ class AgentOperatingSystem:
         await self._look_at_deployments(registry)
         for problem in registry.problems:
             log.error("agent registry %s: %s", problem.pointer, problem.detail)
+        waiting: dict[str, list[str]] = {}
         for entry in registry.enabled:
             try:
                 await self.directory.bind(entry.agent_id)
             except TransientError as error:
-                log.info("agent %s is not ready yet: %s", entry.agent_id, error.detail)
+                waiting.setdefault(error.detail, []).append(entry.agent_id)
             except AosError as error:
                 log.error("agent %s cannot be made ready: %s", entry.agent_id, error.detail)
+        for why, agents in waiting.items():
+            log.info("not ready yet: %s: %s", ", ".join(agents), why)
 
     async def sweep(self) -> None:
         """Looks after turns that a dead process left behind, and after deadlines."""

@@ -7,11 +7,19 @@ The tool loop is ours: a response ends with function calls, their outputs are th
 from __future__ import annotations
 
 import asyncio
+<<<<<<< HEAD
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from aos.errors import AosError, FoundryRefused, FoundryUnavailable
+=======
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aos.errors import ConversationGone, FoundryRefused, FoundryUnavailable
+>>>>>>> wt/adapter
 from aos.foundry.clients import FoundryClients
 from aos.foundry.deployments import Deployments
 from aos.foundry.faults import foundry_errors
@@ -21,12 +29,21 @@ from aos.kernel.ports import AgentSpec, RemoteItem
 from aos.kernel.types import AgentRef, ConversationKey, FunctionCall, ModelReply, ToolOutput, Usage
 
 if TYPE_CHECKING:
-    from openai.types.responses import Response
+    from openai import AsyncStream
+    from openai.types.responses import Response, ResponseStreamEvent
 
 THREAD = "thread_"
 """How the ids of the older generation's conversations begin."""
 MANY_ITEMS = 1000
 """Items read at most when looking for what came after an anchor."""
+<<<<<<< HEAD
+DRIPPING = 1.0
+"""Seconds that a step may take beyond its time-out: the client's own one, which knows more, starts anew with every byte
+that arrives."""
+TAIL = 1.0
+"""Seconds that a stream may take to end after its last event; read to its end, its connection serves the next step."""
+=======
+>>>>>>> wt/adapter
 
 
 class ResponsesAdapter:
@@ -96,7 +113,14 @@ class ResponsesAdapter:
             return present(conversation.id)
 
     async def respond(
-        self, agent: AgentRef, remote_id: str, outputs: Sequence[ToolOutput], text: str | None, timeout: float
+        self,
+        agent: AgentRef,
+        remote_id: str,
+        outputs: Sequence[ToolOutput],
+        text: str | None,
+        timeout: float,
+        *,
+        on_text: Callable[[str], None] | None = None,
     ) -> ModelReply:
         await self._require_own(remote_id)
         items: list[Any] = [
@@ -104,12 +128,18 @@ class ResponsesAdapter:
         ]
         if text is not None:
             items.append({"type": "message", "role": "user", "content": text})
-        reference = {"type": "agent_reference", "name": agent.name, "version": agent.version}
+        extra = {"agent_reference": {"type": "agent_reference", "name": agent.name, "version": agent.version}}
+        create = self._clients.openai.responses.create
         with foundry_errors(f"a response of {agent.name}"):
             async with asyncio.timeout(timeout + DRIPPING):
-                response = await self._clients.openai.responses.create(
-                    conversation=remote_id, input=items, extra_body={"agent_reference": reference}, timeout=timeout
-                )
+                if on_text is None:
+                    response = await create(conversation=remote_id, input=items, extra_body=extra, timeout=timeout)
+                else:
+                    events = await create(
+                        conversation=remote_id, input=items, extra_body=extra, timeout=timeout, stream=True
+                    )
+                    async with events:
+                        response = await _streamed(events, on_text)
             return _reply(response)
 
     async def items_after(self, remote_id: str, anchor: str | None) -> list[RemoteItem]:
@@ -148,14 +178,50 @@ class ResponsesAdapter:
         await self._clients.close()
 
 
+<<<<<<< HEAD
+def _present(value: str) -> str:
+    """What the SDK's types promise, but its models do not check."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"an id or version is {value!r}")
+    return value
+
+
+def _whole(text: str) -> str:
+    """The text with `?` for halves of characters: JSON may hold them, but nothing can store them."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+async def _streamed(events: AsyncStream[ResponseStreamEvent], on_text: Callable[[str], None]) -> Response:
+    """Reads a stream of events to its end and returns the response that the last of them holds."""
+    from openai import APIError
+
+    while (event := await anext(events, None)) is not None:
+        if event.type == "response.output_text.delta":
+            on_text(_whole(event.delta))
+        elif event.type == "error":
+            raise _failed(event.code or "server_error", event.message)
+        elif event.type in ("response.completed", "response.incomplete", "response.failed"):
+            with suppress(TimeoutError, APIError):
+                async with asyncio.timeout(TAIL):
+                    while await anext(events, None) is not None:
+                        continue
+            return event.response
+    raise FoundryUnavailable("Foundry's stream ended before the model step did.", sent=True)
+
+
+def _failed(code: str, message: str) -> AosError:
+    if code in ("rate_limit_exceeded", "server_error"):
+        # Its input may have stayed in the conversation.
+        return FoundryUnavailable(f"The model step failed: {message}", sent=True, code=code)
+    return FoundryRefused(f"The model step failed: {message}", code=code)
+
+
+=======
+>>>>>>> wt/adapter
 def _reply(response: Response) -> ModelReply:
     if response.status in ("failed", "cancelled"):
         error = response.error
-        code, message = (str(error.code), error.message) if error else (str(response.status), "no reason given")
-        if code in ("rate_limit_exceeded", "server_error"):
-            # Its input may have stayed in the conversation.
-            raise FoundryUnavailable(f"The model step failed: {message}", sent=True, code=code)
-        raise FoundryRefused(f"The model step failed: {message}", code=code)
+        raise _failed(str(error.code), error.message) if error else _failed(str(response.status), "no reason given")
     if response.status == "incomplete":
         reason = response.incomplete_details.reason if response.incomplete_details else None
         if reason == "content_filter" or not response.output_text:
