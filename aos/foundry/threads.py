@@ -145,7 +145,9 @@ class ThreadsAdapter:
         }
         with foundry_errors("opening a thread"):
             thread = await self._clients.agents.threads.create(metadata=metadata)
-            return present(thread.id)
+            if not present(thread.id).startswith(PREFIX):
+                raise ValueError(f"the id of a thread is {thread.id!r}")
+            return thread.id
 
     async def respond(
         self,
