@@ -48,6 +48,12 @@ class Settings(BaseSettings):
     model_deployment: Annotated[str, Field(validation_alias=_named("AZURE_AI_MODEL_DEPLOYMENT"))] = "llama-3.3-70b"
     """Base name: an agent's deployment is `{model_deployment}-{domain}`."""
 
+    model_endpoint: Annotated[
+        str | None, Field(validation_alias=_named("AOS_MODEL_ENDPOINT"), pattern=r"^https?://.+")
+    ] = None
+    """OpenAI-compatible endpoint that serves the models when `use_foundry` is false: `http://127.0.0.1:8000/v1`."""
+    model_api_key: Annotated[str | None, Field(validation_alias=_named("AOS_MODEL_API_KEY"), repr=False)] = None
+
     storage: Annotated[str | None, Field(validation_alias=_named(STORAGE), repr=False)] = None
     storage_account: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__accountName"))] = None
     storage_blob_uri: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__blobServiceUri"))] = None
@@ -102,7 +108,7 @@ class Settings(BaseSettings):
     @property
     def needs_identity(self) -> bool:
         """Whether some service is to be signed in to with the app's identity."""
-        return not (self.storage and self.service_bus and self.project_api_key)
+        return not (self.storage and self.service_bus and (self.project_api_key or not self.use_foundry))
 
     @property
     def bus_configured(self) -> bool:

@@ -6,15 +6,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aos.agents.directory import AgentDirectory
 from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
+from aos.agents.purpose_driven import PurposeDrivenAgent
+from aos.agents.runtimes import open_identity, open_runtime
 from aos.config import SERVICE_BUS, STORAGE, Settings
 from aos.errors import AosError, TransientError
-from aos.foundry.clients import FoundryClients
-from aos.foundry.provisioning import Provisioner
-from aos.foundry.responses import ResponsesAdapter
 from aos.health import Check, Health, worst
 from aos.intake import Intake
 from aos.kernel.clock import SystemClock
@@ -36,9 +35,6 @@ from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
 from aos.storage.payloads import Payloads
 from aos.views import agent_view
-
-if TYPE_CHECKING:
-    from azure.core.credentials_async import AsyncTokenCredential
 
 log = logging.getLogger("aos.system")
 
@@ -67,14 +63,13 @@ class AgentOperatingSystem:
         self.settings = settings
         clock = SystemClock()
         self._bus_problems = bus_problems
-        self._credential = _identity(settings) if settings.needs_identity else None
+        self._credential = open_identity(settings) if settings.needs_identity else None
         self._account = StorageAccount(settings, self._credential)
         payloads = Payloads(self._account)
         claim_check = ClaimCheck(payloads if settings.storage_configured else None)
         self._bus = Bus(settings, self._credential)
-        self._foundry = ResponsesAdapter(
-            FoundryClients(settings, self._credential), Provisioner(self._account), settings.app_name
-        )
+        self.foundry = open_runtime(settings, self._account, self._credential)
+        self._kind: type[PurposeDrivenAgent] = PurposeDrivenAgentFoundry if settings.use_foundry else PurposeDrivenAgent
         self._agents = LiveRegistry(
             self._source(settings.agent_container, folder / AGENT_REGISTRY), parse_agents, clock
         )
@@ -84,12 +79,18 @@ class AgentOperatingSystem:
         catalogue = ToolCatalogue(self._account, payloads)
         self._board = ServerStatusBoard(self._account)
         self.directory = AgentDirectory(
-            self._agents, self._servers, catalogue, self._foundry, self._send, settings.model_deployment
+            self._agents,
+            self._servers,
+            catalogue,
+            self.foundry,
+            self._send,
+            settings.model_deployment,
+            kind=self._kind,
         )
-        self._store = TableConversations(self._account, payloads)
+        self.store = TableConversations(self._account, payloads)
         self.kernel = Kernel(
-            store=self._store,
-            foundry=self._foundry,
+            store=self.store,
+            foundry=self.foundry,
             agents=self.directory,
             outlet=BusOutlet(self._send, claim_check),
             options=options,
@@ -129,7 +130,7 @@ class AgentOperatingSystem:
         if self.mcp is not None:
             await self.mcp.close()
         await self._bus.close()
-        await self._foundry.close()
+        await self.foundry.close()
         await self._account.close()
         if self._credential is not None:
             await self._credential.close()
@@ -167,7 +168,7 @@ class AgentOperatingSystem:
         }
         return {
             "status": status,
-            "runtime": PurposeDrivenAgentFoundry.runtime,
+            "runtime": self._kind.runtime,
             "active_agents": len(ids),
             "agent_ids": ids,
             "roles": sorted(self.settings.roles),
@@ -205,10 +206,10 @@ class AgentOperatingSystem:
             "agent_id": agent_id,
             "status": status,
             "is_running": status == "running",
-            "type": PurposeDrivenAgentFoundry.__name__,
-            "runtime": PurposeDrivenAgentFoundry.runtime,
+            "type": self._kind.__name__,
+            "runtime": self._kind.runtime,
             "lora_adapter": entry.domain_knowledge.domain,
-            "deployment": PurposeDrivenAgentFoundry.from_entry(entry).deployment(self.settings.model_deployment),
+            "deployment": self._kind.from_entry(entry).deployment(self.settings.model_deployment),
         }
         if bound is not None:
             view |= {"foundry_agent_id": f"{bound.ref.name}:{bound.ref.version}", "tools": bound.tools.names}
@@ -238,7 +239,7 @@ class AgentOperatingSystem:
 
     def _view(self, agent_id: str, registry: AgentRegistry) -> dict[str, Any]:
         entry = registry.entries[agent_id]
-        agent = PurposeDrivenAgentFoundry.from_entry(entry)
+        agent = self._kind.from_entry(entry)
         return agent_view(
             entry,
             deployment=agent.deployment(self.settings.model_deployment),
@@ -257,7 +258,7 @@ class AgentOperatingSystem:
         if "agents" in self.settings.roles:
             checks |= {
                 "agent_registry": Check(self._check_registry),
-                "foundry": Check(self._check_foundry),
+                "foundry" if self.settings.use_foundry else "model": Check(self._check_foundry),
             }
         return checks
 
@@ -267,7 +268,7 @@ class AgentOperatingSystem:
                 f"{STORAGE} is not set: the registries are read from the files beside the app, and no message is "
                 "accepted because conversations have no place."
             )
-        await self._store.locate("health")
+        await self.store.locate("health")
         return None
 
     async def _check_bus(self) -> str | None:
@@ -278,7 +279,7 @@ class AgentOperatingSystem:
         return "; ".join(problems) or None
 
     async def _check_foundry(self) -> str | None:
-        await self._foundry.check()
+        await self.foundry.check()
         return None
 
     async def _check_registry(self) -> str | None:
@@ -328,11 +329,3 @@ class AgentOperatingSystem:
             log.warning("%s: %s", task.get_name(), error.detail)
         elif error is not None:
             log.error("%s failed", task.get_name(), exc_info=error)
-
-
-def _identity(settings: Settings) -> AsyncTokenCredential:
-    from azure.identity.aio import DefaultAzureCredential
-
-    if settings.client_id:
-        return DefaultAzureCredential(managed_identity_client_id=settings.client_id)
-    return DefaultAzureCredential()
