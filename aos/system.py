@@ -10,11 +10,10 @@ from typing import Any
 
 from aos.agents.directory import AgentDirectory
 from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
+from aos.agents.purpose_driven import PurposeDrivenAgent
+from aos.agents.runtimes import open_runtime
 from aos.config import SERVICE_BUS, STORAGE, Settings
 from aos.errors import AosError, TransientError
-from aos.foundry.clients import FoundryClients
-from aos.foundry.connect import connect_foundry
-from aos.foundry.deployments import Deployments
 from aos.health import Check, Health, worst
 from aos.identity import identity
 from aos.intake import Intake
@@ -70,9 +69,10 @@ class AgentOperatingSystem:
         payloads = Payloads(self._account)
         claim_check = ClaimCheck(payloads if settings.storage_configured else None)
         self._bus = Bus(settings, self._credential)
-        clients = FoundryClients(settings, self._credential)
-        self._deployments = Deployments(clients, settings.model_deployment if settings.deployment_fallback else None)
-        self._foundry = connect_foundry(settings, clients, self._deployments, self._account, clock)
+        runtime = open_runtime(settings, self._account, self._credential, clock)
+        self.foundry = runtime.port
+        self._deployments = runtime.deployments
+        self._kind: type[PurposeDrivenAgent] = PurposeDrivenAgentFoundry if settings.use_foundry else PurposeDrivenAgent
         self._agents = LiveRegistry(
             self._source(settings.agent_container, folder / AGENT_REGISTRY), parse_agents, clock
         )
@@ -82,12 +82,18 @@ class AgentOperatingSystem:
         catalogue = ToolCatalogue(self._account, payloads)
         self._board = ServerStatusBoard(self._account)
         self.directory = AgentDirectory(
-            self._agents, self._servers, catalogue, self._foundry, self._send, settings.model_deployment
+            self._agents,
+            self._servers,
+            catalogue,
+            self.foundry,
+            self._send,
+            settings.model_deployment,
+            kind=self._kind,
         )
-        self._store = TableConversations(self._account, payloads)
+        self.store = TableConversations(self._account, payloads)
         self.kernel = Kernel(
-            store=self._store,
-            foundry=self._foundry,
+            store=self.store,
+            foundry=self.foundry,
             agents=self.directory,
             outlet=BusOutlet(self._send, claim_check),
             options=options,
@@ -128,7 +134,7 @@ class AgentOperatingSystem:
         if self.mcp is not None:
             await self.mcp.close()
         await self._bus.close()
-        await self._foundry.close()
+        await self.foundry.close()
         await self._account.close()
         if self._credential is not None:
             await self._credential.close()
@@ -170,7 +176,7 @@ class AgentOperatingSystem:
         }
         return {
             "status": status,
-            "runtime": PurposeDrivenAgentFoundry.runtime,
+            "runtime": self._kind.runtime,
             "active_agents": len(ids),
             "agent_ids": ids,
             "roles": sorted(self.settings.roles),
@@ -208,8 +214,8 @@ class AgentOperatingSystem:
             "agent_id": agent_id,
             "status": status,
             "is_running": status == "running",
-            "type": PurposeDrivenAgentFoundry.__name__,
-            "runtime": PurposeDrivenAgentFoundry.runtime,
+            "type": self._kind.__name__,
+            "runtime": self._kind.runtime,
             "lora_adapter": entry.domain_knowledge.domain,
             "deployment": self._wanted_deployment(entry),
         }
@@ -243,7 +249,7 @@ class AgentOperatingSystem:
 
     def _view(self, agent_id: str, registry: AgentRegistry) -> dict[str, Any]:
         entry = registry.entries[agent_id]
-        agent = PurposeDrivenAgentFoundry.from_entry(entry)
+        agent = self._kind.from_entry(entry)
         return agent_view(
             entry,
             deployment=agent.deployment(self.settings.model_deployment),
@@ -262,7 +268,7 @@ class AgentOperatingSystem:
         if "agents" in self.settings.roles:
             checks |= {
                 "agent_registry": Check(self._check_registry),
-                "foundry": Check(self._check_foundry),
+                "foundry" if self.settings.use_foundry else "model": Check(self._check_foundry),
                 "deployments": Check(self._check_deployments),
             }
         return checks
@@ -273,7 +279,7 @@ class AgentOperatingSystem:
                 f"{STORAGE} is not set: the registries are read from the files beside the app, and no message is "
                 "accepted because conversations have no place."
             )
-        await self._store.locate("health")
+        await self.store.locate("health")
         return None
 
     async def _check_bus(self) -> str | None:
@@ -284,7 +290,7 @@ class AgentOperatingSystem:
         return "; ".join(problems) or None
 
     async def _check_foundry(self) -> str | None:
-        await self._foundry.check()
+        await self.foundry.check()
         return None
 
     async def _check_deployments(self) -> str | None:
@@ -314,10 +320,12 @@ class AgentOperatingSystem:
         return "; ".join(down) or None
 
     def _wanted_deployment(self, entry: AgentEntry) -> str:
-        return PurposeDrivenAgentFoundry.from_entry(entry).deployment(self.settings.model_deployment)
+        return self._kind.from_entry(entry).deployment(self.settings.model_deployment)
 
     async def _look_at_deployments(self, registry: AgentRegistry) -> None:
         """Compares what the agents think with to what the project has: one request for all of them."""
+        if self._deployments is None:
+            return
         try:
             names = await self._deployments.names()
         except AosError as error:
