@@ -14,6 +14,7 @@ from aos.errors import (
     AosError,
     BacklogFull,
     OperationConflict,
+    OperationFinal,
     TransientError,
     UnknownAgent,
     UnknownOperation,
@@ -46,6 +47,7 @@ _STATUS: dict[type[AosError], int] = {
     UnknownOperation: 404,
     AgentDisabled: 409,
     OperationConflict: 409,
+    OperationFinal: 409,
     BacklogFull: 429,
     AgentNotReady: 503,
     TransientError: 503,
@@ -73,6 +75,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
     registry.register("agents/{agent_id}/status", _http(agent_status), name="agent_status")
     registry.register("agents/{agent_id}", _http(ask), [HttpMethod.POST], name="ask", request_model=Ask)
     registry.register("operations/{operation_id}", _http(operation), name="operation")
+    registry.register("operations/{operation_id}", _http(cancel), [HttpMethod.DELETE], name="cancel")
     registry.register_topic(
         AGENT_EVENTS,
         AGENTS_SUBSCRIPTION,
@@ -85,7 +88,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         MCP_RESPONSES, AGENTS_SUBSCRIPTION, on_agent_message, connection=SERVICE_BUS, name="on_mcp_response"
     )
     registry.register_queue(AGENT_COMMANDS, on_agent_message, connection=SERVICE_BUS, name="on_agent_command")
-    registry.register_timer("sweep", "*/30 * * * * *", sweep)
+    registry.register_timer("sweep", "*/10 * * * * *", sweep)
     registry.register_timer("reconcile", "0 */5 * * * *", reconcile)
 
 
@@ -140,6 +143,13 @@ async def ask(request: Request) -> Response:
 async def operation(request: Request) -> Response:
     """What became of an accepted message."""
     return Response(body=operation_view(await _system(request).kernel.operation(request.route_params["operation_id"])))
+
+
+async def cancel(request: Request) -> Response:
+    """Ends an operation as cancelled: 200 when it has ended so, 202 while a model step is let end."""
+    operation_id = request.route_params["operation_id"]
+    operation = await _system(request).kernel.cancel(operation_id, request.caller.name)
+    return Response(status=200 if operation.final else 202, body=operation_view(operation))
 
 
 async def mcp_servers(request: Request) -> Response:

@@ -81,6 +81,11 @@ class OperationConflict(AosError):
     title = "The idempotency key was used before with a different request."
 
 
+class OperationFinal(AosError):
+    code = "operation_final"
+    title = "The operation has ended."
+
+
 class BacklogFull(TransientError):
     code = "backlog_full"
     title = "Too many messages wait in this conversation."

@@ -34,7 +34,7 @@ from aos.registry.mcp_servers import parse_servers
 from aos.registry.source import BlobSource, FileSource, RegistrySource
 from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
-from aos.storage.payloads import Payloads
+from aos.storage.payloads import STATE_CONTAINER, Payloads
 from aos.views import agent_view
 
 if TYPE_CHECKING:
@@ -81,12 +81,13 @@ class AgentOperatingSystem:
         self._servers = LiveRegistry(
             self._source(settings.mcp_container, folder / SERVER_REGISTRY), parse_servers, clock
         )
-        catalogue = ToolCatalogue(self._account, payloads)
+        values = Payloads(self._account, STATE_CONTAINER)
+        catalogue = ToolCatalogue(self._account, values)
         self._board = ServerStatusBoard(self._account)
         self.directory = AgentDirectory(
             self._agents, self._servers, catalogue, self._foundry, self._send, settings.model_deployment
         )
-        self._store = TableConversations(self._account, payloads)
+        self._store = TableConversations(self._account, values)
         self.kernel = Kernel(
             store=self._store,
             foundry=self._foundry,
@@ -99,7 +100,7 @@ class AgentOperatingSystem:
         if "mcp" in settings.roles:
             self.mcp = McpServers(
                 registry=self._servers,
-                ledger=TableLedger(self._account, payloads),
+                ledger=TableLedger(self._account, values),
                 catalogue=catalogue,
                 board=self._board,
                 send=self._send,

@@ -17,7 +17,7 @@ from aos.errors import AgentDisabled, AgentNotReady, BusUnavailable, UnknownAgen
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import FoundryPort
 from aos.kernel.turn import PlannedCall
-from aos.kernel.types import AgentRef, FunctionCall
+from aos.kernel.types import AgentRef, FunctionCall, Limits
 from aos.mcp.bridge import list_request
 from aos.mcp.catalogue import ToolCatalogue
 from aos.mcp.functions import FunctionTools, ToolSource, convert_mcp_tools_to_function_tools
@@ -26,6 +26,7 @@ from aos.registry.agents import AgentEntry, AgentRegistry
 from aos.registry.errors import RegistryInvalid, RegistryMissing, RegistryUnreadable
 from aos.registry.live import LiveRegistry
 from aos.registry.mcp_servers import ServerEntry, ServerRegistry
+from aos.registry.policies import turn_limits
 from aos.registry.tools import check_tools
 
 log = logging.getLogger("aos.agents")
@@ -45,6 +46,7 @@ class BoundAgent:
     agent: PurposeDrivenAgentFoundry
     ref: AgentRef
     tools: FunctionTools
+    limits: Limits | None = None
 
     def plan(self, call: FunctionCall) -> PlannedCall:
         return self.tools.plan(call)
@@ -153,7 +155,7 @@ class AgentDirectory:
                 agent = PurposeDrivenAgentFoundry.from_entry(entry)
                 tools = convert_mcp_tools_to_function_tools(wanted)
                 ref = await self._foundry.ensure_agent(agent.spec(self._base, tools.definitions))
-                known = self._bound[agent_id] = (state, BoundAgent(agent, ref, tools))
+                known = self._bound[agent_id] = (state, BoundAgent(agent, ref, tools, _limits(entry)))
         return known[1]
 
     def bound(self, agent_id: str) -> BoundAgent | None:
@@ -207,6 +209,11 @@ class AgentDirectory:
             await self._send([list_request(server_id, f"list.{uuid.uuid4().hex}")])
         except BusUnavailable as error:
             log.warning("could not ask for the tools of %s: %s", server_id, error.detail)
+
+
+def _limits(entry: AgentEntry) -> Limits | None:
+    own = turn_limits(entry.metadata)
+    return None if own is None else Limits(own.model_steps, own.tool_calls, own.total_tokens)
 
 
 def _time_limit(server: ServerEntry) -> float:

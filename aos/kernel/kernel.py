@@ -20,6 +20,7 @@ from aos.errors import (
     Conflict,
     ConversationGone,
     FoundryUnavailable,
+    OperationFinal,
     TransientError,
     UnknownOperation,
 )
@@ -39,6 +40,7 @@ from aos.kernel.recovery import missing_input, settle
 from aos.kernel.turn import (
     ConversationLost,
     Event,
+    MessageCancelled,
     MessageRefused,
     ModelAnswered,
     ModelFailed,
@@ -48,10 +50,13 @@ from aos.kernel.turn import (
     ResultArrived,
     Settled,
     TimePassed,
+    TurnCancelled,
     TurnStarted,
     step,
 )
 from aos.kernel.types import (
+    Arrival,
+    Cancellation,
     Conversation,
     ConversationKey,
     Failure,
@@ -68,6 +73,8 @@ WAKE_SLACK = 2.0
 """Seconds by which a wake-up may come early: clocks differ."""
 SWEEP_INTERVAL = 60.0
 """Seconds after which the sweep looks at an unfinished operation again."""
+AFTER_LEASE = 5.0
+"""Seconds after the end of a lease when the sweep looks whether its owner still lives."""
 UNFINISHED = 600.0
 """Seconds for which a due entry without an operation is kept: its acceptance may still be on its way."""
 PERSISTENCE = 600.0
@@ -75,7 +82,11 @@ PERSISTENCE = 600.0
 down; the sweep would take up to a minute and a half to find it."""
 LONGEST_PAUSE = 15.0
 BATCH = 30
-"""Messages, and results, taken up in one write: stores bound the rows of a transaction."""
+"""Messages, and arrivals, taken up in one write: stores bound the rows of a transaction."""
+LONG_STEP = 1.0
+"""Seconds after which a model step's answer counts only once it is sure that nobody cancelled the turn meanwhile."""
+ANSWER_SOON = 5.0
+"""Seconds for which whoever cancels waits to see it done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +120,7 @@ class _Hold:
     lease: Lease
     etag: str | None
     inbox: list[Message]
-    results: tuple[ToolResult, ...]
+    arrivals: tuple[Arrival, ...]
     recovering: bool
     held: bool = False
     changed: bool = False
@@ -117,7 +128,7 @@ class _Hold:
     reopened: bool = False
     wake: float | None = None
     taken_messages: list[Message] = field(default_factory=list)
-    taken_results: list[ToolResult] = field(default_factory=list)
+    taken_arrivals: list[Arrival] = field(default_factory=list)
     operations: dict[str, Operation] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -172,7 +183,7 @@ class Kernel:
         if key is None:
             log.info("result %s belongs to no operation", result.request_id)
             return
-        await self._store.add_result(key, result)
+        await self._store.add_arrival(key, result)
         # Also when it was there: whoever stored it may have died before it went on.
         await self.drive(key)
 
@@ -214,6 +225,31 @@ class Kernel:
             waiters.discard(done)
             if not waiters:
                 self._waiters.pop(operation.operation_id, None)
+        return operation
+
+    async def cancel(self, operation_id: str, by: str) -> Operation:
+        """Has an operation end as `cancelled`, wherever it is worked on.
+
+        A model step that is under way is let end, for up to its time-out; its answer is dropped.
+
+        Args:
+            by: Who asks; shown in the operation's error.
+
+        Returns:
+            The operation a moment later: cancelled, or not yet.
+
+        Raises:
+            UnknownOperation: There is none.
+            OperationFinal: It ended before.
+        """
+        operation = await self.operation(operation_id)
+        if not operation.final:
+            key = ConversationKey(operation.agent_id, operation.conversation_id)
+            await self._store.add_arrival(key, Cancellation(operation_id, by))
+            self.start(operation)
+            operation = await self.wait(operation, ANSWER_SOON)
+        if operation.final and operation.status != "cancelled":
+            raise OperationFinal(f"Operation {operation_id} ended as {operation.status}; there is nothing to cancel.")
         return operation
 
     def start(self, operation: Operation) -> None:
@@ -314,7 +350,11 @@ class Kernel:
                 hold.state = replace(hold.state, outbox=())
                 hold.changed = True
             if ask:
-                self._apply(hold, await self._ask(hold))
+                asked_at = self._clock.now()
+                event = await self._ask(hold)
+                if self._again.get(hold.key) or self._clock.now() - asked_at > LONG_STEP:
+                    await self._look_again(hold)
+                self._apply(hold, event)
 
     def _may_try(self, hold: _Hold) -> bool:
         # A wake-up that comes far too early belongs to an older put-off: the newer one has a wake-up of its own.
@@ -322,13 +362,9 @@ class Kernel:
         return hold.wake is None and hold.state.retry_at <= self._clock.now() + slack
 
     async def _take(self, hold: _Hold) -> None:
-        """Feeds the machine what has arrived: tool results, time, and the next message when no turn is in work."""
+        """Feeds the machine what has arrived, time, and the next message when no turn is in work."""
         now = self._clock.now()
-        for result in hold.results:
-            self._apply(hold, ResultArrived(now, result))
-            hold.taken_results.append(result)
-            hold.changed = True
-        hold.results = ()
+        self._take_arrivals(hold)
         if hold.state.turn is not None:
             self._apply(hold, TimePassed(now))
         while hold.state.turn is None and hold.inbox and self._may_try(hold):
@@ -347,6 +383,37 @@ class Kernel:
             # Waiting in the queue counts.
             self._apply(hold, TimePassed(self._clock.now()))
 
+    def _take_arrivals(self, hold: _Hold) -> None:
+        now = self._clock.now()
+        for arrival in hold.arrivals:
+            if isinstance(arrival, ToolResult):
+                self._apply(hold, ResultArrived(now, arrival))
+            else:
+                self._cancel(hold, arrival)
+            hold.taken_arrivals.append(arrival)
+            hold.changed = True
+        hold.arrivals = ()
+
+    def _cancel(self, hold: _Hold, wanted: Cancellation) -> None:
+        now = self._clock.now()
+        self._apply(hold, TurnCancelled(now, wanted.operation_id, wanted.by))
+        for message in hold.inbox:
+            if message.operation_id == wanted.operation_id:
+                # Its place may have been passed already, see `_take`.
+                placed = replace(message, seq=max(message.seq, hold.state.last_seq + 1))
+                self._apply(hold, MessageCancelled(now, placed, wanted.by))
+                hold.inbox.remove(message)
+                hold.taken_messages.append(message)
+                return
+
+    async def _look_again(self, hold: _Hold) -> None:
+        """Takes up what arrived during a model step, so that a cancellation comes before the step's answer."""
+        snapshot = await self._store.read(hold.key)
+        known = {message.operation_id for message in hold.inbox}
+        hold.inbox.extend(message for message in snapshot.inbox if message.operation_id not in known)
+        hold.arrivals = snapshot.arrivals[:BATCH]
+        self._take_arrivals(hold)
+
     async def _begin(self, hold: _Hold, message: Message) -> TurnStarted | MessageRefused | PutOff:
         try:
             binding = await self._agents.bind(hold.key.agent_id)
@@ -362,7 +429,7 @@ class Kernel:
             return MessageRefused(self._clock.now(), message, _failure(error))
         except AosError as error:
             return MessageRefused(self._clock.now(), message, _failure(error))
-        return TurnStarted(self._clock.now(), message, binding.ref)
+        return TurnStarted(self._clock.now(), message, binding.ref, binding.limits)
 
     async def _settle(self, hold: _Hold) -> None:
         """Looks up what the last turn left in the Foundry conversation, so that the next one is not refused for it."""
@@ -399,12 +466,12 @@ class Kernel:
         async with hold.lock:
             until = 0.0 if release else self._clock.now() + self.options.lease
             hold.lease = Lease("" if release else self._owner, until, hold.lease.fence)
-            change = Change(hold.state, hold.lease, tuple(hold.taken_messages), tuple(hold.taken_results), operations)
+            change = Change(hold.state, hold.lease, tuple(hold.taken_messages), tuple(hold.taken_arrivals), operations)
             hold.etag = await self._store.commit(hold.key, hold.etag, change)
             hold.held = not release
         hold.changed = False
         hold.taken_messages.clear()
-        hold.taken_results.clear()
+        hold.taken_arrivals.clear()
         hold.operations.clear()
         if not release and self._keeper is None:
             self._keeper = self._spawn(self._keep_leases(), "lease keeper")
@@ -482,13 +549,16 @@ class Kernel:
                     if self._clock.now() - entry.at > UNFINISHED:
                         await self._store.move_due(entry, None)
                     return
+                again = self._clock.now() + SWEEP_INTERVAL
                 try:
                     if not over:
                         await self.drive(entry.key)
                         over = await self._over(entry)
+                        if over is False:
+                            again = await self._next_look(entry, again)
                 finally:
                     # Also when that failed: entries that always fail must not keep the sweep from the others.
-                    await self._store.move_due(entry, None if over else self._clock.now() + SWEEP_INTERVAL)
+                    await self._store.move_due(entry, None if over else again)
 
         results = await asyncio.gather(*map(look, entries), return_exceptions=True)
         for entry, result in zip(entries, results, strict=True):
@@ -498,6 +568,14 @@ class Kernel:
             elif isinstance(result, BaseException):
                 raise result
         return len(entries)
+
+    async def _next_look(self, entry: Due, latest: float) -> float:
+        """Soon after the lease of an owner elsewhere ends, who may have died."""
+        lease = (await self._store.read(entry.key)).lease
+        now = self._clock.now()
+        if lease.owner in ("", self._owner) or lease.until <= now:
+            return latest
+        return min(latest, lease.until + AFTER_LEASE)
 
     async def _over(self, entry: Due) -> bool | None:
         """Whether nothing remains to be done for the operation: it ended, and its reply is out. None: there is none."""
@@ -576,7 +654,7 @@ def _hold(snapshot: Snapshot, key: ConversationKey, lease: Lease) -> _Hold:
         lease=lease,
         etag=snapshot.etag,
         inbox=list(snapshot.inbox),
-        results=snapshot.results[:BATCH],
+        arrivals=snapshot.arrivals[:BATCH],
         recovering=turn is not None and turn.phase == "model",
     )
 

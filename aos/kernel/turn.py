@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from aos.kernel.types import (
     AgentRef,
+    CallStatus,
     Conversation,
     Failure,
     FunctionCall,
@@ -39,6 +40,7 @@ class TurnStarted:
     at: float
     message: Message
     agent: AgentRef
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,24 @@ class MessageRefused:
     at: float
     message: Message
     failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class MessageCancelled:
+    """An accepted message that no turn has taken up is to be left out, whatever the conversation does meanwhile."""
+
+    at: float
+    message: Message
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCancelled:
+    """The turn of this operation is to end now."""
+
+    at: float
+    operation_id: str
+    by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +153,8 @@ class TimePassed:
 Event = (
     TurnStarted
     | MessageRefused
+    | MessageCancelled
+    | TurnCancelled
     | Settled
     | ModelAnswered
     | ModelFailed
@@ -177,6 +199,13 @@ def step(state: Conversation, event: Event, limits: Limits) -> tuple[Conversatio
             return _start(state, event)
         case MessageRefused():
             return _refused(state, event)
+        case MessageCancelled():
+            return _left_out(state, event)
+        case TurnCancelled():
+            turn = state.turn
+            if turn is None or turn.message.operation_id != event.operation_id:
+                return state, ()
+            return _end(state, turn, event.at, "cancelled", failure=_cancelled(event.by))
         case PutOff():
             return replace(state, retry_at=event.until, retries=state.retries + 1), ()
         case Settled():
@@ -197,7 +226,7 @@ def step(state: Conversation, event: Event, limits: Limits) -> tuple[Conversatio
 def _start(state: Conversation, event: TurnStarted) -> tuple[Conversation, tuple[Effect, ...]]:
     if state.turn is not None or event.message.seq <= state.last_seq:
         return state, ()
-    turn = Turn(message=event.message, agent=event.agent, outputs=state.orphans)
+    turn = Turn(message=event.message, agent=event.agent, outputs=state.orphans, limits=event.limits)
     state = replace(state, turn=turn, orphans=(), last_seq=event.message.seq)
     return state, (Record(_operation(state, turn, event.at, "running")), CallModel(1))
 
@@ -207,6 +236,19 @@ def _refused(state: Conversation, event: MessageRefused) -> tuple[Conversation, 
         return state, ()
     turn = Turn(message=event.message, agent=NOBODY, outputs=state.orphans)
     return _end(replace(state, last_seq=event.message.seq), turn, event.at, "failed", failure=event.failure)
+
+
+def _left_out(state: Conversation, event: MessageCancelled) -> tuple[Conversation, tuple[Effect, ...]]:
+    if event.message.seq <= state.last_seq:
+        return state, ()
+    turn = Turn(message=event.message, agent=NOBODY)
+    operation = _operation(state, turn, event.at, "cancelled", failure=_cancelled(event.by))
+    state, effects = _tell(replace(state, turns=state.turns + 1), operation)
+    return state, (Record(operation), *effects)
+
+
+def _cancelled(by: str) -> Failure:
+    return Failure("cancelled", "The operation was cancelled.", f"Cancelled by {by}.")
 
 
 def _model_event(
@@ -241,7 +283,7 @@ def _answered(
     calls = tuple(_call(turn, index, planned, event.at) for index, planned in enumerate(event.planned))
     turn = replace(turn, phase="tools", calls=calls)
     state = replace(state, turn=turn)
-    over = _over_limit(turn, limits)
+    over = _over_limit(turn, turn.limits or limits)
     if over is not None:
         return _end(state, turn, event.at, "failed", failure=over)
     requests = tuple(
@@ -278,6 +320,9 @@ def _over_limit(turn: Turn, limits: Limits) -> Failure | None:
         return Failure(
             "limit_exceeded", title, f"{turn.step} model steps without an answer: the limit `model_steps` is reached."
         )
+    if turn.usage.total_tokens >= limits.total_tokens:
+        used = turn.usage.total_tokens
+        return Failure("limit_exceeded", title, f"{used} tokens; the limit `total_tokens` is {limits.total_tokens}.")
     return None
 
 
@@ -355,19 +400,22 @@ def _end(
     # Whether a model step without an answer took its input, and made calls of its own, has to be looked up (`Settled`).
     unsettled = state.unsettled or (status != "completed" and state.turn is not None and turn.phase == "model")
     orphans = turn.outputs if turn.phase == "model" else _outputs(turn.calls)
-    calls = tuple(
-        replace(call, status="timed_out", finished_at=at) if call.output is None else call for call in turn.calls
-    )
+    open_as: CallStatus = "abandoned" if status == "cancelled" else "timed_out"
+    calls = tuple(replace(call, status=open_as, finished_at=at) if call.output is None else call for call in turn.calls)
     turn = replace(turn, calls=calls)
     operation = _operation(state, turn, at, status, reply=reply, failure=failure)
     outbox = tuple(out for out in state.outbox if out.kind != "tool")
-    effects: tuple[Effect, ...] = (Record(operation),)
-    if operation.reply_to is not None:
-        send = SendReply(operation)
-        outbox += (send,)
-        effects += (send,)
     ended = replace(state, turn=None, outbox=outbox, orphans=orphans, unsettled=unsettled, turns=state.turns + 1)
-    return ended, effects
+    ended, effects = _tell(ended, operation)
+    return ended, (Record(operation), *effects)
+
+
+def _tell(state: Conversation, operation: Operation) -> tuple[Conversation, tuple[Effect, ...]]:
+    """Tells the sender of a bus message how its operation ended."""
+    if operation.reply_to is None:
+        return state, ()
+    send = SendReply(operation)
+    return replace(state, outbox=(*state.outbox, send)), (send,)
 
 
 def _for_the_record(calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:

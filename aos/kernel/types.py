@@ -13,7 +13,7 @@ Status = Literal["queued", "running", "waiting", "completed", "failed", "cancell
 """Of an operation; the last three are final."""
 
 WaitingOn = Literal["tool", "approval", "agent"]
-CallStatus = Literal["pending", "succeeded", "failed", "refused", "timed_out"]
+CallStatus = Literal["pending", "succeeded", "failed", "refused", "timed_out", "abandoned"]
 Phase = Literal["model", "tools"]
 
 FINAL: frozenset[Status] = frozenset({"completed", "failed", "cancelled"})
@@ -131,6 +131,38 @@ class ToolResult:
     request_id: str
     output: str
     failed: bool = False
+    kind: Literal["result"] = "result"
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """Somebody asked that an operation be ended."""
+
+    operation_id: str
+    by: str
+    kind: Literal["cancellation"] = "cancellation"
+
+    @property
+    def request_id(self) -> str:
+        return f"{self.operation_id}.cancel"
+
+
+Arrival = ToolResult | Cancellation
+"""What arrives for a conversation beside messages: stored once per `request_id` by whoever receives it, taken up by the
+holder of the lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one turn. Passing one ends the turn as `failed` with `limit_exceeded`; the detail says which.
+
+    Attributes:
+        total_tokens: After which the model is not asked again; an answer that it has given counts all the same.
+    """
+
+    model_steps: int = 16
+    tool_calls: int = 64
+    total_tokens: int = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +175,7 @@ class Turn:
         outputs: Tool outputs that the next model step is given; empty in the first step, which is given the text.
         calls: Calls of the current step, answered or not.
         past_calls: Calls of earlier steps, for the record.
+        limits: The agent's own, as they were when the turn began; None: those of the kernel.
     """
 
     message: Message
@@ -154,6 +187,7 @@ class Turn:
     past_calls: tuple[ToolCall, ...] = ()
     usage: Usage = field(default_factory=Usage)
     model: str = ""
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,11 +293,3 @@ class ModelReply:
     usage: Usage
     model: str
     anchor: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one turn. Passing one ends the turn as `failed` with `limit_exceeded`."""
-
-    model_steps: int = 16
-    tool_calls: int = 64

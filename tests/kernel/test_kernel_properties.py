@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import get_args
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aos.errors import TransientError
+from aos.errors import OperationFinal, TransientError, UnknownOperation
 from aos.kernel.kernel import KernelOptions
 from aos.kernel.ports import Acceptance, Change
 from aos.kernel.types import ConversationKey, Message, Operation, ToolResult
@@ -158,6 +159,18 @@ class Chaos(RuleBasedStateMachine):
                 result = ToolResult("op_x.1.0", "of nobody")
                 self.at(lambda: self.world.deliver(lambda kernel: kernel.add_result("op_x", result)), then)
 
+    @precondition(lambda self: self.messages)
+    @rule(data=st.data(), which=WHICH, then=SOON)
+    def cancellation(self, data: st.DataObject, which: int, then: float) -> None:
+        _, message = data.draw(st.sampled_from(self.messages))
+        process = self.living(which)
+
+        async def cancel() -> None:
+            with suppress(OperationFinal, UnknownOperation):
+                await process.kernel.cancel(message.operation_id, "me")
+
+        self.at(lambda: process.do(cancel()), then)
+
     @rule(seconds=st.sampled_from([0.1, 0.6, 1.0, 2.0, 10.0, 31.0, 61.0, 200.0]))
     def time_passes(self, seconds: float) -> None:
         self.runner.run(asyncio.sleep(seconds))
@@ -223,9 +236,15 @@ class Chaos(RuleBasedStateMachine):
 
     @invariant()
     def operations_end_in_the_order_of_acceptance(self) -> None:
-        for key, ended in self.store.order.items():
+        for key, order in self.store.order.items():
+            ended = self.not_cancelled(order)
             accepted = [message.operation_id for message in self.store.accepted[key]]
-            assert ended == accepted[: len(ended)]
+            assert ended == self.not_cancelled(accepted)[: len(ended)]
+
+    def not_cancelled(self, operations: list[str]) -> list[str]:
+        """A message that waits may be cancelled before its turn comes."""
+        ended = self.store.ended
+        return [known for known in operations if known not in ended or ended[known].status != "cancelled"]
 
     # --- the end
 
@@ -258,10 +277,12 @@ class Chaos(RuleBasedStateMachine):
         assert await store.due(world.now + 1e9, 10) == []
         for key in KEYS:
             snapshot = await store.read(key)
-            assert (snapshot.inbox, snapshot.results, snapshot.state.outbox, snapshot.lease.owner) == ((), (), (), "")
+            assert (snapshot.inbox, snapshot.arrivals, snapshot.state.outbox, snapshot.lease.owner) == ((), (), (), "")
             assert snapshot.state.turn is None
             accepted = store.accepted[key]
-            assert store.order[key] == [message.operation_id for message in accepted]
+            everything = [message.operation_id for message in accepted]
+            assert self.not_cancelled(store.order[key]) == self.not_cancelled(everything)
+            assert sorted(store.order[key]) == sorted(everything)
             assert store.ended[accepted[-1].operation_id].status == "completed"
             for message in accepted:
                 self._check(message)

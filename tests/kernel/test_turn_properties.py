@@ -16,6 +16,7 @@ from aos.kernel.turn import (
     ConversationLost,
     Effect,
     Event,
+    MessageCancelled,
     MessageRefused,
     ModelAnswered,
     ModelFailed,
@@ -25,6 +26,7 @@ from aos.kernel.turn import (
     ResultArrived,
     Settled,
     TimePassed,
+    TurnCancelled,
     TurnStarted,
     step,
 )
@@ -87,7 +89,8 @@ class Machine(RuleBasedStateMachine):
                     assert not self.finals[operation.operation_id]
                     self.finals[operation.operation_id] += operation.status in FINAL
                     if operation.status in FINAL:
-                        self.unconfirmed = [sent for sent in self.unconfirmed if sent.startswith("reply")]
+                        mine = f"{operation.operation_id}."
+                        self.unconfirmed = [sent for sent in self.unconfirmed if not sent.startswith(mine)]
                 case SendTool():
                     assert effect.request_id not in self.requests
                     self.requests.append(effect.request_id)
@@ -137,6 +140,36 @@ class Machine(RuleBasedStateMachine):
         else:
             assert self.state.last_seq == seq
             assert bool(self.finals[message.operation_id]) == refuse
+
+    @rule(reply=st.booleans(), gap=st.integers(1, 5))
+    def waiting_message_is_cancelled(self, reply: bool, gap: int) -> None:
+        seq = self.state.last_seq + gap
+        to = ReplyAddress("answers") if reply else None
+        message = Message(f"left{len(self.taken)}", "hello", self.now, self.now + 100, seq=seq, reply_to=to)
+        self.taken.append(message.operation_id)
+        turn, last_seq = self.state.turn, self.state.last_seq
+        self.apply(MessageCancelled(self.now, message, "me"))
+        assert (self.state.turn, self.state.last_seq) == (turn, last_seq)
+        assert self.finals[message.operation_id] == 1
+
+    @precondition(lambda self: self.state.turn is not None)
+    @rule(mine=st.booleans(), arrived=st.booleans(), unheard=st.integers(0, 2))
+    def turn_is_cancelled(self, mine: bool, arrived: bool, unheard: int) -> None:
+        """While the model is asked, whose step may take place all the same."""
+        turn, before = self.state.turn, self.state
+        assert turn is not None
+        if not mine:
+            assert self.apply(TurnCancelled(self.now, "op_x", "me")) == ()
+            assert self.state == before
+            return
+        if turn.phase == "model" and arrived:
+            self.deliver(turn.outputs)
+            self.call(unheard)
+        self.apply(TurnCancelled(self.now, turn.message.operation_id, "me"))
+        assert self.state.turn is None
+        assert self.finals[turn.message.operation_id] == 1
+        assert self.state.unsettled == (turn.phase == "model")
+        assert self.apply(TurnCancelled(self.now, turn.message.operation_id, "me")) == ()
 
     @precondition(lambda self: self.messages)
     @rule(data=st.data(), refuse=st.booleans())

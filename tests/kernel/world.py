@@ -38,8 +38,10 @@ from aos.kernel.ports import (
 from aos.kernel.turn import PlannedCall
 from aos.kernel.types import (
     AgentRef,
+    Arrival,
     ConversationKey,
     FunctionCall,
+    Limits,
     Message,
     ModelReply,
     Operation,
@@ -256,6 +258,7 @@ class Foundry:
 class Binding:
     ref: AgentRef
     time_limit: float
+    limits: Limits | None = None
 
     def plan(self, call: FunctionCall) -> PlannedCall:
         if call.name == "unknown":
@@ -268,6 +271,7 @@ class Agents:
         self.state: Literal["ready", "starting", "disabled", "unknown"] = "ready"
         self.version = 1
         self.time_limit = 90.0
+        self.limits: Limits | None = None
         self.forgotten: list[str] = []
 
     async def bind(self, agent_id: str) -> Binding:
@@ -278,7 +282,11 @@ class Agents:
                 raise AgentDisabled(f"Agent {agent_id} is disabled.")
             case "unknown":
                 raise UnknownAgent(f"No agent {agent_id}.")
-        return Binding(AgentRef(f"aos-{agent_id}", str(self.version), f"hash {self.version}", "llama"), self.time_limit)
+        return Binding(
+            AgentRef(f"aos-{agent_id}", str(self.version), f"hash {self.version}", "llama"),
+            self.time_limit,
+            self.limits,
+        )
 
 
 # --- tools, senders, and the bus between them
@@ -427,8 +435,8 @@ class StoreLink:
     async def accept(self, acceptance: Acceptance) -> tuple[Operation, bool]:
         return await self._ask(self.store.accept(acceptance))
 
-    async def add_result(self, key: ConversationKey, result: ToolResult) -> bool:
-        return await self._ask(self.store.add_result(key, result))
+    async def add_arrival(self, key: ConversationKey, arrival: Arrival) -> bool:
+        return await self._ask(self.store.add_arrival(key, arrival))
 
     async def read(self, key: ConversationKey) -> Snapshot:
         return await self._ask(self.store.read(key))
