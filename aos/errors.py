@@ -86,6 +86,16 @@ class OperationFinal(AosError):
     title = "The operation has ended."
 
 
+class UnknownApproval(AosError):
+    code = "unknown_approval"
+    title = "No call waits for this approval."
+
+
+class ApprovalSettled(AosError):
+    code = "approval_settled"
+    title = "The approval was decided before."
+
+
 class BacklogFull(TransientError):
     code = "backlog_full"
     title = "Too many messages wait in this conversation."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aos.agents.directory import AgentDirectory
 from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
+from aos.approvals import ApprovalBoard, ApprovalDecision, ApprovalOutlet, Listed
 from aos.config import SERVICE_BUS, STORAGE, Settings
 from aos.errors import AosError, TransientError
 from aos.foundry.clients import FoundryClients
@@ -18,7 +19,9 @@ from aos.foundry.responses import ResponsesAdapter
 from aos.health import Check, Health, worst
 from aos.intake import Intake
 from aos.kernel.clock import SystemClock
-from aos.kernel.kernel import Kernel, KernelOptions
+from aos.kernel.kernel import Kernel, KernelOptions, parked_call
+from aos.kernel.turn import approval_record
+from aos.kernel.types import Decision
 from aos.mcp.catalogue import ToolCatalogue
 from aos.mcp.ledger import TableLedger
 from aos.mcp.secrets import EnvironmentSecrets
@@ -35,7 +38,7 @@ from aos.registry.source import BlobSource, FileSource, RegistrySource
 from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
 from aos.storage.payloads import STATE_CONTAINER, Payloads
-from aos.views import agent_view
+from aos.views import agent_view, approval_view
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -88,11 +91,12 @@ class AgentOperatingSystem:
             self._agents, self._servers, catalogue, self._foundry, self._send, settings.model_deployment
         )
         self._store = TableConversations(self._account, values)
+        self._approvals = ApprovalBoard(self._account, values)
         self.kernel = Kernel(
             store=self._store,
             foundry=self._foundry,
             agents=self.directory,
-            outlet=BusOutlet(self._send, claim_check),
+            outlet=ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals),
             options=options,
         )
         self.intake = Intake(self.kernel, self.directory, claim_check, self._send)
@@ -246,6 +250,25 @@ class AgentOperatingSystem:
             kind=type(agent).__name__,
             runtime=agent.runtime,
         )
+
+    # --- approvals
+
+    async def approvals(self, listed: Listed, after: str) -> dict[str, Any]:
+        """The body of `GET approvals`: a page of the calls that wait for a person, or that were decided."""
+        records, following = await self._approvals.page(listed, after)
+        return {"items": [approval_view(record) for record in records], "next": following}
+
+    async def decide(self, approval_id: str, wanted: ApprovalDecision, by: str) -> dict[str, Any]:
+        """Decides about a call that waits and returns it as `GET approvals` shows it."""
+        decision = Decision(approval_id, wanted.decision == "approve", by, wanted.reason)
+        operation = await self.kernel.decide(decision)
+        call = parked_call(operation, approval_id)
+        assert call is not None  # noqa: S101 - else the kernel had raised `UnknownApproval`
+        record = approval_record(operation, call)
+        if record.approval.state != "pending":
+            # The outbox does the same; the caller's next look should show it.
+            await self._approvals.put(record)
+        return approval_view(record)
 
     # --- checks
 

@@ -17,11 +17,13 @@ from dataclasses import dataclass, field, replace
 from aos.errors import (
     AgentGone,
     AosError,
+    ApprovalSettled,
     Conflict,
     ConversationGone,
     FoundryUnavailable,
     OperationFinal,
     TransientError,
+    UnknownApproval,
     UnknownOperation,
 )
 from aos.kernel.clock import Clock, SystemClock
@@ -38,6 +40,7 @@ from aos.kernel.ports import (
 )
 from aos.kernel.recovery import missing_input, settle
 from aos.kernel.turn import (
+    ApprovalDecided,
     ConversationLost,
     Event,
     MessageCancelled,
@@ -55,15 +58,18 @@ from aos.kernel.turn import (
     step,
 )
 from aos.kernel.types import (
+    ApprovalState,
     Arrival,
     Cancellation,
     Conversation,
     ConversationKey,
+    Decision,
     Failure,
     Limits,
     Message,
     ModelReply,
     Operation,
+    ToolCall,
     ToolResult,
 )
 
@@ -252,6 +258,43 @@ class Kernel:
             raise OperationFinal(f"Operation {operation_id} ended as {operation.status}; there is nothing to cancel.")
         return operation
 
+    async def decide(self, decision: Decision) -> Operation:
+        """Has a call that waits for a person made, or not; the first decision counts.
+
+        Returns:
+            The operation a moment later; whoever drives it may not have taken the decision up yet.
+
+        Raises:
+            UnknownApproval: No call waits, or waited, under this id.
+            ApprovalSettled: It was decided otherwise before, expired, or its turn ended.
+        """
+        approval_id = decision.approval_id
+        operation = await self._store.operation(approval_id.partition(".")[0])
+        if operation is None or parked_call(operation, approval_id) is None:
+            raise UnknownApproval(
+                f"No call waits for approval {approval_id!r}; GET /api/approvals lists those that do."
+            )
+        if _approval_state(operation, approval_id) == "pending":
+            key = ConversationKey(operation.agent_id, operation.conversation_id)
+            if not await self._store.add_arrival(key, decision):
+                await self._same_decision(key, decision)
+            self.start(operation)
+            ends, pause = self._clock.now() + ANSWER_SOON, 0.02
+            while _approval_state(operation, approval_id) == "pending" and self._clock.now() < ends:
+                await self._clock.sleep(pause)
+                pause = min(pause * 1.5, 1.0)
+                operation = await self.operation(operation.operation_id)
+        state = _approval_state(operation, approval_id)
+        if state not in ("pending", "approved" if decision.approve else "rejected"):
+            raise ApprovalSettled(f"Approval {approval_id} is {state} already.")
+        return operation
+
+    async def _same_decision(self, key: ConversationKey, decision: Decision) -> None:
+        decisions = [arrival for arrival in (await self._store.read(key)).arrivals if isinstance(arrival, Decision)]
+        for known in decisions:
+            if known.approval_id == decision.approval_id and known.approve != decision.approve:
+                raise ApprovalSettled(f"Approval {decision.approval_id} was decided otherwise by {known.by}.")
+
     def start(self, operation: Operation) -> None:
         """Drives its conversation in a task that the kernel owns, patiently: see `PERSISTENCE`."""
         if not operation.final:
@@ -388,6 +431,8 @@ class Kernel:
         for arrival in hold.arrivals:
             if isinstance(arrival, ToolResult):
                 self._apply(hold, ResultArrived(now, arrival))
+            elif isinstance(arrival, Decision):
+                self._apply(hold, ApprovalDecided(now, arrival))
             else:
                 self._cancel(hold, arrival)
             hold.taken_arrivals.append(arrival)
@@ -495,7 +540,7 @@ class Kernel:
                 recovering = recovering or not isinstance(error, FoundryUnavailable) or error.sent
                 delay = _back_off(attempt, error.retry_after, first=0.1)
                 attempt += 1
-                if self._clock.now() + delay < min(gives_up, turn.message.deadline):
+                if self._clock.now() + delay < min(gives_up, turn.deadline):
                     await self._clock.sleep(delay)
                     continue
                 log.warning("model step of %s put off: %s", turn.message.operation_id, error.detail)
@@ -517,7 +562,7 @@ class Kernel:
                 items = await self._foundry.items_after(remote_id, hold.state.anchor)
                 reply, outputs, text = missing_input(items, outputs, text, turn.model or turn.agent.deployment)
             if reply is None:
-                timeout = max(1.0, min(self.options.model_timeout, turn.message.deadline - self._clock.now()))
+                timeout = max(1.0, min(self.options.model_timeout, turn.deadline - self._clock.now()))
                 reply = await self._foundry.respond(turn.agent, remote_id, outputs, text, timeout)
         except ConversationGone:
             if hold.reopened:
@@ -644,6 +689,17 @@ class Kernel:
             log.warning("%s stopped: %s The sweep goes on from there.", task.get_name(), error.detail)
         elif error is not None:
             log.error("%s stopped", task.get_name(), exc_info=error)
+
+
+def parked_call(operation: Operation, approval_id: str) -> ToolCall | None:
+    """The call that waits, or waited, for this approval."""
+    calls = operation.tool_calls
+    return next((call for call in calls if call.request_id == approval_id and call.approval is not None), None)
+
+
+def _approval_state(operation: Operation, approval_id: str) -> ApprovalState | None:
+    call = parked_call(operation, approval_id)
+    return None if call is None or call.approval is None else call.approval.state
 
 
 def _hold(snapshot: Snapshot, key: ConversationKey, lease: Lease) -> _Hold:

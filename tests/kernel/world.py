@@ -38,6 +38,7 @@ from aos.kernel.ports import (
 from aos.kernel.turn import PlannedCall
 from aos.kernel.types import (
     AgentRef,
+    ApprovalRecord,
     Arrival,
     ConversationKey,
     FunctionCall,
@@ -143,7 +144,8 @@ class Remote:
 class Foundry:
     """The service. The input appears when a step starts, the output when it completes, whoever still listens.
 
-    The model reads its orders in the last user message: `2,1: text` makes two calls, then one, then answers.
+    The model reads its orders in the last user message: `2,1: text` makes two calls, then one, then answers. Calls of
+    a text with `approve` in it need an approval (all but the first of a step, if `Agents.mixed`).
     """
 
     def __init__(self) -> None:
@@ -259,11 +261,13 @@ class Binding:
     ref: AgentRef
     time_limit: float
     limits: Limits | None = None
+    mixed: bool = False
 
     def plan(self, call: FunctionCall) -> PlannedCall:
         if call.name == "unknown":
             return PlannedCall(call, refusal="There is no tool named unknown.")
-        return PlannedCall(call, "files", "read", self.time_limit)
+        asked = "approve" in call.arguments and not (self.mixed and call.call_id.endswith(".0"))
+        return PlannedCall(call, "files", "read", self.time_limit, approval=asked)
 
 
 class Agents:
@@ -272,6 +276,7 @@ class Agents:
         self.version = 1
         self.time_limit = 90.0
         self.limits: Limits | None = None
+        self.mixed = False
         self.forgotten: list[str] = []
 
     async def bind(self, agent_id: str) -> Binding:
@@ -286,6 +291,7 @@ class Agents:
             AgentRef(f"aos-{agent_id}", str(self.version), f"hash {self.version}", "llama"),
             self.time_limit,
             self.limits,
+            self.mixed,
         )
 
 
@@ -306,6 +312,7 @@ class Bus:
         self.asked: list[str] = []
         self.replies: defaultdict[str, list[Operation]] = defaultdict(list)
         self.wakes: list[tuple[float, float]] = []
+        self.approvals: list[ApprovalRecord] = []
 
     async def send(self, key: ConversationKey, effects: Sequence[Outgoing]) -> None:
         if self.down:
@@ -313,6 +320,8 @@ class Bus:
         for effect in effects:
             if effect.kind == "tool":
                 self._run(key, effect)
+            elif effect.kind == "approval":
+                self.approvals.append(effect.record)
             else:
                 operation = effect.operation
                 saved = await self.world.store.operation(operation.operation_id)
