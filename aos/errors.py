@@ -116,6 +116,16 @@ class FoundryUnavailable(TransientError):
         self.sent = sent
 
 
+class CircuitOpen(FoundryUnavailable):
+    """The deployment failed so often that it is left alone for a while; nothing was sent."""
+
+    code = "circuit_open"
+    title = "The model deployment is unavailable."
+
+    def __init__(self, detail: str, *, retry_after: float) -> None:
+        super().__init__(detail, sent=False, retry_after=retry_after)
+
+
 class FoundryRefused(AosError):
     """The Foundry Agent Service refused the request for good: bad model, content filter, context too long, ..."""
 

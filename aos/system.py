@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -215,6 +216,12 @@ class AgentOperatingSystem:
             "lora_adapter": entry.domain_knowledge.domain,
             "deployment": PurposeDrivenAgentFoundry.from_entry(entry).deployment(self.settings.model_deployment),
         }
+        circuit = self.kernel.breakers.of(view["deployment"]).circuit
+        view["circuit"] = {
+            "state": circuit.state,
+            "failures": circuit.failures,
+            "retry_after_seconds": math.ceil(circuit.retry_after),
+        }
         if bound is not None:
             view |= {"foundry_agent_id": f"{bound.ref.name}:{bound.ref.version}", "tools": bound.tools.names}
         if detail is not None:
@@ -303,7 +310,11 @@ class AgentOperatingSystem:
 
     async def _check_foundry(self) -> str | None:
         await self._foundry.check()
-        return None
+        circuits = [
+            f"{circuit.name} is left alone (tried again in {circuit.retry_after:.0f} s): {circuit.reason}"
+            for circuit in self.kernel.breakers.not_closed()
+        ]
+        return "; ".join(circuits) or None
 
     async def _check_registry(self) -> str | None:
         registry = await self.directory.registry()

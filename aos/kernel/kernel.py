@@ -26,6 +26,7 @@ from aos.errors import (
     UnknownApproval,
     UnknownOperation,
 )
+from aos.kernel.breaker import Breakers
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import (
     Acceptance,
@@ -164,6 +165,7 @@ class Kernel:
         self._clock = clock or SystemClock()
         self.options = options or KernelOptions()
         self._owner = owner or uuid.uuid4().hex
+        self.breakers = Breakers(self._clock)
         self._again: dict[ConversationKey, bool] = {}
         self._resumed: set[ConversationKey] = set()
         self._holds: set[_Hold] = set()
@@ -174,11 +176,26 @@ class Kernel:
     # --- in
 
     async def accept(
-        self, key: ConversationKey, message: Message, fingerprint: str, *, fresh: bool
+        self, key: ConversationKey, message: Message, fingerprint: str, *, fresh: bool, deployment: str | None = None
     ) -> tuple[Operation, bool]:
-        """Stores a message durably as an operation; see `ConversationStore.accept` for results and errors."""
+        """Stores a message durably as an operation; see `ConversationStore.accept` for results and errors.
+
+        Args:
+            deployment: What the agent thinks with, if that is known.
+
+        Raises:
+            CircuitOpen: The deployment is unavailable; nothing was accepted. What was accepted before is returned.
+        """
+        if deployment is not None and not self.breakers.of(deployment).closed:
+            await self._admit(deployment, message.operation_id)
         backlog = self.options.backlog
         return await self._store.accept(Acceptance(key, message, fingerprint, fresh, backlog))
+
+    async def _admit(self, deployment: str, operation_id: str) -> None:
+        """Lets a new message in when Foundry answers again: the waiting time of one that is not accepted is free."""
+        if await self._store.operation(operation_id) is None:
+            with self.breakers.of(deployment).guard(conclusive=False):
+                await self._foundry.check()
 
     async def add_result(self, operation_id: str, result: ToolResult) -> None:
         """Stores a tool result and goes on with its turn.
@@ -462,11 +479,9 @@ class Kernel:
     async def _begin(self, hold: _Hold, message: Message) -> TurnStarted | MessageRefused | PutOff:
         try:
             binding = await self._agents.bind(hold.key.agent_id)
-            if hold.state.unsettled:
-                await self._settle(hold)
-            if hold.state.remote_id is None:
-                remote_id = await self._foundry.open_conversation(hold.key)
-                hold.state = replace(hold.state, remote_id=remote_id)
+            if hold.state.unsettled or hold.state.remote_id is None:
+                with self.breakers.of(binding.ref.deployment).guard():
+                    await self._open(hold)
         except TransientError as error:
             if self._clock.now() < message.deadline:
                 log.warning("agent %s cannot take a message yet: %s", hold.key.agent_id, error.detail)
@@ -475,6 +490,14 @@ class Kernel:
         except AosError as error:
             return MessageRefused(self._clock.now(), message, _failure(error))
         return TurnStarted(self._clock.now(), message, binding.ref, binding.limits)
+
+    async def _open(self, hold: _Hold) -> None:
+        """Sees to it that there is a Foundry conversation in which a turn can begin."""
+        if hold.state.unsettled:
+            await self._settle(hold)
+        if hold.state.remote_id is None:
+            remote_id = await self._foundry.open_conversation(hold.key)
+            hold.state = replace(hold.state, remote_id=remote_id)
 
     async def _settle(self, hold: _Hold) -> None:
         """Looks up what the last turn left in the Foundry conversation, so that the next one is not refused for it."""
@@ -535,7 +558,8 @@ class Kernel:
         attempt = 0
         while True:
             try:
-                return await self._model_step(hold, recovering)
+                with self.breakers.of(turn.agent.deployment).guard():
+                    return await self._model_step(hold, recovering)
             except TransientError as error:
                 recovering = recovering or not isinstance(error, FoundryUnavailable) or error.sent
                 delay = _back_off(attempt, error.retry_after, first=0.1)

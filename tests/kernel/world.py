@@ -157,6 +157,7 @@ class Foundry:
         self.faults: list[Fault] = []
         self.steps: Counter[tuple[str, int]] = Counter()
         self.requests = 0
+        self.asked = 0
         self.last_agent: AgentRef | None = None
         self.running: set[asyncio.Task[ModelReply]] = set()
 
@@ -164,6 +165,7 @@ class Foundry:
         self.remotes.clear()
 
     def available(self) -> None:
+        self.asked += 1
         if self.down:
             raise FoundryUnavailable("Foundry is down.", sent=False)
 
