@@ -54,6 +54,11 @@ class Settings(BaseSettings):
 
     deployment_fallback: Annotated[bool, Field(validation_alias=_named("AOS_DEPLOYMENT_FALLBACK"))] = False
     """Whether an agent whose deployment does not exist thinks with the base deployment; its status says so."""
+    model_endpoint: Annotated[
+        str | None, Field(validation_alias=_named("AOS_MODEL_ENDPOINT"), pattern=r"^https?://.+")
+    ] = None
+    """OpenAI-compatible endpoint that serves the models when `use_foundry` is false: `http://127.0.0.1:8000/v1`."""
+    model_api_key: Annotated[str | None, Field(validation_alias=_named("AOS_MODEL_API_KEY"), repr=False)] = None
 
     storage: Annotated[str | None, Field(validation_alias=_named(STORAGE), repr=False)] = None
     storage_account: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__accountName"))] = None
@@ -109,7 +114,7 @@ class Settings(BaseSettings):
     @property
     def needs_identity(self) -> bool:
         """Whether some service is to be signed in to with the app's identity."""
-        return not (self.storage and self.service_bus and self.project_api_key)
+        return not (self.storage and self.service_bus and (self.project_api_key or not self.use_foundry))
 
     @property
     def bus_configured(self) -> bool:
