@@ -378,8 +378,9 @@ class Kernel:
             return
         try:
             items = await self._foundry.items_after(state.remote_id, state.anchor)
-        except ConversationGone:
-            hold.state = replace(state, remote_id=None)
+        except ConversationGone as error:
+            log.warning("conversation %s/%s: %s", *hold.key, error.detail)
+            hold.state = replace(state, remote_id=error.successor)
             self._apply(hold, Settled(None, ()))
             return
         self._apply(hold, settle(items, state.anchor, state.orphans))
@@ -460,11 +461,13 @@ class Kernel:
                 timeout = max(1.0, min(self.options.model_timeout, turn.message.deadline - self._clock.now()))
                 on_text = self.progress.on_text(turn.message.operation_id)
                 reply = await self._foundry.respond(turn.agent, remote_id, outputs, text, timeout, on_text=on_text)
-        except ConversationGone:
+        except ConversationGone as error:
             if hold.reopened:
                 raise
             hold.reopened = True
-            return ConversationLost(self._clock.now(), turn.step, await self._foundry.open_conversation(hold.key))
+            log.warning("conversation %s/%s: %s", *hold.key, error.detail)
+            successor = error.successor or await self._foundry.open_conversation(hold.key)
+            return ConversationLost(self._clock.now(), turn.step, successor)
         hold.reopened = False
         planned: tuple[PlannedCall, ...] = ()
         if reply.calls:

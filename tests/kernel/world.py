@@ -107,6 +107,7 @@ def run(scenario: Callable[[World], Coroutine[Any, Any, T]], options: KernelOpti
         world = World(options)
         try:
             result = await asyncio.wait_for(scenario(world), 100_000.0)
+            await world.settle()
             world.check()
         finally:
             await world.end()
