@@ -176,6 +176,16 @@ async def test_a_turn_of_several_tool_steps(project: Project) -> None:
     assert (await one.say("@say next")).text == "next"
 
 
+async def test_what_is_told_while_the_model_speaks_is_its_answer(project: Project) -> None:
+    one = await talk(project)
+    told: list[str] = []
+    asked = await one.adapter.respond(one.ref, one.remote_id, (), LOOKUP, 10, on_text=told.append)
+    assert told == []
+    output = ToolOutput(asked.calls[0].call_id, "1")
+    reply = await one.adapter.respond(one.ref, one.remote_id, (output,), None, 10, on_text=told.append)
+    assert "".join(told) == reply.text == "done"
+
+
 # --- after a crash
 
 
