@@ -37,6 +37,8 @@ log = logging.getLogger("aos.ml")
 LONGEST_MESSAGE = 1_000_000
 LONGEST_PROMPT = 250_000
 LONGEST_DOMAIN = 64
+NOTING = 5.0
+"""Seconds that an answer may be held up until the use of its thread is noted."""
 INSTRUCTIONS = "You are an agent of a company. Answer truthfully and to the point; say so where you do not know."
 
 
@@ -128,7 +130,8 @@ class FoundryAgentServiceClient:
             thread_id: Where to go on; without it a thread is begun, if stateful threads are enabled.
             domain: Answered by the deployment `{model}-{domain}` where the project has it, else by the base model,
                 which is told the domain.
-            system_prompt: Instructions instead of the general ones.
+            system_prompt: Instructions instead of the general ones; an existing agent (`FOUNDRY_AGENT_ID`) keeps its
+                own, and is told these at the beginning of a thread.
             tools: Names of `FOUNDRY_TOOLS`.
             timeout: Seconds instead of the configured ones.
 
@@ -170,15 +173,11 @@ class FoundryAgentServiceClient:
             async with asyncio.timeout(seconds):
                 until = self._clock.now() + seconds
                 way = await self._retries.run(lambda: self._way(domain, system_prompt, tools), until=until)
-                fresh = thread_id is None
                 if thread_id is None and self.config.enable_stateful_threads:
                     thread_id = await self._retries.run(lambda: self._threads.create({}), until=until)
-                response = await self._turns.ask(way, thread_id, whole_characters(message), until, fresh=fresh)
-                if thread_id is not None:
-                    await self._note(thread_id, response)
+                response = await self._turns.ask(way, thread_id, whole_characters(message), until)
             tokens = int(response.usage.get("total_tokens", 0))
             succeeded = True
-            return response
         except TimeoutError as error:
             raise FoundryUnavailable(
                 f"Foundry did not answer within {seconds:g} s: increase FOUNDRY_TIMEOUT, or check the network.",
@@ -189,6 +188,9 @@ class FoundryAgentServiceClient:
             if thread_id is not None and not succeeded:
                 self._threads.lost_track(thread_id)
             self._metrics.record(asyncio.get_running_loop().time() - began, succeeded=succeeded, tokens=tokens)
+        if thread_id is not None:
+            await self._note(thread_id, response)
+        return response
 
     async def create_thread(self, metadata: Mapping[str, str] | None = None) -> str:
         """Begins a thread and returns its id.
@@ -245,8 +247,9 @@ class FoundryAgentServiceClient:
 
     async def _note(self, thread_id: str, response: FoundryResponse) -> None:
         try:
-            await self._threads.touch(thread_id, response.agent_id or "")
-        except (FoundryUnavailable, FoundryRefused) as error:
+            async with asyncio.timeout(NOTING):
+                await self._threads.touch(thread_id, response.agent_id or "")
+        except (FoundryUnavailable, FoundryRefused, TimeoutError) as error:
             log.warning("the answer is there, but the use of thread %s could not be noted: %s", thread_id, error)
 
     async def _way(self, domain: str | None, system_prompt: str | None, tools: Sequence[str] | None) -> Way:

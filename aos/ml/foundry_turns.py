@@ -65,18 +65,17 @@ class FoundryTurns:
         self._max_tokens = max_tokens
         self._reader = ResponsesAdapter(clients, Provisioner(None), app_name)
 
-    async def ask(self, way: Way, thread_id: str | None, message: str, until: float, *, fresh: bool) -> FoundryResponse:
+    async def ask(self, way: Way, thread_id: str | None, message: str, until: float) -> FoundryResponse:
         """The answer to a message.
 
         Args:
             thread_id: Where to go on; without it nothing is kept.
             until: Time of the clock after which no further attempt begins.
-            fresh: Whether this is the first message of the thread.
 
         Raises:
             FoundryUnavailable, FoundryRefused: From the service.
         """
-        turn = _Turn(self, way, thread_id, message, fresh)
+        turn = _Turn(self, way, thread_id, message)
         try:
             return await self._tried(turn, until)
         except AgentGone:
@@ -102,7 +101,6 @@ class FoundryTurns:
                 conversation=thread_id or omit,
                 input=items,
                 max_output_tokens=self._max_tokens,
-                store=thread_id is not None,
                 extra_body={"agent_reference": way.agent.reference},
             )
 
@@ -175,12 +173,11 @@ class FoundryTurns:
 class _Turn:
     """The attempts at one message."""
 
-    def __init__(self, turns: FoundryTurns, way: Way, thread_id: str | None, message: str, fresh: bool) -> None:
+    def __init__(self, turns: FoundryTurns, way: Way, thread_id: str | None, message: str) -> None:
         self.way = way
         self.thread_id = thread_id
         self._turns = turns
         self._message = message
-        self._fresh = fresh
         self._anchor: str | None = None
         self._anchored = False
         self._unknown = False
@@ -206,7 +203,7 @@ class _Turn:
     def _items(self, text: str | None) -> list[ResponseInputItemParam]:
         items: list[ResponseInputItemParam] = []
         if text is not None:
-            if self.way.context is not None and self._fresh:
+            if self.way.context is not None and self._anchor is None:
                 items.append({"type": "message", "role": "developer", "content": self.way.context})
             items.append({"type": "message", "role": "user", "content": text})
         return items

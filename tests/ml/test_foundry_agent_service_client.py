@@ -163,10 +163,11 @@ async def test_an_existing_agent(project: Project, config: FoundryAgentServiceCo
     for agent_id in ("aos-agent-001", "aos-agent-001:1"):
         async with FoundryAgentServiceClient(dataclasses.replace(config, agent_id=agent_id)) as client:
             response = await client.send_message("@say here", domain="sales", tools=["visualization"])
+            await client.send_message("@say on", response.thread_id, domain="sales")
         assert (response.content, response.agent_id, response.model) == ("here", "aos-agent-001", "llama-3.3-70b-cfo")
     assert await project.calls(VERSIONS) == before
     items = await project.adapter.items_after(response.thread_id or "", None)
-    assert "sales" in items[0].text
+    assert ["sales" in item.text for item in items] == [True, False, False, False, False]
     async with FoundryAgentServiceClient(dataclasses.replace(config, agent_id="nobody")) as client:
         missing = await client.send_message("x")
     assert (missing.success, missing.metadata["error_code"]) == (False, "agent_not_found")
@@ -298,3 +299,12 @@ async def test_initialize_needs_settings() -> None:
     for config in (FoundryAgentServiceConfig(api_key="k"), FoundryAgentServiceConfig("https://x")):
         with pytest.raises(ModelSettingError, match="not configured"):
             await FoundryAgentServiceClient(config).initialize()
+
+
+async def test_an_answer_counts_although_its_use_could_not_be_noted(
+    client: FoundryAgentServiceClient, project: Project
+) -> None:
+    thread = await client.create_thread()
+    await project.fail(500, f"/conversations/{thread}", method="POST", times=9)
+    response = await client.send_message("@say heard", thread)
+    assert (response.success, response.content) == (True, "heard")
