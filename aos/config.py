@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from aos.config_ml import MLConfig as MLConfig
 from aos.errors import SettingError
 
 Role = Literal["agents", "mcp"]
