@@ -27,10 +27,13 @@ from aos.messaging.envelopes import (
     MCP_RESPONSES,
 )
 from aos.messaging.incoming import Incoming
+from aos.sse import LONGEST_STREAM, MEDIA_TYPE, EventStream, location, wants_events
 from aos.views import operation_view
 from runtime import AuthLevel, BusMessage, HttpMethod, Problem, Request, Response, RouteRegistry, TimerTick
 
 if TYPE_CHECKING:
+    from aos.kernel.kernel import Kernel
+    from aos.kernel.types import Operation
     from aos.mcp.servers import McpServers
     from aos.system import AgentOperatingSystem
 
@@ -114,7 +117,7 @@ async def agent_status(request: Request) -> Response:
 
 
 async def ask(request: Request) -> Response:
-    """Says something to an agent and waits for the answer, or returns where to look for it."""
+    """Says something to an agent and waits for the answer, tells it as it comes, or returns where to look for it."""
     system, body = _system(request), request.parse(Ask)
     respond_async = "respond-async" in request.headers.get("prefer", "").lower()
     accepted = await system.intake.ask(
@@ -127,13 +130,15 @@ async def ask(request: Request) -> Response:
         # Whoever receives the wake-up drives the turn: on Functions an HTTP instance may end with its request.
         await system.kernel.wake(accepted)
         operation = accepted
+    elif wants_events(request.headers.get("accept", "")):
+        return _events(system.kernel, accepted, body)
     else:
         system.kernel.start(accepted)
         operation = await system.kernel.wait(accepted, body.timeout_seconds)
     view = operation_view(operation)
     if operation.final:
         return Response(body=view)
-    headers = {"Location": f"/api/operations/{operation.operation_id}", "Retry-After": "1"}
+    headers = {"Location": location(operation), "Retry-After": "1"}
     return Response(status=202, body=view, headers=headers)
 
 
@@ -176,6 +181,15 @@ async def reconcile(tick: TimerTick) -> None:
 
 
 # --- inside
+
+
+def _events(kernel: Kernel, accepted: Operation, body: Ask) -> Response:
+    # Whoever reads events waits for the end of the turn, unless the body says how long.
+    seconds = body.timeout_seconds if "timeout_seconds" in body.model_fields_set else LONGEST_STREAM
+    stream = EventStream(kernel, accepted, seconds)
+    kernel.start(accepted)
+    headers = {"Location": location(accepted), "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return Response(stream=stream, media_type=MEDIA_TYPE, headers=headers)
 
 
 def _system(carrier: Request | BusMessage | TimerTick) -> AgentOperatingSystem:

@@ -109,10 +109,18 @@ class FoundryRefused(AosError):
 
 
 class ConversationGone(FoundryRefused):
-    """The Foundry conversation was deleted outside AOS."""
+    """The Foundry conversation was deleted outside AOS, or is one of the other generation of the API.
+
+    Attributes:
+        successor: Id of the conversation that takes its place and holds what was said; None: that is lost.
+    """
 
     code = "conversation_gone"
     title = "The Foundry conversation no longer exists."
+
+    def __init__(self, detail: str, *, successor: str | None = None) -> None:
+        super().__init__(detail)
+        self.successor = successor
 
 
 class AgentGone(FoundryRefused):

@@ -11,10 +11,11 @@ from typing import Any
 from aos.agents.directory import AgentDirectory
 from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
 from aos.agents.purpose_driven import PurposeDrivenAgent
-from aos.agents.runtimes import open_identity, open_runtime
+from aos.agents.runtimes import open_runtime
 from aos.config import SERVICE_BUS, STORAGE, Settings
 from aos.errors import AosError, TransientError
 from aos.health import Check, Health, worst
+from aos.identity import identity
 from aos.intake import Intake
 from aos.kernel.clock import SystemClock
 from aos.kernel.kernel import Kernel, KernelOptions
@@ -27,7 +28,7 @@ from aos.messaging.bus import Bus, Outbound
 from aos.messaging.claim_check import ClaimCheck
 from aos.messaging.envelopes import AGENT_COMMANDS, MCP_REQUESTS, MCP_RESPONSES
 from aos.outlet import BusOutlet
-from aos.registry.agents import AgentRegistry, parse_agents
+from aos.registry.agents import AgentEntry, AgentRegistry, parse_agents
 from aos.registry.live import LiveRegistry
 from aos.registry.mcp_servers import parse_servers
 from aos.registry.source import BlobSource, FileSource, RegistrySource
@@ -63,12 +64,13 @@ class AgentOperatingSystem:
         self.settings = settings
         clock = SystemClock()
         self._bus_problems = bus_problems
-        self._credential = open_identity(settings) if settings.needs_identity else None
+        self._credential = identity(settings) if settings.needs_identity else None
         self._account = StorageAccount(settings, self._credential)
         payloads = Payloads(self._account)
         claim_check = ClaimCheck(payloads if settings.storage_configured else None)
         self._bus = Bus(settings, self._credential)
-        self.foundry = open_runtime(settings, self._account, self._credential)
+        opened = open_runtime(settings, self._account, self._credential, clock)
+        self.foundry, self._deployments = opened.port, opened.deployments
         self._kind: type[PurposeDrivenAgent] = PurposeDrivenAgentFoundry if settings.use_foundry else PurposeDrivenAgent
         self._agents = LiveRegistry(
             self._source(settings.agent_container, folder / AGENT_REGISTRY), parse_agents, clock
@@ -109,6 +111,7 @@ class AgentOperatingSystem:
             )
         self._health = Health(self._checks())
         self._tasks: set[asyncio.Task[None]] = set()
+        self._missing_deployments: frozenset[str] = frozenset()
 
     # --- life
 
@@ -139,15 +142,19 @@ class AgentOperatingSystem:
         """Reads the registries and makes every enabled agent ready in Foundry; one that fails does not stop others."""
         await self.directory.reload()
         registry = await self.directory.registry()
+        await self._look_at_deployments(registry)
         for problem in registry.problems:
             log.error("agent registry %s: %s", problem.pointer, problem.detail)
+        waiting: dict[str, list[str]] = {}
         for entry in registry.enabled:
             try:
                 await self.directory.bind(entry.agent_id)
             except TransientError as error:
-                log.info("agent %s is not ready yet: %s", entry.agent_id, error.detail)
+                waiting.setdefault(error.detail, []).append(entry.agent_id)
             except AosError as error:
                 log.error("agent %s cannot be made ready: %s", entry.agent_id, error.detail)
+        for why, agents in waiting.items():
+            log.info("not ready yet: %s: %s", ", ".join(agents), why)
 
     async def sweep(self) -> None:
         """Looks after turns that a dead process left behind, and after deadlines."""
@@ -209,9 +216,11 @@ class AgentOperatingSystem:
             "type": self._kind.__name__,
             "runtime": self._kind.runtime,
             "lora_adapter": entry.domain_knowledge.domain,
-            "deployment": self._kind.from_entry(entry).deployment(self.settings.model_deployment),
+            "deployment": self._wanted_deployment(entry),
         }
         if bound is not None:
+            if bound.ref.deployment != view["deployment"]:
+                view |= {"deployment": bound.ref.deployment, "fallback": True}
             view |= {"foundry_agent_id": f"{bound.ref.name}:{bound.ref.version}", "tools": bound.tools.names}
         if detail is not None:
             view["detail"] = detail
@@ -259,6 +268,7 @@ class AgentOperatingSystem:
             checks |= {
                 "agent_registry": Check(self._check_registry),
                 "foundry" if self.settings.use_foundry else "model": Check(self._check_foundry),
+                "deployments": Check(self._check_deployments),
             }
         return checks
 
@@ -282,6 +292,17 @@ class AgentOperatingSystem:
         await self.foundry.check()
         return None
 
+    async def _check_deployments(self) -> str | None:
+        registry = await self._registry_or_none()
+        notes: list[str] = []
+        for entry in registry.enabled if registry is not None else ():
+            bound, wanted = self.directory.bound(entry.agent_id), self._wanted_deployment(entry)
+            if bound is not None and bound.ref.deployment != wanted:
+                notes.append(f"{entry.agent_id} thinks with {bound.ref.deployment}: there is no deployment {wanted}")
+            elif wanted in self._missing_deployments:
+                notes.append(f"{entry.agent_id}: the project has no deployment {wanted}")
+        return "; ".join(notes[:10]) or None
+
     async def _check_registry(self) -> str | None:
         registry = await self.directory.registry()
         stale = [live.problem for live in (self._agents, self._servers) if live.problem is not None]
@@ -296,6 +317,26 @@ class AgentOperatingSystem:
             if server["enabled"] and server["status"] not in ("running", "idle")
         ]
         return "; ".join(down) or None
+
+    def _wanted_deployment(self, entry: AgentEntry) -> str:
+        return self._kind.from_entry(entry).deployment(self.settings.model_deployment)
+
+    async def _look_at_deployments(self, registry: AgentRegistry) -> None:
+        """Compares what the agents think with to what the project has: one request for all of them."""
+        if self._deployments is None:
+            return
+        try:
+            names = await self._deployments.names()
+        except AosError as error:
+            log.warning("the deployments cannot be looked at: %s", error.detail)
+            return
+        wanted = {entry.agent_id: self._wanted_deployment(entry) for entry in registry.enabled}
+        self._missing_deployments = frozenset(wanted.values()) - names
+        for agent_id, deployment in wanted.items():
+            bound = self.directory.bound(agent_id)
+            if bound is not None and (bound.ref.deployment == deployment) == (deployment in self._missing_deployments):
+                # Its deployment came, or went.
+                self.directory.unbind(agent_id)
 
     async def _registry_or_none(self) -> AgentRegistry | None:
         try:

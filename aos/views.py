@@ -18,7 +18,7 @@ def operation_view(operation: Operation) -> dict[str, Any]:
         "status": operation.status,
         "waiting_on": operation.waiting_on,
         "reply": operation.reply,
-        "tool_calls": [_call_view(call) for call in operation.tool_calls],
+        "tool_calls": [call_view(call) for call in operation.tool_calls],
         "usage": {
             "input_tokens": usage.input_tokens,
             "output_tokens": usage.output_tokens,
@@ -37,7 +37,8 @@ def operation_view(operation: Operation) -> dict[str, Any]:
     return view
 
 
-def _call_view(call: ToolCall) -> dict[str, Any]:
+def call_view(call: ToolCall) -> dict[str, Any]:
+    """One of `tool_calls`; what the tool said is only for the model."""
     duration = None if call.finished_at is None else round((call.finished_at - call.requested_at) * 1000)
     return {
         "id": call.request_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aos.kernel.kernel import Kernel
 from aos.kernel.ports import AgentSpec, RemoteItem
@@ -39,7 +39,14 @@ class InstantModel:
         return f"conv_{key.conversation_id}"
 
     async def respond(
-        self, agent: AgentRef, remote_id: str, outputs: Sequence[ToolOutput], text: str | None, timeout: float
+        self,
+        agent: AgentRef,
+        remote_id: str,
+        outputs: Sequence[ToolOutput],
+        text: str | None,
+        timeout: float,
+        *,
+        on_text: Callable[[str], None] | None = None,
     ) -> ModelReply:
         if text is not None and text.startswith("tool"):
             return ModelReply("", (FunctionCall("call_1", "echo", '{"text": "hi"}'),), USAGE, REF.deployment, "i1")

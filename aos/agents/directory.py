@@ -165,6 +165,10 @@ class AgentDirectory:
         known = self._bound.get(agent_id)
         return None if known is None else known[1]
 
+    def unbind(self, agent_id: str) -> None:
+        """The next `bind` looks at everything that the agent consists of again."""
+        self._bound.pop(agent_id, None)
+
     async def forget(self, agent_id: str) -> None:
         self._bound.pop(agent_id, None)
         await self._foundry.forget_agent(agent_id)

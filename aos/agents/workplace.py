@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from aos.agents.directory import AgentDirectory, BoundAgent
-from aos.agents.runtimes import open_identity, open_runtime
+from aos.agents.runtimes import open_runtime
 from aos.config import Settings
 from aos.errors import AosError, UnknownAgent
+from aos.identity import identity
 from aos.kernel.clock import SystemClock
 from aos.kernel.kernel import Kernel
 from aos.kernel.ports import ConversationStore, FoundryPort
@@ -117,12 +118,12 @@ class Workplace:
         settings = self.settings
         by_key = settings.project_api_key or not settings.use_foundry
         if not (by_key and (settings.storage or not settings.storage_configured)):
-            self._credential = open_identity(settings)
+            self._credential = identity(settings)
         store: ConversationStore = MemoryConversations()
         if settings.storage_configured:
             self._account = StorageAccount(settings, self._credential)
             store = TableConversations(self._account, Payloads(self._account))
-        self._foundry = open_runtime(settings, self._account, self._credential)
+        self._foundry = open_runtime(settings, self._account, self._credential, self._clock).port
         return self._foundry, store
 
 

@@ -35,6 +35,7 @@ from aos.kernel.ports import (
     Outlet,
     Snapshot,
 )
+from aos.kernel.progress import Progress
 from aos.kernel.recovery import missing_input, settle
 from aos.kernel.turn import (
     ConversationLost,
@@ -145,6 +146,7 @@ class Kernel:
         self._agents = agents
         self._outlet = outlet
         self._clock = clock or SystemClock()
+        self.progress = Progress()
         self.options = options or KernelOptions()
         self._owner = owner or uuid.uuid4().hex
         self._again: dict[ConversationKey, bool] = {}
@@ -226,6 +228,10 @@ class Kernel:
         """Has some process drive its conversation, soon."""
         if not operation.final:
             await self._outlet.wake(ConversationKey(operation.agent_id, operation.conversation_id), 0.0)
+
+    def drives(self, operation: Operation) -> bool:
+        """Whether this process works on its conversation right now, so that its progress is told here."""
+        return ConversationKey(operation.agent_id, operation.conversation_id) in self._again
 
     # --- drive
 
@@ -372,8 +378,9 @@ class Kernel:
             return
         try:
             items = await self._foundry.items_after(state.remote_id, state.anchor)
-        except ConversationGone:
-            hold.state = replace(state, remote_id=None)
+        except ConversationGone as error:
+            log.warning("conversation %s/%s: %s", *hold.key, error.detail)
+            hold.state = replace(state, remote_id=error.successor)
             self._apply(hold, Settled(None, ()))
             return
         self._apply(hold, settle(items, state.anchor, state.orphans))
@@ -409,6 +416,7 @@ class Kernel:
         if not release and self._keeper is None:
             self._keeper = self._spawn(self._keep_leases(), "lease keeper")
         for operation in operations:
+            self.progress.saved(operation)
             if operation.final:
                 self._tell(operation)
 
@@ -451,12 +459,20 @@ class Kernel:
                 reply, outputs, text = missing_input(items, outputs, text, turn.model or turn.agent.deployment)
             if reply is None:
                 timeout = max(1.0, min(self.options.model_timeout, turn.message.deadline - self._clock.now()))
-                reply = await self._foundry.respond(turn.agent, remote_id, outputs, text, timeout)
+<<<<<<< HEAD
+                on_text = self.progress.on_text(turn.message.operation_id)
+                reply = await self._foundry.respond(turn.agent, remote_id, outputs, text, timeout, on_text=on_text)
         except ConversationGone:
+=======
+                reply = await self._foundry.respond(turn.agent, remote_id, outputs, text, timeout)
+        except ConversationGone as error:
+>>>>>>> wt/adapter
             if hold.reopened:
                 raise
             hold.reopened = True
-            return ConversationLost(self._clock.now(), turn.step, await self._foundry.open_conversation(hold.key))
+            log.warning("conversation %s/%s: %s", *hold.key, error.detail)
+            successor = error.successor or await self._foundry.open_conversation(hold.key)
+            return ConversationLost(self._clock.now(), turn.step, successor)
         hold.reopened = False
         planned: tuple[PlannedCall, ...] = ()
         if reply.calls:

@@ -5,7 +5,7 @@ All methods raise errors of `aos.errors`: a `TransientError` when trying again m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -76,9 +76,20 @@ class FoundryPort(Protocol):
         ...
 
     async def respond(
-        self, agent: AgentRef, remote_id: str, outputs: Sequence[ToolOutput], text: str | None, timeout: float
+        self,
+        agent: AgentRef,
+        remote_id: str,
+        outputs: Sequence[ToolOutput],
+        text: str | None,
+        timeout: float,
+        *,
+        on_text: Callable[[str], None] | None = None,
     ) -> ModelReply:
         """Adds tool outputs and then the user's text to the conversation and lets the model take one step.
+
+        Args:
+            on_text: Somebody listens: called with each piece of the model's text as it comes, as far as the service
+                streams. The reply holds the whole text all the same.
 
         Raises:
             FoundryUnavailable: With `sent=True` when the step may have happened all the same.

@@ -143,6 +143,11 @@ class TableConversations:
                 etag = row["etag"]
         return Snapshot(state, lease, etag, tuple(inbox), tuple(results))
 
+    async def keys(self) -> AsyncIterator[ConversationKey]:
+        """Every conversation that has a state. Reads the whole table: for maintenance."""
+        async for row in _query(await self._table(), "RowKey eq @r", {"r": "state"}):
+            yield (await self._value(row, CONVERSATION)).key
+
     async def commit(self, key: ConversationKey, etag: str | None, change: Change) -> str:
         table, partition = await self._table(), table_key(*key)
         state = await self._row(partition, "state", CONVERSATION, change.state)

@@ -9,10 +9,10 @@ import signal
 import sys
 from pathlib import Path
 
+from emulators.foundry.database import StateUnavailable
 from emulators.foundry.deployments import read_deployments
 from emulators.foundry.responses_api import DEFAULT_CONTEXT_WINDOW
 from emulators.foundry.server import FoundryEmulator
-from emulators.foundry.state import StateUnavailable
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:

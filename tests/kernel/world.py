@@ -7,6 +7,7 @@ A process that was killed gets nothing done any more, while Foundry and the tool
 from __future__ import annotations
 
 import asyncio
+import re
 import selectors
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -106,6 +107,7 @@ def run(scenario: Callable[[World], Coroutine[Any, Any, T]], options: KernelOpti
         world = World(options)
         try:
             result = await asyncio.wait_for(scenario(world), 100_000.0)
+            await world.settle()
             world.check()
         finally:
             await world.end()
@@ -149,6 +151,7 @@ class Foundry:
         self.opened = 0
         self.down = False
         self.latency = 0.5
+        self.pace = 0.1
         self.late = 200.0
         self.faults: list[Fault] = []
         self.steps: Counter[tuple[str, int]] = Counter()
@@ -176,7 +179,14 @@ class Foundry:
         return items[ids.index(anchor) + 1 :] if anchor is not None else list(items)
 
     async def respond(
-        self, agent: AgentRef, remote_id: str, outputs: Sequence[ToolOutput], text: str | None, timeout: float
+        self,
+        agent: AgentRef,
+        remote_id: str,
+        outputs: Sequence[ToolOutput],
+        text: str | None,
+        timeout: float,
+        *,
+        on_text: Callable[[str], None] | None = None,
     ) -> ModelReply:
         self.available()
         self.requests += 1
@@ -193,7 +203,7 @@ class Foundry:
             raise FoundryUnavailable("A step is running.", sent=False, code="conversation_locked")
         self.last_agent = agent
         self._take(remote, outputs, text)
-        step = asyncio.create_task(self._step(remote, self.late if fault == "late answer" else self.latency))
+        step = asyncio.create_task(self._step(remote, self.late if fault == "late answer" else self.latency, on_text))
         self.running.add(step)
         step.add_done_callback(self.running.discard)
         if fault == "lost answer":
@@ -222,10 +232,9 @@ class Foundry:
         if text is not None:
             remote.add("user", text=text)
 
-    async def _step(self, remote: Remote, latency: float) -> ModelReply:
+    async def _step(self, remote: Remote, latency: float, on_text: Callable[[str], None] | None) -> ModelReply:
         remote.locked = True
         await asyncio.sleep(latency)
-        remote.locked = False
         asked = max(index for index, item in enumerate(remote.items) if item.kind == "user")
         orders = remote.items[asked].text
         news = remote.items[asked + 1 :]
@@ -245,7 +254,12 @@ class Foundry:
         else:
             heard = [item.text for item in news if item.kind == "output"]
             text = f"answer to {orders}: {' '.join(heard)}"
+            if on_text is not None:
+                for piece in re.findall(r"\S+\s*", text):
+                    on_text(piece)
+                    await asyncio.sleep(self.pace)
             remote.add("text", text=text)
+        remote.locked = False
         return ModelReply(text, tuple(calls), Usage(1, 1, 2), "llama", remote.items[-1].item_id)
 
 
@@ -470,11 +484,20 @@ class FoundryLink:
         return remote_id
 
     async def respond(
-        self, agent: AgentRef, remote_id: str, outputs: Sequence[ToolOutput], text: str | None, timeout: float
+        self,
+        agent: AgentRef,
+        remote_id: str,
+        outputs: Sequence[ToolOutput],
+        text: str | None,
+        timeout: float,
+        *,
+        on_text: Callable[[str], None] | None = None,
     ) -> ModelReply:
         if self.process.stalled is not None:
             await self.process.stalled.wait()
-        return await self.process.through(self.foundry.respond(agent, remote_id, outputs, text, timeout))
+        return await self.process.through(
+            self.foundry.respond(agent, remote_id, outputs, text, timeout, on_text=on_text)
+        )
 
     async def items_after(self, remote_id: str, anchor: str | None) -> list[RemoteItem]:
         await self.process.point()

@@ -17,7 +17,7 @@ from openai import AsyncOpenAI
 
 from emulators.foundry import FoundryEmulator
 from emulators.foundry.__main__ import main
-from emulators.foundry.state import StateUnavailable
+from emulators.foundry.database import StateUnavailable
 
 Connect = Callable[[str], AbstractAsyncContextManager[tuple[AIProjectClient, AsyncOpenAI]]]
 MODEL = "llama-3.3-70b"
