@@ -7,19 +7,12 @@ The tool loop is ours: a response ends with function calls, their outputs are th
 from __future__ import annotations
 
 import asyncio
-<<<<<<< HEAD
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
-
-from aos.errors import AosError, FoundryRefused, FoundryUnavailable
-=======
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from aos.errors import ConversationGone, FoundryRefused, FoundryUnavailable
->>>>>>> wt/adapter
+from aos.errors import AosError, ConversationGone, FoundryRefused, FoundryUnavailable
 from aos.foundry.clients import FoundryClients
 from aos.foundry.deployments import Deployments
 from aos.foundry.faults import foundry_errors
@@ -36,14 +29,8 @@ THREAD = "thread_"
 """How the ids of the older generation's conversations begin."""
 MANY_ITEMS = 1000
 """Items read at most when looking for what came after an anchor."""
-<<<<<<< HEAD
-DRIPPING = 1.0
-"""Seconds that a step may take beyond its time-out: the client's own one, which knows more, starts anew with every byte
-that arrives."""
 TAIL = 1.0
 """Seconds that a stream may take to end after its last event; read to its end, its connection serves the next step."""
-=======
->>>>>>> wt/adapter
 
 
 class ResponsesAdapter:
@@ -180,26 +167,13 @@ class ResponsesAdapter:
         await self._clients.close()
 
 
-<<<<<<< HEAD
-def _present(value: str) -> str:
-    """What the SDK's types promise, but its models do not check."""
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"an id or version is {value!r}")
-    return value
-
-
-def _whole(text: str) -> str:
-    """The text with `?` for halves of characters: JSON may hold them, but nothing can store them."""
-    return text if text.isascii() else text.encode(errors="replace").decode()
-
-
 async def _streamed(events: AsyncStream[ResponseStreamEvent], on_text: Callable[[str], None]) -> Response:
     """Reads a stream of events to its end and returns the response that the last of them holds."""
     from openai import APIError
 
     while (event := await anext(events, None)) is not None:
         if event.type == "response.output_text.delta":
-            on_text(_whole(event.delta))
+            on_text(whole(event.delta))
         elif event.type == "error":
             raise _failed(event.code or "server_error", event.message)
         elif event.type in ("response.completed", "response.incomplete", "response.failed"):
@@ -218,8 +192,6 @@ def _failed(code: str, message: str) -> AosError:
     return FoundryRefused(f"The model step failed: {message}", code=code)
 
 
-=======
->>>>>>> wt/adapter
 def _reply(response: Response) -> ModelReply:
     if response.status in ("failed", "cancelled"):
         error = response.error

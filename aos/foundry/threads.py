@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -147,15 +147,26 @@ class ThreadsAdapter:
             return present(thread.id)
 
     async def respond(
-        self, agent: AgentRef, remote_id: str, outputs: Sequence[ToolOutput], text: str | None, timeout: float
+        self,
+        agent: AgentRef,
+        remote_id: str,
+        outputs: Sequence[ToolOutput],
+        text: str | None,
+        timeout: float,
+        *,
+        on_text: Callable[[str], None] | None = None,
     ) -> ModelReply:
+        """See the port; a run is polled, so its text is told at once, at its end."""
         _own(remote_id)
         given = {output.call_id: output.output for output in outputs}
         with foundry_errors(f"a run of {agent.name}"):
             async with asyncio.timeout(timeout):
                 run = await self._advance(agent, remote_id, given, text)
                 run = await self._watch(remote_id, run)
-                return await self._reply(remote_id, run)
+                reply = await self._reply(remote_id, run)
+        if on_text is not None and reply.text:
+            on_text(reply.text)
+        return reply
 
     async def items_after(self, remote_id: str, anchor: str | None) -> list[RemoteItem]:
         _own(remote_id)

@@ -459,14 +459,9 @@ class Kernel:
                 reply, outputs, text = missing_input(items, outputs, text, turn.model or turn.agent.deployment)
             if reply is None:
                 timeout = max(1.0, min(self.options.model_timeout, turn.message.deadline - self._clock.now()))
-<<<<<<< HEAD
                 on_text = self.progress.on_text(turn.message.operation_id)
                 reply = await self._foundry.respond(turn.agent, remote_id, outputs, text, timeout, on_text=on_text)
-        except ConversationGone:
-=======
-                reply = await self._foundry.respond(turn.agent, remote_id, outputs, text, timeout)
         except ConversationGone as error:
->>>>>>> wt/adapter
             if hold.reopened:
                 raise
             hold.reopened = True

@@ -21,6 +21,7 @@ from emulators.foundry.deployments import DEFAULT_DEPLOYMENTS, Deployment, parse
 from emulators.foundry.edge import Edge, http_exception
 from emulators.foundry.model import Model
 from emulators.foundry.model_choice import build_model
+from emulators.foundry.model_faults import FaultyModel
 from emulators.foundry.responses_api import DEFAULT_CONTEXT_WINDOW, OnDisconnect, ResponsesApi
 from emulators.foundry.run_engine import DEFAULT_RUN_EXPIRY, RunEngine
 from emulators.foundry.runs_api import RunsApi
@@ -58,7 +59,7 @@ class FoundryEmulator:
     Raises:
         OSError: the port is in use.
         StateUnavailable: ``db`` cannot be used, or another process holds it.
-        ValueError: ``model`` or ``deployments`` is not of the form above.
+        ValueError: ``model`` or ``deployments`` is not of the form above, or ``run_expiry`` is not positive.
     """
 
     def __init__(
@@ -84,6 +85,8 @@ class FoundryEmulator:
         self._latency = latency_ms / 1000
         self._on_disconnect: OnDisconnect = on_disconnect
         self._context_window = context_window
+        if not run_expiry > 0:
+            raise ValueError(f"run expiry: {run_expiry} is no positive number of seconds")
         self._run_expiry = run_expiry
         self._clock = clock
         self._threads = threads
@@ -114,7 +117,9 @@ class FoundryEmulator:
                 if chosen is None:
                     chosen = parse_deployments(list(DEFAULT_DEPLOYMENTS))
                 state.replace_deployments(deployment.wire() for deployment in chosen)
-            model = build_model(self._model_spec) if isinstance(self._model_spec, str) else self._model_spec
+            model = FaultyModel(
+                build_model(self._model_spec) if isinstance(self._model_spec, str) else self._model_spec
+            )
             stack.push_async_callback(model.close)
             locks = Locks()
             responses = ResponsesApi(
@@ -137,6 +142,7 @@ class FoundryEmulator:
                     *responses.routes(edge),
                     *self._thread_routes(edge, state, store, runs),
                     *edge.admin_routes(),
+                    *model.admin_routes(),
                 ],
                 exception_handlers={HTTPException: http_exception},
             )
