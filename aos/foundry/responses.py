@@ -17,7 +17,7 @@ from aos.foundry.clients import FoundryClients
 from aos.foundry.deployments import Deployments
 from aos.foundry.faults import foundry_errors
 from aos.foundry.provisioning import KnownAgent, Provisioner
-from aos.foundry.values import LOCAL, DRIPPING, distinct, present, whole
+from aos.foundry.values import DRIPPING, LOCAL, distinct, present, whole
 from aos.kernel.ports import AgentSpec, RemoteItem
 from aos.kernel.types import AgentRef, ConversationKey, FunctionCall, ModelReply, ToolOutput, Usage
 
