@@ -75,7 +75,6 @@ class AgentFrameworkAdapter:
         *,
         on_text: Callable[[str], None] | None = None,
     ) -> ModelReply:
-        """See the port; the text is told at once, when it has been stored."""
         spec = await self._definitions.get(agent)
         history = await self._histories.read(_own(remote_id))
         added = _input(outputs, text, history.last + 1)
@@ -87,10 +86,7 @@ class AgentFrameworkAdapter:
             answer = answer_items(response, used, history.last + 1 + len(added))
         # Not within the time-out: an answer that is there should not be lost to a slow storage account.
         await self._histories.append(remote_id, history.version, [*added, *answer])
-        reply = _reply(response, answer, spec.deployment)
-        if on_text is not None and reply.text:
-            on_text(reply.text)
-        return reply
+        return _reply(response, answer, spec.deployment)
 
     async def items_after(self, remote_id: str, anchor: str | None) -> list[RemoteItem]:
         history = await self._histories.read(_own(remote_id))
