@@ -11,12 +11,11 @@ from typing import Any
 
 from aos.agents.directory import AgentDirectory
 from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
+from aos.agents.purpose_driven import PurposeDrivenAgent
+from aos.agents.runtimes import open_runtime
 from aos.approvals import ApprovalBoard, ApprovalDecision, ApprovalOutlet, Listed
 from aos.config import SERVICE_BUS, STORAGE, Settings
 from aos.errors import AosError, TransientError
-from aos.foundry.clients import FoundryClients
-from aos.foundry.connect import connect_foundry
-from aos.foundry.deployments import Deployments
 from aos.health import Check, Health, worst
 from aos.identity import identity
 from aos.intake import Intake
@@ -74,9 +73,9 @@ class AgentOperatingSystem:
         payloads = Payloads(self._account)
         claim_check = ClaimCheck(payloads if settings.storage_configured else None)
         self._bus = Bus(settings, self._credential)
-        clients = FoundryClients(settings, self._credential)
-        self._deployments = Deployments(clients, settings.model_deployment if settings.deployment_fallback else None)
-        self._foundry = connect_foundry(settings, clients, self._deployments, self._account, clock)
+        opened = open_runtime(settings, self._account, self._credential, clock)
+        self.foundry, self._deployments = opened.port, opened.deployments
+        self._kind: type[PurposeDrivenAgent] = PurposeDrivenAgentFoundry if settings.use_foundry else PurposeDrivenAgent
         self._agents = LiveRegistry(
             self._source(settings.agent_container, folder / AGENT_REGISTRY), parse_agents, clock
         )
@@ -87,13 +86,19 @@ class AgentOperatingSystem:
         catalogue = ToolCatalogue(self._account, values)
         self._board = ServerStatusBoard(self._account)
         self.directory = AgentDirectory(
-            self._agents, self._servers, catalogue, self._foundry, self._send, settings.model_deployment
+            self._agents,
+            self._servers,
+            catalogue,
+            self.foundry,
+            self._send,
+            settings.model_deployment,
+            kind=self._kind,
         )
-        self._store = TableConversations(self._account, values)
+        self.store = TableConversations(self._account, values)
         self._approvals = ApprovalBoard(self._account, values)
         self.kernel = Kernel(
-            store=self._store,
-            foundry=self._foundry,
+            store=self.store,
+            foundry=self.foundry,
             agents=self.directory,
             outlet=ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals),
             options=options,
@@ -134,7 +139,7 @@ class AgentOperatingSystem:
         if self.mcp is not None:
             await self.mcp.close()
         await self._bus.close()
-        await self._foundry.close()
+        await self.foundry.close()
         await self._account.close()
         if self._credential is not None:
             await self._credential.close()
@@ -176,7 +181,7 @@ class AgentOperatingSystem:
         }
         return {
             "status": status,
-            "runtime": PurposeDrivenAgentFoundry.runtime,
+            "runtime": self._kind.runtime,
             "active_agents": len(ids),
             "agent_ids": ids,
             "roles": sorted(self.settings.roles),
@@ -214,8 +219,8 @@ class AgentOperatingSystem:
             "agent_id": agent_id,
             "status": status,
             "is_running": status == "running",
-            "type": PurposeDrivenAgentFoundry.__name__,
-            "runtime": PurposeDrivenAgentFoundry.runtime,
+            "type": self._kind.__name__,
+            "runtime": self._kind.runtime,
             "lora_adapter": entry.domain_knowledge.domain,
             "deployment": self._wanted_deployment(entry),
         }
@@ -255,7 +260,7 @@ class AgentOperatingSystem:
 
     def _view(self, agent_id: str, registry: AgentRegistry) -> dict[str, Any]:
         entry = registry.entries[agent_id]
-        agent = PurposeDrivenAgentFoundry.from_entry(entry)
+        agent = self._kind.from_entry(entry)
         return agent_view(
             entry,
             deployment=agent.deployment(self.settings.model_deployment),
@@ -293,7 +298,7 @@ class AgentOperatingSystem:
         if "agents" in self.settings.roles:
             checks |= {
                 "agent_registry": Check(self._check_registry),
-                "foundry": Check(self._check_foundry),
+                "foundry" if self.settings.use_foundry else "model": Check(self._check_foundry),
                 "deployments": Check(self._check_deployments),
             }
         return checks
@@ -304,7 +309,7 @@ class AgentOperatingSystem:
                 f"{STORAGE} is not set: the registries are read from the files beside the app, and no message is "
                 "accepted because conversations have no place."
             )
-        await self._store.locate("health")
+        await self.store.locate("health")
         return None
 
     async def _check_bus(self) -> str | None:
@@ -315,7 +320,7 @@ class AgentOperatingSystem:
         return "; ".join(problems) or None
 
     async def _check_foundry(self) -> str | None:
-        await self._foundry.check()
+        await self.foundry.check()
         circuits = [
             f"{circuit.name} is left alone (tried again in {circuit.retry_after:.0f} s): {circuit.reason}"
             for circuit in self.kernel.breakers.not_closed()
@@ -349,10 +354,12 @@ class AgentOperatingSystem:
         return "; ".join(down) or None
 
     def _wanted_deployment(self, entry: AgentEntry) -> str:
-        return PurposeDrivenAgentFoundry.from_entry(entry).deployment(self.settings.model_deployment)
+        return self._kind.from_entry(entry).deployment(self.settings.model_deployment)
 
     async def _look_at_deployments(self, registry: AgentRegistry) -> None:
         """Compares what the agents think with to what the project has: one request for all of them."""
+        if self._deployments is None:
+            return
         try:
             names = await self._deployments.names()
         except AosError as error:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
+from aos.agents.purpose_driven import PurposeDrivenAgent
 from aos.errors import AgentDisabled, AgentNotReady, BusUnavailable, UnknownAgent
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import FoundryPort
@@ -43,7 +44,7 @@ ON_TOP = 90.0
 class BoundAgent:
     """An agent ready to take turns; see `aos.kernel.ports.AgentBinding`."""
 
-    agent: PurposeDrivenAgentFoundry
+    agent: PurposeDrivenAgent
     ref: AgentRef
     tools: FunctionTools
     limits: Limits | None = None
@@ -58,6 +59,7 @@ class AgentDirectory:
     Args:
         send: Puts messages on the bus; used to ask the MCP side for tools that it has not listed yet.
         base_deployment: Setting `AZURE_AI_MODEL_DEPLOYMENT`.
+        kind: What the agents are on the runtime in use.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class AgentDirectory:
         send: Callable[[Sequence[Outbound]], Awaitable[None]],
         base_deployment: str,
         clock: Clock | None = None,
+        kind: type[PurposeDrivenAgent] = PurposeDrivenAgentFoundry,
     ) -> None:
+        self._kind = kind
         self._agents = agents
         self._servers = servers
         self._catalogue = catalogue
@@ -152,7 +156,7 @@ class AgentDirectory:
         async with self._locks.setdefault(agent_id, asyncio.Lock()):
             known = self._bound.get(agent_id)
             if known is None or known[0] != state:
-                agent = PurposeDrivenAgentFoundry.from_entry(entry)
+                agent = self._kind.from_entry(entry)
                 tools = convert_mcp_tools_to_function_tools(wanted)
                 ref = await self._foundry.ensure_agent(agent.spec(self._base, tools.definitions))
                 known = self._bound[agent_id] = (state, BoundAgent(agent, ref, tools, _limits(entry)))

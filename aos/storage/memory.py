@@ -1,4 +1,5 @@
-"""Conversations in memory: the same promises as `aos.storage.conversations`, for tests and benchmarks of the kernel."""
+"""Conversations in memory: the same promises as `aos.storage.conversations`, for agents without a
+storage account, tests and benchmarks."""
 
 from __future__ import annotations
 

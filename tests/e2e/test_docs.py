@@ -76,3 +76,9 @@ async def test_contributing_adds_a_route() -> None:
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         answer = await client.get("/api/hello/Ada", headers={"x-functions-key": "k"})
     assert answer.json() == {"message": "Hello, Ada!"}
+
+
+async def test_the_status_of_an_agent_is_as_documented(aos: World) -> None:
+    shown = json.loads(examples("docs/runtimes.md", "json")[2])
+    told = (await aos.app.http.get("agents/ceo/status")).json()
+    assert {key: told[key] for key in shown} == shown
