@@ -40,6 +40,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 $(BIN)/.local: $(BIN)/python requirements.txt pyproject.toml
+	@echo "Installing AOS into .venv: once, about a minute."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[local]'
 	@touch $@
 
