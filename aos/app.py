@@ -7,15 +7,19 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from aos.approvals import ApprovalDecision, Listed
 from aos.config import SERVICE_BUS, Settings
 from aos.errors import (
     AgentDisabled,
     AgentNotReady,
     AosError,
+    ApprovalSettled,
     BacklogFull,
     OperationConflict,
+    OperationFinal,
     TransientError,
     UnknownAgent,
+    UnknownApproval,
     UnknownOperation,
 )
 from aos.intake import Ask
@@ -47,8 +51,11 @@ HttpHandler = Callable[[Request], Awaitable[Response]]
 _STATUS: dict[type[AosError], int] = {
     UnknownAgent: 404,
     UnknownOperation: 404,
+    UnknownApproval: 404,
+    ApprovalSettled: 409,
     AgentDisabled: 409,
     OperationConflict: 409,
+    OperationFinal: 409,
     BacklogFull: 429,
     AgentNotReady: 503,
     TransientError: 503,
@@ -76,6 +83,17 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
     registry.register("agents/{agent_id}/status", _http(agent_status), name="agent_status")
     registry.register("agents/{agent_id}", _http(ask), [HttpMethod.POST], name="ask", request_model=Ask)
     registry.register("operations/{operation_id}", _http(operation), name="operation")
+    registry.register("operations/{operation_id}", _http(cancel), [HttpMethod.DELETE], name="cancel")
+    # Who talks to an agent must not approve its writes: these take the admin key.
+    registry.register("approvals", _http(approvals), auth_level=AuthLevel.ADMIN, name="approvals")
+    registry.register(
+        "approvals/{approval_id}",
+        _http(decide),
+        [HttpMethod.POST],
+        auth_level=AuthLevel.ADMIN,
+        name="decide",
+        request_model=ApprovalDecision,
+    )
     registry.register_topic(
         AGENT_EVENTS,
         AGENTS_SUBSCRIPTION,
@@ -88,7 +106,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         MCP_RESPONSES, AGENTS_SUBSCRIPTION, on_agent_message, connection=SERVICE_BUS, name="on_mcp_response"
     )
     registry.register_queue(AGENT_COMMANDS, on_agent_message, connection=SERVICE_BUS, name="on_agent_command")
-    registry.register_timer("sweep", "*/30 * * * * *", sweep)
+    registry.register_timer("sweep", "*/10 * * * * *", sweep)
     registry.register_timer("reconcile", "0 */5 * * * *", reconcile)
 
 
@@ -145,6 +163,29 @@ async def ask(request: Request) -> Response:
 async def operation(request: Request) -> Response:
     """What became of an accepted message."""
     return Response(body=operation_view(await _system(request).kernel.operation(request.route_params["operation_id"])))
+
+
+async def cancel(request: Request) -> Response:
+    """Ends an operation as cancelled: 200 when it has ended so, 202 while a model step is let end."""
+    operation_id = request.route_params["operation_id"]
+    operation = await _system(request).kernel.cancel(operation_id, request.caller.name)
+    return Response(status=200 if operation.final else 202, body=operation_view(operation))
+
+
+async def approvals(request: Request) -> Response:
+    """Calls that wait for a person; with `?state=decided` those that were decided, the newest first."""
+    listed = request.query.get("state", "pending")
+    if listed not in ("pending", "decided"):
+        raise Problem(400, "invalid_query", "The query is not valid", "state takes pending or decided.")
+    state: Listed = "decided" if listed == "decided" else "pending"
+    return Response(body=await _system(request).approvals(state, request.query.get("after", "")))
+
+
+async def decide(request: Request) -> Response:
+    """Approves or rejects a call: 200 when that is done, 202 while it is on its way."""
+    decision = request.parse(ApprovalDecision)
+    view = await _system(request).decide(request.route_params["approval_id"], decision, request.caller.name)
+    return Response(status=202 if view["state"] == "pending" else 200, body=view)
 
 
 async def mcp_servers(request: Request) -> Response:

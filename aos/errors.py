@@ -81,6 +81,21 @@ class OperationConflict(AosError):
     title = "The idempotency key was used before with a different request."
 
 
+class OperationFinal(AosError):
+    code = "operation_final"
+    title = "The operation has ended."
+
+
+class UnknownApproval(AosError):
+    code = "unknown_approval"
+    title = "No call waits for this approval."
+
+
+class ApprovalSettled(AosError):
+    code = "approval_settled"
+    title = "The approval was decided before."
+
+
 class BacklogFull(TransientError):
     code = "backlog_full"
     title = "Too many messages wait in this conversation."
@@ -99,6 +114,16 @@ class FoundryUnavailable(TransientError):
     def __init__(self, detail: str, *, sent: bool, code: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(detail, code=code, retry_after=retry_after)
         self.sent = sent
+
+
+class CircuitOpen(FoundryUnavailable):
+    """The deployment failed so often that it is left alone for a while; nothing was sent."""
+
+    code = "circuit_open"
+    title = "The model deployment is unavailable."
+
+    def __init__(self, detail: str, *, retry_after: float) -> None:
+        super().__init__(detail, sent=False, retry_after=retry_after)
 
 
 class FoundryRefused(AosError):

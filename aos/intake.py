@@ -96,14 +96,15 @@ class Intake:
                 accepted.
         """
         # An agent that cannot be made ready refuses before anything is stored.
-        await self._directory.bind(agent_id)
+        bound = await self._directory.bind(agent_id)
         operation_id = _operation_id("http", caller, agent_id, idempotency_key)
         fresh = ask.conversation_id is None
         key = ConversationKey(agent_id, ask.conversation_id or f"c_{operation_id[3:]}")
         now = self._clock.now()
         message = Message(operation_id, _ask_text(ask), now, now + self._kernel.options.turn)
         fingerprint = _fingerprint(agent_id, ask.message, ask.context, ask.conversation_id)
-        operation, _ = await self._kernel.accept(key, message, fingerprint, fresh=fresh)
+        deployment = bound.ref.deployment
+        operation, _ = await self._kernel.accept(key, message, fingerprint, fresh=fresh, deployment=deployment)
         return operation
 
     # --- the bus
@@ -152,7 +153,9 @@ class Intake:
             reply_to=address,
         )
         fingerprint = _fingerprint(event.agent_id, event.event_type, event.payload, event.conversation_id)
-        operation, new = await self._kernel.accept(key, message, fingerprint, fresh=False)
+        bound = self._directory.bound(event.agent_id)
+        deployment = None if bound is None else bound.ref.deployment
+        operation, new = await self._kernel.accept(key, message, fingerprint, fresh=False, deployment=deployment)
         if operation.final and not new and address is not None:
             await self._outlet.send(key, [SendReply(replace(operation, reply_to=address))])
             return

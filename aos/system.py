@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from aos.agents.directory import AgentDirectory
 from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
 from aos.agents.purpose_driven import PurposeDrivenAgent
 from aos.agents.runtimes import open_runtime
+from aos.approvals import ApprovalBoard, ApprovalDecision, ApprovalOutlet, Listed
 from aos.config import SERVICE_BUS, STORAGE, Settings
 from aos.errors import AosError, TransientError
 from aos.health import Check, Health, worst
 from aos.identity import identity
 from aos.intake import Intake
 from aos.kernel.clock import SystemClock
-from aos.kernel.kernel import Kernel, KernelOptions
+from aos.kernel.kernel import Kernel, KernelOptions, parked_call
+from aos.kernel.turn import approval_record
+from aos.kernel.types import Decision
 from aos.mcp.catalogue import ToolCatalogue
 from aos.mcp.ledger import TableLedger
 from aos.mcp.secrets import EnvironmentSecrets
@@ -34,8 +38,8 @@ from aos.registry.mcp_servers import parse_servers
 from aos.registry.source import BlobSource, FileSource, RegistrySource
 from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
-from aos.storage.payloads import Payloads
-from aos.views import agent_view
+from aos.storage.payloads import STATE_CONTAINER, Payloads
+from aos.views import agent_view, approval_view
 
 log = logging.getLogger("aos.system")
 
@@ -69,8 +73,9 @@ class AgentOperatingSystem:
         payloads = Payloads(self._account)
         claim_check = ClaimCheck(payloads if settings.storage_configured else None)
         self._bus = Bus(settings, self._credential)
-        opened = open_runtime(settings, self._account, self._credential, clock)
-        self.foundry, self._deployments = opened.port, opened.deployments
+        runtime = open_runtime(settings, self._account, self._credential, clock)
+        self.foundry = runtime.port
+        self._deployments = runtime.deployments
         self._kind: type[PurposeDrivenAgent] = PurposeDrivenAgentFoundry if settings.use_foundry else PurposeDrivenAgent
         self._agents = LiveRegistry(
             self._source(settings.agent_container, folder / AGENT_REGISTRY), parse_agents, clock
@@ -78,7 +83,8 @@ class AgentOperatingSystem:
         self._servers = LiveRegistry(
             self._source(settings.mcp_container, folder / SERVER_REGISTRY), parse_servers, clock
         )
-        catalogue = ToolCatalogue(self._account, payloads)
+        values = Payloads(self._account, STATE_CONTAINER)
+        catalogue = ToolCatalogue(self._account, values)
         self._board = ServerStatusBoard(self._account)
         self.directory = AgentDirectory(
             self._agents,
@@ -89,12 +95,13 @@ class AgentOperatingSystem:
             settings.model_deployment,
             kind=self._kind,
         )
-        self.store = TableConversations(self._account, payloads)
+        self.store = TableConversations(self._account, values)
+        self._approvals = ApprovalBoard(self._account, values)
         self.kernel = Kernel(
             store=self.store,
             foundry=self.foundry,
             agents=self.directory,
-            outlet=BusOutlet(self._send, claim_check),
+            outlet=ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals),
             options=options,
         )
         self.intake = Intake(self.kernel, self.directory, claim_check, self._send)
@@ -102,7 +109,7 @@ class AgentOperatingSystem:
         if "mcp" in settings.roles:
             self.mcp = McpServers(
                 registry=self._servers,
-                ledger=TableLedger(self._account, payloads),
+                ledger=TableLedger(self._account, values),
                 catalogue=catalogue,
                 board=self._board,
                 send=self._send,
@@ -218,6 +225,12 @@ class AgentOperatingSystem:
             "lora_adapter": entry.domain_knowledge.domain,
             "deployment": self._wanted_deployment(entry),
         }
+        circuit = self.kernel.breakers.of(view["deployment"]).circuit
+        view["circuit"] = {
+            "state": circuit.state,
+            "failures": circuit.failures,
+            "retry_after_seconds": math.ceil(circuit.retry_after),
+        }
         if bound is not None:
             if bound.ref.deployment != view["deployment"]:
                 view |= {"deployment": bound.ref.deployment, "fallback": True}
@@ -256,6 +269,25 @@ class AgentOperatingSystem:
             runtime=agent.runtime,
         )
 
+    # --- approvals
+
+    async def approvals(self, listed: Listed, after: str) -> dict[str, Any]:
+        """The body of `GET approvals`: a page of the calls that wait for a person, or that were decided."""
+        records, following = await self._approvals.page(listed, after)
+        return {"items": [approval_view(record) for record in records], "next": following}
+
+    async def decide(self, approval_id: str, wanted: ApprovalDecision, by: str) -> dict[str, Any]:
+        """Decides about a call that waits and returns it as `GET approvals` shows it."""
+        decision = Decision(approval_id, wanted.decision == "approve", by, wanted.reason)
+        operation = await self.kernel.decide(decision)
+        call = parked_call(operation, approval_id)
+        assert call is not None  # noqa: S101 - else the kernel had raised `UnknownApproval`
+        record = approval_record(operation, call)
+        if record.approval.state != "pending":
+            # The outbox does the same; the caller's next look should show it.
+            await self._approvals.put(record)
+        return approval_view(record)
+
     # --- checks
 
     def _checks(self) -> dict[str, Check]:
@@ -290,7 +322,11 @@ class AgentOperatingSystem:
 
     async def _check_foundry(self) -> str | None:
         await self.foundry.check()
-        return None
+        circuits = [
+            f"{circuit.name} is left alone (tried again in {circuit.retry_after:.0f} s): {circuit.reason}"
+            for circuit in self.kernel.breakers.not_closed()
+        ]
+        return "; ".join(circuits) or None
 
     async def _check_deployments(self) -> str | None:
         registry = await self._registry_or_none()

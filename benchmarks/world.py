@@ -11,6 +11,7 @@ from aos.kernel.types import (
     AgentRef,
     ConversationKey,
     FunctionCall,
+    Limits,
     Message,
     ModelReply,
     Operation,
@@ -67,6 +68,7 @@ class OneAgent:
     """An agent with one tool."""
 
     ref = REF
+    limits: Limits | None = None
 
     async def bind(self, agent_id: str) -> OneAgent:
         return self

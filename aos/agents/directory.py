@@ -18,7 +18,7 @@ from aos.errors import AgentDisabled, AgentNotReady, BusUnavailable, UnknownAgen
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import FoundryPort
 from aos.kernel.turn import PlannedCall
-from aos.kernel.types import AgentRef, FunctionCall
+from aos.kernel.types import AgentRef, FunctionCall, Limits
 from aos.mcp.bridge import list_request
 from aos.mcp.catalogue import ToolCatalogue
 from aos.mcp.functions import FunctionTools, ToolSource, convert_mcp_tools_to_function_tools
@@ -27,6 +27,7 @@ from aos.registry.agents import AgentEntry, AgentRegistry
 from aos.registry.errors import RegistryInvalid, RegistryMissing, RegistryUnreadable
 from aos.registry.live import LiveRegistry
 from aos.registry.mcp_servers import ServerEntry, ServerRegistry
+from aos.registry.policies import approval_policy, turn_limits
 from aos.registry.tools import check_tools
 
 log = logging.getLogger("aos.agents")
@@ -46,6 +47,7 @@ class BoundAgent:
     agent: PurposeDrivenAgent
     ref: AgentRef
     tools: FunctionTools
+    limits: Limits | None = None
 
     def plan(self, call: FunctionCall) -> PlannedCall:
         return self.tools.plan(call)
@@ -157,7 +159,7 @@ class AgentDirectory:
                 agent = self._kind.from_entry(entry)
                 tools = convert_mcp_tools_to_function_tools(wanted)
                 ref = await self._foundry.ensure_agent(agent.spec(self._base, tools.definitions))
-                known = self._bound[agent_id] = (state, BoundAgent(agent, ref, tools))
+                known = self._bound[agent_id] = (state, BoundAgent(agent, ref, tools, _limits(entry)))
         return known[1]
 
     def bound(self, agent_id: str) -> BoundAgent | None:
@@ -203,7 +205,9 @@ class AgentDirectory:
                     f"{server.server_id!r} does not have. Its tools: {names}.",
                     code="unknown_tool",
                 )
-            sources.append(ToolSource(server.server_id, info, _time_limit(server)))
+            policy = approval_policy(reference.configuration)
+            approval = policy == "always" or (policy == "writes" and not info.read_only)
+            sources.append(ToolSource(server.server_id, info, _time_limit(server), approval))
         return sources, [f"{server}={version}" for server, version in sorted(versions.items())]
 
     async def _ask_for_tools(self, server_id: str) -> None:
@@ -215,6 +219,11 @@ class AgentDirectory:
             await self._send([list_request(server_id, f"list.{uuid.uuid4().hex}")])
         except BusUnavailable as error:
             log.warning("could not ask for the tools of %s: %s", server_id, error.detail)
+
+
+def _limits(entry: AgentEntry) -> Limits | None:
+    own = turn_limits(entry.metadata)
+    return None if own is None else Limits(own.model_steps, own.tool_calls, own.total_tokens)
 
 
 def _time_limit(server: ServerEntry) -> float:

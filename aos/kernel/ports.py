@@ -12,15 +12,16 @@ from typing import Any, Protocol
 from aos.kernel.turn import PlannedCall
 from aos.kernel.types import (
     AgentRef,
+    Arrival,
     Conversation,
     ConversationKey,
     FunctionCall,
+    Limits,
     Message,
     ModelReply,
     Operation,
     Outgoing,
     ToolOutput,
-    ToolResult,
 )
 
 
@@ -115,6 +116,11 @@ class AgentBinding(Protocol):
     @property
     def ref(self) -> AgentRef: ...
 
+    @property
+    def limits(self) -> Limits | None:
+        """Bounds of its turns; None: those of the kernel."""
+        ...
+
     def plan(self, call: FunctionCall) -> PlannedCall:
         """Looks a function call up in the agent's tools and checks its arguments against the tool's schema."""
         ...
@@ -163,14 +169,14 @@ class Snapshot:
     Attributes:
         etag: Of the state; None when there is no state yet.
         inbox: Accepted messages that no turn has taken up, in order of acceptance.
-        results: Tool results that no turn has taken up.
+        arrivals: Tool results, cancellations, ... that nobody has taken up.
     """
 
     state: Conversation
     lease: Lease
     etag: str | None
     inbox: tuple[Message, ...] = ()
-    results: tuple[ToolResult, ...] = ()
+    arrivals: tuple[Arrival, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +189,7 @@ class Change:
     state: Conversation
     lease: Lease
     messages: tuple[Message, ...] = ()
-    results: tuple[ToolResult, ...] = ()
+    arrivals: tuple[Arrival, ...] = ()
     operations: tuple[Operation, ...] = ()
 
 
@@ -233,8 +239,8 @@ class ConversationStore(Protocol):
         """
         ...
 
-    async def add_result(self, key: ConversationKey, result: ToolResult) -> bool:
-        """Stores a tool result. False: it is there already."""
+    async def add_arrival(self, key: ConversationKey, arrival: Arrival) -> bool:
+        """Stores what arrived. False: something with its `request_id` is there already."""
         ...
 
     async def read(self, key: ConversationKey) -> Snapshot: ...

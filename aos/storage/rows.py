@@ -8,8 +8,8 @@ import hashlib
 from aos.kernel.ports import Change
 from aos.kernel.types import ConversationKey, Message, Operation
 
-FIRST_LOOK = 60.0
-"""Seconds after acceptance when the sweep first looks at an operation that did not end."""
+FIRST_LOOK = 35.0
+"""Seconds after acceptance when the sweep first looks at an operation that did not end: a lease (30 s) and a little."""
 SHARDS = 16
 
 

@@ -15,7 +15,7 @@ from emulators.foundry.errors import ApiError, not_found
 from emulators.foundry.items import new_id
 from emulators.foundry.model import JsonObject
 from emulators.foundry.state import State
-from emulators.foundry.thread_bodies import AssistantFields, CreateAssistant
+from emulators.foundry.thread_bodies import AssistantFields, CreateAssistant, check_no_files
 from emulators.foundry.thread_state import ThreadState
 from emulators.foundry.tool_definitions import check_tools
 
@@ -55,6 +55,7 @@ class AssistantsApi:
 
     def _check(self, body: AssistantFields) -> None:
         check_tools(body.tools or [], "tools", nested=True)
+        check_no_files(body.tool_resources, "tool_resources")
         if body.model is not None and self._state.deployment(body.model) is None:
             raise deployment_not_found(body.model, status=400)
 

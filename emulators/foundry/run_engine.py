@@ -25,7 +25,7 @@ from emulators.foundry.model import (
     input_tokens,
 )
 from emulators.foundry.run_record import ENDED, RunRecord
-from emulators.foundry.thread_history import PromptBudgetSpent, model_request
+from emulators.foundry.thread_history import PromptBudgetSpent, model_request, written_messages
 from emulators.foundry.thread_state import ThreadState
 
 DEFAULT_RUN_EXPIRY = 600.0
@@ -74,7 +74,7 @@ class RunLeg:
     async def _work(self) -> None:
         record = self.record
         try:
-            async with asyncio.timeout(max(self._seconds, 0)):
+            async with asyncio.timeout(max(self._seconds, 0)) as deadline:
                 record.begin()
                 self._changed.set()
                 await asyncio.sleep(self._latency)
@@ -83,9 +83,10 @@ class RunLeg:
             record.fail(error.code, error.message)
         except PromptBudgetSpent:
             record.cut_short("max_prompt_tokens", Usage(0, 0))
-        except TimeoutError:
-            record.expire()
         except Exception as error:
+            if isinstance(error, TimeoutError) and deadline.expired():
+                record.expire()
+                return
             _log.exception("run %s failed", record.run["id"])
             record.fail("server_error", f"The run failed: {type(error).__name__}.")
 
@@ -194,9 +195,14 @@ class RunEngine:
             del self._legs[run_id]
 
     def _prepare(self, record: RunRecord) -> ModelRequest:
-        run = record.run
-        messages = self._store.all("message", str(run["thread_id"]))
-        return model_request(run, messages, self._store.all("step", str(run["id"])), self._window)
+        run, thread = record.run, str(record.run["thread_id"])
+        steps = self._store.all("step", str(run["id"]))
+        own = [
+            message
+            for message_id in written_messages(steps)
+            if (message := self._store.get("message", thread, message_id)) is not None
+        ]
+        return model_request(run, steps, own, self._store.newest("message", thread), self._window)
 
     def current(self, run: JsonObject) -> JsonObject:
         """The run as it stands, expired if its time is over."""

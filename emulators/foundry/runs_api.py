@@ -28,6 +28,7 @@ from emulators.foundry.thread_bodies import (
     SubmitToolOutputs,
     ToolOutput,
     Update,
+    check_no_files,
     message_objects,
     thread_object,
 )
@@ -102,8 +103,8 @@ class RunsApi:
 
     def _run_object(self, body: RunSettings, thread_id: str, additional: str | None) -> JsonObject:
         assistant = require_assistant(self._store, body.assistant_id)
-        if body.tools is not None:
-            check_tools(body.tools, "tools", nested=True)
+        check_tools(body.tools or [], "tools", nested=True)
+        check_no_files(body.tool_resources, "tool_resources")
         model = str(body.model or assistant["model"])
         if self._state.deployment(model) is None:
             raise deployment_not_found(model)
@@ -151,7 +152,7 @@ class RunsApi:
             async for event in leg.events():
                 yield event
         finally:
-            if self._on_disconnect == "drop" and not leg.ended.is_set():
+            if self._on_disconnect == "drop" and not leg.ended.is_set() and leg.record.status != "cancelling":
                 self._runs.cancel(leg.record.run)
 
     def _require(self, request: Request) -> JsonObject:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic_core import PydanticCustomError
 
 from emulators.foundry.agents_api import Metadata
 from emulators.foundry.errors import ApiError
@@ -90,10 +91,25 @@ class CreateAssistant(AssistantFields):
 
 
 class Truncation(_Body):
-    """How much of the thread the model reads."""
+    """How much of the thread the model reads: as much as fits, or the last messages only."""
 
     type: Literal["auto", "last_messages"]
     last_messages: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Truncation:
+        if (self.type == "last_messages") != (self.last_messages is not None):
+            raise PydanticCustomError(
+                "truncation", "last_messages belongs to type 'last_messages' and is required there"
+            )
+        return self
+
+
+def _tool_choice(value: JsonValue) -> JsonValue:
+    match value:
+        case None | "none" | "auto" | "required" | {"type": "function", "function": {"name": str()}}:
+            return value
+    raise PydanticCustomError("tool_choice", "use none, auto, required or {{type: function, function: {{name}}}}")
 
 
 class RunSettings(_Body):
@@ -109,7 +125,7 @@ class RunSettings(_Body):
     max_prompt_tokens: int | None = Field(default=None, ge=256)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     truncation_strategy: Truncation | None = None
-    tool_choice: JsonValue = None
+    tool_choice: Annotated[JsonValue, AfterValidator(_tool_choice)] = None
     response_format: JsonValue = None
     parallel_tool_calls: bool | None = None
     metadata: Metadata | None = None
@@ -143,12 +159,30 @@ class SubmitToolOutputs(_Body):
     stream: bool | None = None
 
 
+def no_files(param: str) -> ApiError:
+    """501: what ``param`` refers to cannot exist here."""
+    return ApiError(501, "not_implemented", f"{param}: this emulator has no files and no vector stores.", param=param)
+
+
+def check_no_files(tool_resources: JsonObject | None, param: str) -> None:
+    """Refuse resources that are files or vector stores.
+
+    Raises:
+        ApiError: 501.
+    """
+    for kind in ("code_interpreter", "file_search"):
+        if (tool_resources or {}).get(kind):
+            raise no_files(f"{param}.{kind}")
+
+
 def message_object(thread: str, body: CreateMessage, now: int, where: str = "content") -> JsonObject:
     """The message as it is stored and listed.
 
     Raises:
-        ApiError: 400 for an empty or too long message; ``where`` names it.
+        ApiError: 400 for an empty or too long message, 501 for one with files; ``where`` names its content.
     """
+    if body.attachments:
+        raise no_files(where.removesuffix("content") + "attachments")
     length = sum(len(block.text) for block in body.content if isinstance(block, TextBlock))
     if not length and all(isinstance(block, TextBlock) for block in body.content):
         raise ApiError(400, "invalid_payload", f"{where}: Message content must be non-empty.", param=where)
@@ -170,13 +204,18 @@ def message_object(thread: str, body: CreateMessage, now: int, where: str = "con
         ],
         "assistant_id": None,
         "run_id": None,
-        "attachments": [*(body.attachments or [])],
+        "attachments": [],
         "metadata": {**(body.metadata or {})},
     }
 
 
 def thread_object(body: CreateThread, now: int) -> JsonObject:
-    """A new thread in wire form."""
+    """A new thread in wire form.
+
+    Raises:
+        ApiError: 501 for files.
+    """
+    check_no_files(body.tool_resources, "tool_resources")
     return {
         "id": new_id("thread"),
         "object": "thread",

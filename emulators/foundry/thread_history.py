@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 
 from pydantic import JsonValue
 
@@ -26,20 +27,19 @@ class PromptBudgetSpent(Exception):
     """Not even the last message fits into ``max_prompt_tokens``."""
 
 
-def model_request(run: JsonObject, messages: list[JsonObject], steps: list[JsonObject], window: int) -> ModelRequest:
+def model_request(
+    run: JsonObject, steps: list[JsonObject], own: Iterable[JsonObject], newest: Iterable[JsonObject], window: int
+) -> ModelRequest:
     """What a run asks of its model next.
 
     The model reads the messages of the thread, then what this run has done so far in its order; calls of earlier runs
-    are not part of the thread. ``window`` counts tokens; what is too old to fit is left out.
+    are not part of the thread. ``own`` are messages of this run, ``newest`` all of the thread, the newest first: no
+    more of them are taken than fit. ``window`` counts tokens.
 
     Raises:
         ModelError: ``context_length_exceeded``, if even the newest message does not fit.
         PromptBudgetSpent: the same, by the run's own ``max_prompt_tokens``.
     """
-    earlier = [message for message in messages if message["run_id"] != run["id"]]
-    match run["truncation_strategy"]:
-        case {"type": "last_messages", "last_messages": int(count)}:
-            earlier = earlier[-count:]
     spent_in, spent_out = tokens_used(steps)
     limit, budget = run["max_completion_tokens"], run["max_prompt_tokens"]
     request = ModelRequest(
@@ -53,20 +53,30 @@ def model_request(run: JsonObject, messages: list[JsonObject], steps: list[JsonO
         max_output_tokens=max(limit - spent_out, 1) if isinstance(limit, int) else None,
         json_schema=_schema(run["response_format"]),
     )
-    done = tuple(_done(steps, {str(message["id"]): message for message in messages}))
-    said = [_said(message) for message in earlier]
+    done = tuple(_done(steps, {str(message["id"]): message for message in own}))
     room = window if not isinstance(budget, int) else min(window, budget - spent_in)
     room -= input_tokens(replace(request, history=done))
-    first = len(said)
-    while first and (cost := count_tokens(turn_text(said[first - 1]))) <= room:
-        room -= cost
-        first -= 1
-    if room < 0 or (said and first == len(said)):
+    said: list[Said] = []
+    for message in _wanted(run, newest):
+        turn = _said(message)
+        room -= count_tokens(turn_text(turn))
+        if room < 0:
+            break
+        said.append(turn)
+    if room < 0 and not said:
         if isinstance(budget, int) and budget - spent_in < window:
             raise PromptBudgetSpent
-        message = f"The thread exceeds the context window of {window} tokens of this model."
-        raise ModelError("context_length_exceeded", message)
-    return replace(request, history=(*said[first:], *done))
+        text = f"The thread exceeds the context window of {window} tokens of this model."
+        raise ModelError("context_length_exceeded", text)
+    return replace(request, history=(*reversed(said), *done))
+
+
+def _wanted(run: JsonObject, newest: Iterable[JsonObject]) -> Iterable[JsonObject]:
+    earlier = (message for message in newest if message["run_id"] != run["id"])
+    match run["truncation_strategy"]:
+        case {"type": "last_messages", "last_messages": int(count)}:
+            return islice(earlier, count)
+    return earlier
 
 
 def tokens_used(steps: Iterable[JsonObject]) -> tuple[int, int]:
@@ -78,6 +88,16 @@ def tokens_used(steps: Iterable[JsonObject]) -> tuple[int, int]:
                 read += prompt
                 written += completion
     return read, written
+
+
+def written_messages(steps: Iterable[JsonObject]) -> list[str]:
+    """Ids of the messages that these steps wrote."""
+    found: list[str] = []
+    for step in steps:
+        match step["step_details"]:
+            case {"message_creation": {"message_id": str(message_id)}}:
+                found.append(message_id)
+    return found
 
 
 def _said(message: JsonObject) -> Said:

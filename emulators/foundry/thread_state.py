@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from emulators.foundry.database import OBJECT, Database, Page, PageQuery, dump
@@ -89,6 +89,13 @@ class ThreadState:
             "SELECT body FROM thread_objects WHERE owner = ? AND kind = ? ORDER BY seq", (owner, kind)
         )
         return [OBJECT.validate_json(body) for (body,) in rows]
+
+    def newest(self, kind: Kind, owner: str) -> Iterator[JsonObject]:
+        """A whole list, newest first, read as far as it is asked for."""
+        rows = self._db.execute(
+            "SELECT body FROM thread_objects WHERE owner = ? AND kind = ? ORDER BY seq DESC", (owner, kind)
+        )
+        return (OBJECT.validate_json(body) for (body,) in rows)
 
     def count(self, kind: Kind, owner: str) -> int:
         """How many objects of that kind an owner has."""

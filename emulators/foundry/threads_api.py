@@ -19,6 +19,7 @@ from emulators.foundry.thread_bodies import (
     CreateMessage,
     CreateThread,
     Update,
+    check_no_files,
     message_object,
     message_objects,
     thread_object,
@@ -72,6 +73,7 @@ class ThreadsApi:
 
     async def _update(self, request: Request) -> Response:
         body = await read_body(request, Update)
+        check_no_files(body.tool_resources, "tool_resources")
         thread = {**require_thread(self._store, request), **body.model_dump(exclude_unset=True, exclude_none=True)}
         self._store.put(thread)
         return json_response(thread)

@@ -20,6 +20,9 @@ async def test_every_route_is_indexed(aos: World) -> None:
         "agent_status",
         "ask",
         "operation",
+        "cancel",
+        "approvals",
+        "decide",
     }
     bus = {
         (trigger.get("topicName") or trigger.get("queueName"), trigger.get("subscriptionName"))

@@ -39,8 +39,11 @@ from aos.kernel.ports import (
 from aos.kernel.turn import PlannedCall
 from aos.kernel.types import (
     AgentRef,
+    ApprovalRecord,
+    Arrival,
     ConversationKey,
     FunctionCall,
+    Limits,
     Message,
     ModelReply,
     Operation,
@@ -143,7 +146,8 @@ class Remote:
 class Foundry:
     """The service. The input appears when a step starts, the output when it completes, whoever still listens.
 
-    The model reads its orders in the last user message: `2,1: text` makes two calls, then one, then answers.
+    The model reads its orders in the last user message: `2,1: text` makes two calls, then one, then answers. Calls of
+    a text with `approve` in it need an approval (all but the first of a step, if `Agents.mixed`).
     """
 
     def __init__(self) -> None:
@@ -156,6 +160,7 @@ class Foundry:
         self.faults: list[Fault] = []
         self.steps: Counter[tuple[str, int]] = Counter()
         self.requests = 0
+        self.asked = 0
         self.last_agent: AgentRef | None = None
         self.running: set[asyncio.Task[ModelReply]] = set()
 
@@ -163,6 +168,7 @@ class Foundry:
         self.remotes.clear()
 
     def available(self) -> None:
+        self.asked += 1
         if self.down:
             raise FoundryUnavailable("Foundry is down.", sent=False)
 
@@ -270,11 +276,14 @@ class Foundry:
 class Binding:
     ref: AgentRef
     time_limit: float
+    limits: Limits | None = None
+    mixed: bool = False
 
     def plan(self, call: FunctionCall) -> PlannedCall:
         if call.name == "unknown":
             return PlannedCall(call, refusal="There is no tool named unknown.")
-        return PlannedCall(call, "files", "read", self.time_limit)
+        asked = "approve" in call.arguments and not (self.mixed and call.call_id.endswith(".0"))
+        return PlannedCall(call, "files", "read", self.time_limit, approval=asked)
 
 
 class Agents:
@@ -282,6 +291,8 @@ class Agents:
         self.state: Literal["ready", "starting", "disabled", "unknown"] = "ready"
         self.version = 1
         self.time_limit = 90.0
+        self.limits: Limits | None = None
+        self.mixed = False
         self.forgotten: list[str] = []
 
     async def bind(self, agent_id: str) -> Binding:
@@ -292,7 +303,12 @@ class Agents:
                 raise AgentDisabled(f"Agent {agent_id} is disabled.")
             case "unknown":
                 raise UnknownAgent(f"No agent {agent_id}.")
-        return Binding(AgentRef(f"aos-{agent_id}", str(self.version), f"hash {self.version}", "llama"), self.time_limit)
+        return Binding(
+            AgentRef(f"aos-{agent_id}", str(self.version), f"hash {self.version}", "llama"),
+            self.time_limit,
+            self.limits,
+            self.mixed,
+        )
 
 
 # --- tools, senders, and the bus between them
@@ -312,6 +328,7 @@ class Bus:
         self.asked: list[str] = []
         self.replies: defaultdict[str, list[Operation]] = defaultdict(list)
         self.wakes: list[tuple[float, float]] = []
+        self.approvals: list[ApprovalRecord] = []
 
     async def send(self, key: ConversationKey, effects: Sequence[Outgoing]) -> None:
         if self.down:
@@ -319,6 +336,8 @@ class Bus:
         for effect in effects:
             if effect.kind == "tool":
                 self._run(key, effect)
+            elif effect.kind == "approval":
+                self.approvals.append(effect.record)
             else:
                 operation = effect.operation
                 saved = await self.world.store.operation(operation.operation_id)
@@ -441,8 +460,8 @@ class StoreLink:
     async def accept(self, acceptance: Acceptance) -> tuple[Operation, bool]:
         return await self._ask(self.store.accept(acceptance))
 
-    async def add_result(self, key: ConversationKey, result: ToolResult) -> bool:
-        return await self._ask(self.store.add_result(key, result))
+    async def add_arrival(self, key: ConversationKey, arrival: Arrival) -> bool:
+        return await self._ask(self.store.add_arrival(key, arrival))
 
     async def read(self, key: ConversationKey) -> Snapshot:
         return await self._ask(self.store.read(key))

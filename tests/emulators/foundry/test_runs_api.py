@@ -470,6 +470,31 @@ async def test_what_a_run_names_must_exist(agents: AgentsClient) -> None:
     assert [run async for run in agents.runs.list(thread.id)] == []
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "param"),
+    [
+        ("tool_choice", "perhaps", "tool_choice"),
+        ("tool_choice", {"type": "function"}, "tool_choice"),
+        ("truncation_strategy", {"type": "last_messages"}, "truncation_strategy"),
+        ("truncation_strategy", {"type": "auto", "last_messages": 1}, "truncation_strategy"),
+        ("temperature", 3, "temperature"),
+        ("max_completion_tokens", 0, "max_completion_tokens"),
+        ("additional_messages", [{"role": "user", "content": ""}], "additional_messages[0].content"),
+        ("tools", [{"type": "function"}], "tools[0].function"),
+        ("metadata", {"k": 1}, "metadata.k"),
+    ],
+)
+async def test_a_bad_setting_is_refused_by_its_name_and_nothing_is_stored(
+    http: httpx2.AsyncClient, agents: AgentsClient, field: str, value: object, param: str
+) -> None:
+    agent, thread = await assistant(agents), await thread_with(agents, "x")
+    body = {"assistant_id": agent.id, field: value}
+    answer = await http.post(f"/threads/{thread.id}/runs?api-version=v1", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    assert [run async for run in agents.runs.list(thread.id)] == []
+    assert len(await texts(agents, thread.id)) == 1
+
+
 async def test_a_thread_may_be_deleted_while_it_runs(connect_agents: Connect) -> None:
     model = Halting()
     async with FoundryEmulator(model=model) as emulator, connect_agents(emulator.endpoint) as client:

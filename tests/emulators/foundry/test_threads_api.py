@@ -135,6 +135,21 @@ async def test_a_bad_message_is_refused_by_the_name_of_its_field(
     assert answer.json()["error"]["param"].startswith(f"messages[0].{param.partition('[')[0]}")
 
 
+async def test_files_are_refused_where_they_are_named(http: httpx2.AsyncClient, agents: AgentsClient) -> None:
+    thread = await agents.threads.create()
+    body = {"role": "user", "content": "x", "attachments": [{"file_id": "f", "tools": []}]}
+    resources = {"file_search": {"vector_store_ids": ["vs"]}}
+    for path, sent, param in (
+        (f"/threads/{thread.id}/messages", body, "attachments"),
+        ("/threads", {"messages": [body]}, "messages[0].attachments"),
+        ("/threads", {"tool_resources": resources}, "tool_resources.file_search"),
+        (f"/threads/{thread.id}", {"tool_resources": resources}, "tool_resources.file_search"),
+        ("/assistants", {"model": MODEL, "tool_resources": resources}, "tool_resources.file_search"),
+    ):
+        answer = await http.post(path, params={"api-version": "v1"}, json=sent)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (501, param)
+
+
 async def test_a_message_of_another_thread_is_not_found(agents: AgentsClient) -> None:
     mine, other = await agents.threads.create(), await agents.threads.create()
     message = await agents.messages.create(mine.id, role="user", content="x")
