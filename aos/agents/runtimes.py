@@ -21,7 +21,7 @@ class ModelNames(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class OpenRuntime:
+class Runtime:
     """A runtime of agents.
 
     Attributes:
@@ -34,7 +34,7 @@ class OpenRuntime:
 
 def open_runtime(
     settings: Settings, account: StorageAccount | None, credential: AsyncTokenCredential | None, clock: Clock
-) -> OpenRuntime:
+) -> Runtime:
     """The runtime that the settings choose; building it does no I/O.
 
     Args:
@@ -52,7 +52,7 @@ def open_runtime(
 
         clients = FoundryClients(settings, credential)
         deployments = Deployments(clients, base)
-        return OpenRuntime(connect_foundry(settings, clients, deployments, account, clock), deployments)
+        return Runtime(connect_foundry(settings, clients, deployments, account, clock), deployments)
     from aos.custom.adapter import AgentFrameworkAdapter
     from aos.custom.definitions import Definitions
     from aos.custom.history import BlobHistories, MemoryHistories
@@ -60,4 +60,4 @@ def open_runtime(
     histories = MemoryHistories() if account is None else BlobHistories(account)
     adapter = AgentFrameworkAdapter(settings, histories, Definitions(account))
     # Some endpoints list what could be deployed, not what is: they are asked only if falling back depends on it.
-    return OpenRuntime(adapter, adapter if settings.deployment_fallback else None)
+    return Runtime(adapter, adapter if settings.deployment_fallback else None)
