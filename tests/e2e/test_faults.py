@@ -95,6 +95,10 @@ async def test_foundry_down_is_waited_for(own: World) -> None:
     await own.app.until("health", lambda body: body["checks"]["foundry"]["status"] == "degraded")
     status = (await own.app.http.get(f"operations/{operation_id}")).json()["status"]
     assert status in ("queued", "running")
+    await own.app.until("agents/ceo/status", lambda body: body["circuit"]["state"] != "closed")
+    refused = await own.app.http.post("agents/ceo", json={"message": QUESTION})
+    assert (refused.status_code, refused.json()["code"]) in ((503, "circuit_open"), (503, "foundry_unavailable"))
+    assert int(refused.headers["retry-after"]) >= 1
     await foundry.start()
     body = await completed(own, operation_id)
     assert body["tool_calls"]
