@@ -7,10 +7,12 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from aos.commands import AgentOrder
 from aos.config import SERVICE_BUS, Settings
 from aos.errors import (
     AgentDisabled,
     AgentNotReady,
+    AgentStopped,
     AosError,
     BacklogFull,
     OperationConflict,
@@ -45,6 +47,7 @@ _STATUS: dict[type[AosError], int] = {
     UnknownAgent: 404,
     UnknownOperation: 404,
     AgentDisabled: 409,
+    AgentStopped: 409,
     OperationConflict: 409,
     BacklogFull: 429,
     AgentNotReady: 503,
@@ -73,6 +76,17 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
     registry.register("agents/{agent_id}/status", _http(agent_status), name="agent_status")
     registry.register("agents/{agent_id}", _http(ask), [HttpMethod.POST], name="ask", request_model=Ask)
     registry.register("operations/{operation_id}", _http(operation), name="operation")
+    registry.register(
+        "agents/{agent_id}/commands",
+        _http(command_agent),
+        [HttpMethod.POST],
+        auth_level=AuthLevel.ADMIN,
+        name="command_agent",
+        request_model=AgentOrder,
+    )
+    registry.register(
+        "registry/reload", _http(reload), [HttpMethod.POST], auth_level=AuthLevel.ADMIN, name="reload_registry"
+    )
     registry.register_topic(
         AGENT_EVENTS,
         AGENTS_SUBSCRIPTION,
@@ -140,6 +154,19 @@ async def ask(request: Request) -> Response:
 async def operation(request: Request) -> Response:
     """What became of an accepted message."""
     return Response(body=operation_view(await _system(request).kernel.operation(request.route_params["operation_id"])))
+
+
+async def command_agent(request: Request) -> Response:
+    """Starts, stops or restarts an agent, and answers with its status."""
+    system, agent_id = _system(request), request.route_params["agent_id"]
+    order = request.parse(AgentOrder)
+    await system.commands.order(agent_id, order.command)
+    return Response(body={"command": order.command, **await system.agent_status(agent_id)})
+
+
+async def reload(request: Request) -> Response:
+    """Reads the registries now and answers with what changed."""
+    return Response(body=await _system(request).commands.reload())
 
 
 async def mcp_servers(request: Request) -> Response:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from aos.agents.directory import AgentDirectory
+from aos.commands import Commands
 from aos.errors import AosError, OperationConflict, TransientError, UnknownEntity
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.kernel import Kernel
@@ -77,8 +78,10 @@ class Intake:
         directory: AgentDirectory,
         claim_check: ClaimCheck,
         send: Callable[[Sequence[Outbound]], Awaitable[None]],
+        commands: Commands,
         clock: Clock | None = None,
     ) -> None:
+        self._commands = commands
         self._kernel = kernel
         self._directory = directory
         self._claim_check = claim_check
@@ -176,11 +179,11 @@ class Intake:
         elif command.command == "redeliver":
             await self.receive(taken_up(params, (AGENT_EVENTS, MCP_RESPONSES, AGENT_COMMANDS)))
         elif command.command == "reload_registry":
-            await self._directory.reload()
+            await self._commands.reload()
+        elif command.agent_id is None:
+            raise EnvelopeInvalid(f"/agent_id: {command.command} needs the agent that it is for")
         else:
-            raise EnvelopeInvalid(
-                f"/command: {command.command!r} is not carried out by this version of AOS", code="unsupported_command"
-            )
+            await self._commands.order(command.agent_id, command.command)
 
     # --- what cannot be handled now, or ever
 

@@ -8,10 +8,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aos.agents.desired import DesiredStates
 from aos.agents.directory import AgentDirectory
 from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
+from aos.commands import Commands
 from aos.config import SERVICE_BUS, STORAGE, Settings
-from aos.errors import AosError, TransientError
+from aos.errors import AgentStopped, AosError, TransientError
 from aos.foundry.clients import FoundryClients
 from aos.foundry.provisioning import Provisioner
 from aos.foundry.responses import ResponsesAdapter
@@ -83,8 +85,15 @@ class AgentOperatingSystem:
         )
         catalogue = ToolCatalogue(self._account, payloads)
         self._board = ServerStatusBoard(self._account)
+        desired = DesiredStates(self._account)
         self.directory = AgentDirectory(
-            self._agents, self._servers, catalogue, self._foundry, self._send, settings.model_deployment
+            self._agents,
+            self._servers,
+            catalogue,
+            self._foundry,
+            self._send,
+            settings.model_deployment,
+            desired=desired,
         )
         self._store = TableConversations(self._account, payloads)
         self.kernel = Kernel(
@@ -94,7 +103,8 @@ class AgentOperatingSystem:
             outlet=BusOutlet(self._send, claim_check),
             options=options,
         )
-        self.intake = Intake(self.kernel, self.directory, claim_check, self._send)
+        self.commands = Commands(self.kernel, self.directory, desired)
+        self.intake = Intake(self.kernel, self.directory, claim_check, self._send, self.commands)
         self.mcp: McpServers | None = None
         if "mcp" in settings.roles:
             self.mcp = McpServers(
@@ -185,7 +195,7 @@ class AgentOperatingSystem:
             {"pointer": problem.pointer, "detail": problem.detail, "agent_id": problem.agent_id}
             for problem in registry.problems
         ]
-        return {"agents": agents, "problems": problems}
+        return {"agents": agents, "problems": problems, "generation": self.directory.generation}
 
     async def agent(self, agent_id: str) -> dict[str, Any]:
         """The body of `GET agents/{agent_id}`."""
@@ -200,6 +210,8 @@ class AgentOperatingSystem:
             try:
                 bound = await self.directory.bind(agent_id)
                 status = "running"
+            except AgentStopped as error:
+                status, detail = "stopped", error.detail
             except TransientError as error:
                 status, detail = "starting", error.detail
             except AosError as error:
@@ -208,6 +220,7 @@ class AgentOperatingSystem:
             "agent_id": agent_id,
             "status": status,
             "is_running": status == "running",
+            "generation": self.directory.generation,
             "type": PurposeDrivenAgentFoundry.__name__,
             "runtime": PurposeDrivenAgentFoundry.runtime,
             "lora_adapter": entry.domain_knowledge.domain,

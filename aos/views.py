@@ -27,6 +27,8 @@ def operation_view(operation: Operation) -> dict[str, Any]:
         "model": operation.model,
         "attempt": operation.attempt,
     }
+    if operation.generation:
+        view |= {"agent_version": operation.agent_version, "generation": operation.generation}
     if usage.adopted:
         view["usage"]["adopted"] = usage.adopted
     if operation.error is not None:

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from aos.commands import Commands
 from aos.config import Settings
 from aos.errors import (
     AgentDisabled,
+    AgentStopped,
     AosError,
     BusUnavailable,
     OperationConflict,
@@ -65,7 +67,8 @@ class House:
             clock=office.clock,
             options=options,
         )
-        self.intake = Intake(self.kernel, office.directory, self.claim_check, office.send, office.clock)
+        commands = Commands(self.kernel, office.directory, office.desired)
+        self.intake = Intake(self.kernel, office.directory, self.claim_check, office.send, commands, office.clock)
 
     async def ask(
         self, text: str = "@say yes", *, key: str | None = None, caller: str = "app", **more: Any
@@ -505,7 +508,8 @@ async def test_reload_reads_the_registry_now(house: House) -> None:
     ("body", "why", "said"),
     [
         ({"command": "dance"}, "InvalidMessage", "/command"),
-        ({"command": "start", "agent_id": "cfo"}, "UnsupportedCommand", "/command"),
+        ({"command": "start"}, "InvalidMessage", "/agent_id"),
+        ({"command": "stop", "agent_id": "nobody"}, "UnknownAgent", "nobody"),
         ({"command": "resume", "params": {"agent_id": "cfo"}}, "InvalidMessage", "/params/conversation_id"),
         ({"command": "redeliver", "params": {}}, "InvalidMessage", "/entity"),
         ({"command": "redeliver", "params": {"entity": "aos-poison", "body": ""}}, "InvalidMessage", "/params/entity"),
@@ -524,3 +528,40 @@ async def test_many_events_at_once_are_each_answered_once(house: House) -> None:
     told = [json.loads(reply.body)["response"] for reply in house.take(ANSWERS)]
     assert sorted(told, key=int) == [str(number) for number in range(20)]
     assert len(await house.said("main")) == 20
+
+
+async def test_a_stopped_agent_refuses_callers_and_keeps_its_events(house: House) -> None:
+    agent_id = f"a{uuid.uuid4().hex[:8]}"
+    house.office.write(agent_entry(agent_id))
+    await command(house, {"command": "stop", "agent_id": agent_id})
+    with pytest.raises(AgentStopped, match="start"):
+        await house.intake.ask(agent_id, Ask(message="@say yes"), caller="app", idempotency_key=None)
+    await house.event({**event(), "agent_id": agent_id})
+    house.office.later(3600)
+    await house.kernel.sweep()
+    assert house.office.sent == [], "neither answered, nor parked, nor put off"
+    await command(house, {"command": "start", "agent_id": agent_id})
+    (wake,) = house.take("agent-commands")
+    await house.deliver(wake)
+    assert (await house.reply())["response"] == "yes"
+
+
+async def test_a_stopped_agent_keeps_no_more_than_its_backlog(office: Office) -> None:
+    house = House(office, KernelOptions(backlog=2))
+    agent_id = f"a{uuid.uuid4().hex[:8]}"
+    office.write(agent_entry(agent_id))
+    await command(house, {"command": "stop", "agent_id": agent_id})
+    for _ in range(3):
+        await house.event({**event(), "agent_id": agent_id})
+    assert json.loads(house.put_off().body)["command"] == "redeliver"
+
+
+async def test_a_restart_makes_an_agent_ready_anew(house: House) -> None:
+    agent_id = f"a{uuid.uuid4().hex[:8]}"
+    house.office.write(agent_entry(agent_id))
+    first = await house.office.directory.bind(agent_id)
+    await house.office.project.adapter._clients.project.agents.delete(agent_id)
+    assert await house.office.directory.bind(agent_id) is first
+    await command(house, {"command": "restart", "agent_id": agent_id})
+    assert await house.office.directory.bind(agent_id) is not first
+    assert await house.office.project.adapter.find_agent(agent_id) is not None

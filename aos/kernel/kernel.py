@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from aos.errors import (
     AgentGone,
+    AgentStopped,
     AosError,
     Conflict,
     ConversationGone,
@@ -74,6 +75,8 @@ PERSISTENCE = 600.0
 """Seconds for which this process tries to go on with a turn that it accepted over HTTP while storage or the bus is
 down; the sweep would take up to a minute and a half to find it."""
 LONGEST_PAUSE = 15.0
+WOKEN = 1000
+"""Unfinished operations that are looked at when an agent was started."""
 BATCH = 30
 """Messages, and results, taken up in one write: stores bound the rows of a transaction."""
 
@@ -227,6 +230,12 @@ class Kernel:
         if not operation.final:
             await self._outlet.wake(ConversationKey(operation.agent_id, operation.conversation_id), 0.0)
 
+    async def wake_agent(self, agent_id: str) -> None:
+        """Has the conversations of an agent driven in which something waits; the sweep finds those beyond the first."""
+        entries = await self._store.due(self._clock.now() + 2 * SWEEP_INTERVAL, WOKEN)
+        for key in {entry.key for entry in entries if entry.key.agent_id == agent_id}:
+            await self._outlet.wake(key, 0.0)
+
     # --- drive
 
     async def drive(self, key: ConversationKey, *, resume: bool = False) -> None:
@@ -337,7 +346,11 @@ class Kernel:
             message = hold.inbox[0]
             # A message that took long to be stored may find its place passed already: it is the next one then.
             placed = replace(message, seq=max(message.seq, hold.state.last_seq + 1))
-            event = await self._begin(hold, placed)
+            try:
+                event = await self._begin(hold, placed)
+            except AgentStopped:
+                # Nothing is written: who starts the agent wakes its conversations.
+                return
             self._apply(hold, event)
             if isinstance(event, PutOff):
                 return
@@ -355,6 +368,8 @@ class Kernel:
             if hold.state.remote_id is None:
                 remote_id = await self._foundry.open_conversation(hold.key)
                 hold.state = replace(hold.state, remote_id=remote_id)
+        except AgentStopped:
+            raise
         except TransientError as error:
             if self._clock.now() < message.deadline:
                 log.warning("agent %s cannot take a message yet: %s", hold.key.agent_id, error.detail)
@@ -362,6 +377,8 @@ class Kernel:
             return MessageRefused(self._clock.now(), message, _failure(error))
         except AosError as error:
             return MessageRefused(self._clock.now(), message, _failure(error))
+        if message.accepted_at < binding.running_since:
+            message = replace(message, deadline=max(message.deadline, binding.running_since + self.options.turn))
         return TurnStarted(self._clock.now(), message, binding.ref)
 
     async def _settle(self, hold: _Hold) -> None:
@@ -460,7 +477,7 @@ class Kernel:
         hold.reopened = False
         planned: tuple[PlannedCall, ...] = ()
         if reply.calls:
-            binding = await self._agents.bind(hold.key.agent_id)
+            binding = await self._agents.bound_to(hold.key.agent_id, turn.agent)
             planned = tuple(binding.plan(call) for call in reply.calls)
         return ModelAnswered(self._clock.now(), turn.step, reply, planned)
 

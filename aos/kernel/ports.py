@@ -104,6 +104,11 @@ class AgentBinding(Protocol):
     @property
     def ref(self) -> AgentRef: ...
 
+    @property
+    def running_since(self) -> float:
+        """When an operator last started the agent after a stop: the time of what waited for that begins there."""
+        ...
+
     def plan(self, call: FunctionCall) -> PlannedCall:
         """Looks a function call up in the agent's tools and checks its arguments against the tool's schema."""
         ...
@@ -115,7 +120,16 @@ class AgentDirectory(Protocol):
 
         Raises:
             UnknownAgent, AgentDisabled: As it says.
+            AgentStopped: An operator stopped it; its messages wait, however long.
             AgentNotReady: Its tools or its Foundry agent are not there yet.
+        """
+        ...
+
+    async def bound_to(self, agent_id: str, ref: AgentRef) -> AgentBinding:
+        """The agent as it was when a turn began with `ref`, if this process still knows it; else as it is now.
+
+        Raises:
+            As `bind`, but a turn in work goes on while its agent is stopped or disabled.
         """
         ...
 

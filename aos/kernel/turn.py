@@ -401,5 +401,6 @@ def _operation(
         model=turn.model,
         event_type=message.event_type,
         agent_version=turn.agent.version,
+        generation=turn.agent.generation,
         reply_to=message.reply_to,
     )

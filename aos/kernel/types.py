@@ -46,12 +46,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class AgentRef:
-    """One immutable version of an agent in Foundry, and the hash of the definition that it was made from."""
+    """One immutable version of an agent in Foundry, and the hash of the definition that it was made from.
+
+    `generation`: of the registry that the definition was read from.
+    """
 
     name: str
     version: str
     definition_hash: str
     deployment: str
+    generation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +179,7 @@ class Operation:
     model: str = ""
     event_type: str = ""
     agent_version: str = ""
+    generation: str = ""
     reply_to: ReplyAddress | None = None
 
     @property

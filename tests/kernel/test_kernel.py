@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import Literal
 
 import pytest
 
@@ -343,14 +344,50 @@ def test_a_step_that_ends_after_the_deadline_does_not_spoil_the_conversation(tex
     run(scenario, KernelOptions(turn=100.0))
 
 
-def test_an_agent_that_is_disabled_in_the_middle_of_a_step() -> None:
+@pytest.mark.parametrize("state", ["disabled", "stopped"])
+def test_a_turn_ends_though_its_agent_is_switched_off(state: Literal["disabled", "stopped"]) -> None:
     async def scenario(world: World) -> None:
         operation = await world.accept("2: go")
         drive = asyncio.create_task(world.kernel.drive(KEY))
         await asyncio.sleep(world.foundry.latency / 2)
-        world.agents.state = "disabled"
+        world.agents.state = state
         await drive
-        assert code(await world.kernel.operation(operation.operation_id)) == "agent_disabled"
+        assert (await world.finished(operation)).status == "completed"
+
+    run(scenario)
+
+
+def test_messages_of_a_stopped_agent_wait_and_have_their_time_when_it_starts() -> None:
+    async def scenario(world: World) -> None:
+        world.agents.state = "stopped"
+        operation = await world.tell("hello", reply=True)
+        writes = (await world.store.read(KEY)).etag
+        for _ in range(120):
+            await asyncio.sleep(30)
+            await world.kernel.sweep()
+        assert (await world.kernel.operation(operation.operation_id)).status == "queued"
+        assert (await world.store.read(KEY)).etag == writes, "waiting writes nothing"
+        assert world.bus.wakes == []
+        world.agents.state, world.agents.running_since = "ready", world.now
+        await world.kernel.wake_agent("cfo")
+        assert world.bus.wakes == []
+        await world.kernel.wake_agent(KEY.agent_id)
+        assert len(world.bus.wakes) == 1
+        await asyncio.sleep(2)
+        done = await world.kernel.operation(operation.operation_id)
+        assert (done.status, done.reply) == ("completed", "answer to hello: ")
+
+    run(scenario)
+
+
+def test_an_agent_that_is_removed_in_the_middle_of_a_step() -> None:
+    async def scenario(world: World) -> None:
+        operation = await world.accept("2: go")
+        drive = asyncio.create_task(world.kernel.drive(KEY))
+        await asyncio.sleep(world.foundry.latency / 2)
+        world.agents.state = "unknown"
+        await drive
+        assert code(await world.kernel.operation(operation.operation_id)) == "unknown_agent"
         world.agents.state = "ready"
         assert (await world.tell("hello")).reply == "answer to hello: "
 

@@ -10,12 +10,13 @@ import asyncio
 import selectors
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from aos.errors import (
     AgentDisabled,
     AgentNotReady,
+    AgentStopped,
     BusUnavailable,
     ConversationGone,
     FoundryRefused,
@@ -256,6 +257,7 @@ class Foundry:
 class Binding:
     ref: AgentRef
     time_limit: float
+    running_since: float = 0.0
 
     def plan(self, call: FunctionCall) -> PlannedCall:
         if call.name == "unknown":
@@ -265,7 +267,8 @@ class Binding:
 
 class Agents:
     def __init__(self) -> None:
-        self.state: Literal["ready", "starting", "disabled", "unknown"] = "ready"
+        self.state: Literal["ready", "starting", "stopped", "disabled", "unknown"] = "ready"
+        self.running_since = 0.0
         self.version = 1
         self.time_limit = 90.0
         self.forgotten: list[str] = []
@@ -274,11 +277,25 @@ class Agents:
         match self.state:
             case "starting":
                 raise AgentNotReady(f"Agent {agent_id} is starting.")
+            case "stopped":
+                raise AgentStopped(f"Agent {agent_id} is stopped.")
             case "disabled":
                 raise AgentDisabled(f"Agent {agent_id} is disabled.")
             case "unknown":
                 raise UnknownAgent(f"No agent {agent_id}.")
-        return Binding(AgentRef(f"aos-{agent_id}", str(self.version), f"hash {self.version}", "llama"), self.time_limit)
+        return self._binding(agent_id)
+
+    def _binding(self, agent_id: str) -> Binding:
+        return Binding(
+            AgentRef(f"aos-{agent_id}", str(self.version), f"hash {self.version}", "llama"),
+            self.time_limit,
+            self.running_since,
+        )
+
+    async def bound_to(self, agent_id: str, ref: AgentRef) -> Binding:
+        if self.state == "unknown":
+            raise UnknownAgent(f"No agent {agent_id}.")
+        return replace(self._binding(agent_id), ref=ref)
 
 
 # --- tools, senders, and the bus between them
@@ -496,6 +513,9 @@ class AgentsLink:
 
     async def bind(self, agent_id: str) -> Binding:
         return await self.process.through(self.agents.bind(agent_id))
+
+    async def bound_to(self, agent_id: str, ref: AgentRef) -> Binding:
+        return await self.process.through(self.agents.bound_to(agent_id, ref))
 
     async def forget(self, agent_id: str) -> None:
         self.agents.forgotten.append(agent_id)
