@@ -28,7 +28,7 @@ from aos.messaging.envelopes import (
     MCP_REQUESTS,
     MCP_RESPONSES,
 )
-from aos.messaging.incoming import Incoming
+from aos.messaging.incoming import REPLAY, Incoming, replay_number
 from aos.views import operation_view
 from runtime import AuthLevel, BusMessage, HttpMethod, Problem, Request, Response, RouteRegistry, TimerTick
 
@@ -249,6 +249,7 @@ def _incoming(message: BusMessage) -> Incoming:
         reply_to=message.reply_to,
         reply_to_session_id=message.reply_to_session_id,
         session_id=message.session_id,
+        replay=replay_number(message.application_properties.get(REPLAY)),
     )
 
 

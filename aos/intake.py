@@ -37,7 +37,7 @@ from aos.messaging.envelopes import (
     ToolResponse,
     parse_body,
 )
-from aos.messaging.incoming import Incoming, put_off, reason, taken_up
+from aos.messaging.incoming import REPLAY, Incoming, origin, put_off, reason, taken_up
 from aos.messaging.replies import error_reply, parked, reply_address
 from aos.outlet import BusOutlet
 
@@ -98,14 +98,20 @@ class Intake:
             UnknownAgent, AgentDisabled, AgentNotReady, OperationConflict, BacklogFull, TransientError: Nothing was
                 accepted.
         """
-        # An agent that cannot be made ready refuses before anything is stored.
-        await self._directory.bind(agent_id)
         operation_id = _operation_id("http", caller, agent_id, idempotency_key)
+        fingerprint = _fingerprint(agent_id, ask.message, ask.context, ask.conversation_id)
+        try:
+            # An agent that cannot be made ready refuses before anything is stored.
+            await self._directory.bind(agent_id)
+        except AosError:
+            known = None if idempotency_key is None else await self._kernel.known(operation_id, fingerprint)
+            if known is None:
+                raise
+            return known
         fresh = ask.conversation_id is None
         key = ConversationKey(agent_id, ask.conversation_id or f"c_{operation_id[3:]}")
         now = self._clock.now()
         message = Message(operation_id, _ask_text(ask), now, now + self._kernel.options.turn)
-        fingerprint = _fingerprint(agent_id, ask.message, ask.context, ask.conversation_id)
         operation, _ = await self._kernel.accept(key, message, fingerprint, fresh=fresh)
         return operation
 
@@ -122,27 +128,26 @@ class Intake:
             incoming = replace(incoming, message_id=uuid.uuid4().hex)
         try:
             body = await self._claim_check.unpack(incoming.body)
-            await self._dispatch(replace(incoming, body=body))
+            await self._dispatch(replace(incoming, body=body), incoming.body)
         except TransientError as error:
             await self._put_off(incoming, error)
         except AosError as error:
             await self._refuse(incoming, error)
 
-    async def _dispatch(self, incoming: Incoming) -> None:
+    async def _dispatch(self, incoming: Incoming, packed: bytes) -> None:
         if incoming.entity == AGENT_EVENTS:
-            await self._event(incoming)
+            await self._event(incoming, packed)
         elif incoming.entity == MCP_RESPONSES:
             await self._tool_response(incoming)
         else:
             await self._command(incoming)
 
-    async def _event(self, incoming: Incoming) -> None:
+    async def _event(self, incoming: Incoming, packed: bytes) -> None:
         event = parse_body(AgentEvent, incoming.body)
         address = reply_address(
             incoming.reply_to, incoming.correlation_id, incoming.message_id, incoming.reply_to_session_id
         )
         now = self._clock.now()
-        await self._directory.enabled_entry(event.agent_id, since=now)
         conversation_id = event.conversation_id or _session_conversation(incoming.session_id) or PERPETUAL
         key = ConversationKey(event.agent_id, conversation_id)
         operation_id = _operation_id("bus", "", event.agent_id, incoming.message_id)
@@ -151,11 +156,21 @@ class Intake:
             _event_text(event),
             now,
             now + self._kernel.options.turn,
+            attempt=incoming.replay,
             event_type=event.event_type,
             reply_to=address,
+            origin=origin(incoming, packed),
         )
         fingerprint = _fingerprint(event.agent_id, event.event_type, event.payload, event.conversation_id)
-        operation, new = await self._kernel.accept(key, message, fingerprint, fresh=False)
+        try:
+            await self._directory.enabled_entry(event.agent_id, since=now)
+        except AosError:
+            known = await self._kernel.known(operation_id, fingerprint)
+            if known is None or known.attempt < incoming.replay:
+                raise
+            operation, new = known, False
+        else:
+            operation, new = await self._kernel.accept(key, message, fingerprint, fresh=False)
         if operation.final and not new and address is not None:
             await self._outlet.send(key, [SendReply(replace(operation, reply_to=address))])
             return
@@ -212,12 +227,13 @@ class Intake:
                 log.warning("nobody is told that message %s was refused: %s", message_id, unknown.detail)
         why = "MessageIdReused" if isinstance(error, OperationConflict) else reason(error)
         body = await self._claim_check.pack(incoming.body, "parked")
-        park = parked(body, message_id, incoming.entity, why, error.detail)
+        park = parked(body, message_id, incoming.entity, why, error.detail, {REPLAY: incoming.replay})
         # Replayed, it asks for the same answer in the same conversation.
         park = replace(
             park,
             correlation_id=incoming.correlation_id,
             reply_to=incoming.reply_to,
+            reply_to_session_id=incoming.reply_to_session_id,
             session_id=incoming.session_id,
         )
         await self._send([park])

@@ -69,7 +69,7 @@ class AgentOperatingSystem:
         self.settings = settings
         clock = SystemClock()
         self._bus_problems = bus_problems
-        self._credential = _identity(settings) if settings.needs_identity else None
+        self._credential = identity(settings) if settings.needs_identity else None
         self._account = StorageAccount(settings, self._credential)
         payloads = Payloads(self._account)
         claim_check = ClaimCheck(payloads if settings.storage_configured else None)
@@ -346,7 +346,8 @@ class AgentOperatingSystem:
             log.error("%s failed", task.get_name(), exc_info=error)
 
 
-def _identity(settings: Settings) -> AsyncTokenCredential:
+def identity(settings: Settings) -> AsyncTokenCredential:
+    """The app's identity, for services that no connection string or key names."""
     from azure.identity.aio import DefaultAzureCredential
 
     if settings.client_id:

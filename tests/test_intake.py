@@ -5,6 +5,7 @@ import json
 import re
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -565,3 +566,60 @@ async def test_a_restart_makes_an_agent_ready_anew(house: House) -> None:
     await command(house, {"command": "restart", "agent_id": agent_id})
     assert await house.office.directory.bind(agent_id) is not first
     assert await house.office.project.adapter.find_agent(agent_id) is not None
+
+
+# --- parked turns, replays, and repeats while the agent is away
+
+
+async def test_the_message_of_a_failed_turn_is_parked_as_it_came_and_can_be_replayed(house: House) -> None:
+    incoming = await house.event(event("@fail content_filter"), "m1", correlation_id="c", session_id="red")
+    failed = await house.reply()
+    assert failed["status"] == "failed"
+    parked = house.parked()
+    assert (parked.body, parked.message_id, parked.reply_to) == (incoming.body, "m1", ANSWERS)
+    assert (parked.correlation_id, parked.session_id) == ("c", "red")
+    assert parked.properties["aos-source"] == "agent-events"
+    assert (parked.properties["aos-operation"], parked.properties["aos-replay"]) == (failed["operation_id"], 1)
+    assert (await house.kernel.operation(failed["operation_id"])).parked
+    await house.intake.receive(incoming)
+    assert await house.reply() == failed, "the same message again is no replay"
+    for _ in range(2):
+        await house.intake.receive(replace(incoming, replay=2))
+        (reply,) = house.take(ANSWERS)
+        assert reply.message_id == f"{failed['operation_id']}.2.reply"
+    assert len(await house.said("red")) == 2
+    assert house.parked().properties["aos-replay"] == 2
+
+
+async def test_what_was_refused_is_parked_with_its_number(house: House) -> None:
+    await house.event(b"nonsense", replay=3)
+    assert house.parked().properties["aos-replay"] == 3
+
+
+async def test_a_replay_that_is_put_off_stays_one(office: Office) -> None:
+    house = House(office, KernelOptions(backlog=0))
+    await house.event(event(), "m1", replay=2)
+    await House(office).deliver(house.put_off())
+    assert house.take(ANSWERS)[0].message_id.endswith(".2.reply")
+
+
+async def test_a_repeat_is_answered_though_the_agent_is_disabled(house: House) -> None:
+    done = await house.ask(key="k")
+    house.kernel.start(done)
+    done = await house.kernel.wait(done, 10)
+    await house.event(event(), "m1")
+    first = await house.reply()
+    house.office.write(agent_entry("cfo", enabled=False))
+    house.office.later(16)
+    assert await house.ask(key="k") == done
+    await house.event(event(), "m1")
+    assert await house.reply() == first
+    with pytest.raises(AgentDisabled):
+        await house.ask(key="k2")
+    with pytest.raises(OperationConflict):
+        await house.ask("@say no", key="k")
+    await house.event(event("@say no"), "m1")
+    assert house.parked().properties["DeadLetterReason"] == "MessageIdReused"
+    await house.reply()
+    await house.event(event(), "m2")
+    assert house.parked().properties["DeadLetterReason"] == "AgentDisabled"

@@ -166,6 +166,10 @@ class Kernel:
         backlog = self.options.backlog
         return await self._store.accept(Acceptance(key, message, fingerprint, fresh, backlog))
 
+    async def known(self, operation_id: str, fingerprint: str) -> Operation | None:
+        """The operation of this id, if it was accepted before; see `ConversationStore.known` for errors."""
+        return await self._store.known(operation_id, fingerprint)
+
     async def add_result(self, operation_id: str, result: ToolResult) -> None:
         """Stores a tool result and goes on with its turn.
 
@@ -317,7 +321,7 @@ class Kernel:
             if hold.state.outbox:
                 await self._outlet.send(hold.key, hold.state.outbox)
                 for effect in hold.state.outbox:
-                    if effect.kind == "reply":
+                    if effect.kind != "tool" and not _replayed(hold, effect.operation):
                         # Written once more, now that nothing remains to be done for it: stores forget its due entry.
                         hold.operations[effect.operation.operation_id] = effect.operation
                 hold.state = replace(hold.state, outbox=())
@@ -524,7 +528,7 @@ class Kernel:
         if not operation.final:
             return False
         state = (await self._store.read(entry.key)).state
-        return all(out.kind != "reply" or out.operation.operation_id != entry.operation_id for out in state.outbox)
+        return all(out.kind == "tool" or out.operation.operation_id != entry.operation_id for out in state.outbox)
 
     async def close(self, grace: float = 10.0) -> None:
         """Lets running turns go on for up to `grace` seconds, then leaves them to the next owner."""
@@ -596,6 +600,12 @@ def _hold(snapshot: Snapshot, key: ConversationKey, lease: Lease) -> _Hold:
         results=snapshot.results[:BATCH],
         recovering=turn is not None and turn.phase == "model",
     )
+
+
+def _replayed(hold: _Hold, operation: Operation) -> bool:
+    """Whether a further attempt of an operation has begun: what became of the last one is history."""
+    turn = hold.state.turn
+    return turn is not None and turn.message.operation_id == operation.operation_id
 
 
 def _back_off(attempt: int, retry_after: float | None, *, first: float = 1.0) -> float:

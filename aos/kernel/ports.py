@@ -228,11 +228,20 @@ class ConversationStore(Protocol):
         """Stores a message at the end of the conversation's inbox, with its operation and its due entry.
 
         Returns:
-            The operation, and whether it is new. The same operation id again returns what is there.
+            The operation, and whether it is new. The same operation id again returns what is there, unless it failed
+            (or was cancelled) and the message has a higher attempt: that starts, once.
 
         Raises:
             OperationConflict: The id is known with another fingerprint.
             BacklogFull: Too many messages wait in the conversation.
+        """
+        ...
+
+    async def known(self, operation_id: str, fingerprint: str) -> Operation | None:
+        """The operation, if its acceptance finished.
+
+        Raises:
+            OperationConflict: The id is known with another fingerprint.
         """
         ...
 

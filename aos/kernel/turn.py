@@ -20,6 +20,7 @@ from aos.kernel.types import (
     ModelReply,
     Operation,
     Outgoing,
+    Park,
     SendReply,
     SendTool,
     Status,
@@ -256,7 +257,7 @@ def _answered(
 def _call(turn: Turn, index: int, planned: PlannedCall, at: float) -> ToolCall:
     return ToolCall(
         call_id=planned.call.call_id,
-        request_id=f"{turn.message.operation_id}.{turn.step}.{index}",
+        request_id=f"{turn.message.operation_id}.{_numbered(turn)}.{index}",
         function=planned.call.name,
         server=planned.server,
         tool=planned.tool or planned.call.name,
@@ -267,6 +268,12 @@ def _call(turn: Turn, index: int, planned: PlannedCall, at: float) -> ToolCall:
         output=planned.refusal,
         finished_at=None if planned.refusal is None else at,
     )
+
+
+def _numbered(turn: Turn) -> str:
+    """The step, told apart from the same step of an earlier attempt, which the tool ledger remembers."""
+    attempt = turn.message.attempt
+    return str(turn.step) if attempt == 1 else f"{attempt}-{turn.step}"
 
 
 def _over_limit(turn: Turn, limits: Limits) -> Failure | None:
@@ -360,12 +367,18 @@ def _end(
     )
     turn = replace(turn, calls=calls)
     operation = _operation(state, turn, at, status, reply=reply, failure=failure)
+    origin = turn.message.origin if status == "failed" else None
+    operation = replace(operation, parked=origin is not None)
     outbox = tuple(out for out in state.outbox if out.kind != "tool")
     effects: tuple[Effect, ...] = (Record(operation),)
     if operation.reply_to is not None:
         send = SendReply(operation)
         outbox += (send,)
         effects += (send,)
+    if origin is not None:
+        park = Park(operation, origin)
+        outbox += (park,)
+        effects += (park,)
     ended = replace(state, turn=None, outbox=outbox, orphans=orphans, unsettled=unsettled, turns=state.turns + 1)
     return ended, effects
 

@@ -68,6 +68,23 @@ class ReplyAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The bus message that an operation began with, for parking it when its turn fails.
+
+    Attributes:
+        body: As it was sent, which may be a reference to a blob.
+    """
+
+    entity: str
+    message_id: str
+    body: str
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    reply_to_session_id: str | None = None
+    session_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why a turn ended without an answer; the shape that callers see as `error`."""
 
@@ -126,6 +143,7 @@ class Message:
     seq: int = 0
     event_type: str = ""
     reply_to: ReplyAddress | None = None
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +199,7 @@ class Operation:
     agent_version: str = ""
     generation: str = ""
     reply_to: ReplyAddress | None = None
+    parked: bool = False
 
     @property
     def final(self) -> bool:
@@ -206,7 +225,16 @@ class SendReply:
     kind: Literal["reply"] = "reply"
 
 
-Outgoing = SendTool | SendReply
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Effect: put the message of a failed turn where an operator can replay it."""
+
+    operation: Operation
+    origin: Origin
+    kind: Literal["park"] = "park"
+
+
+Outgoing = SendTool | SendReply | Park
 """Effects that leave the process. They are saved with the state and sent after it: the record is its own outbox."""
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import sys
 import uuid
 
 from tests.e2e.harness import REPLIES, ROOT, World
@@ -48,3 +51,23 @@ async def test_a_command_that_is_none_is_refused(aos: World) -> None:
     assert response.json()["errors"][0]["pointer"] == "/command"
     unknown = await aos.app.http.post("agents/nobody/commands", json={"command": "stop"})
     assert unknown.status_code == 404
+
+
+async def test_a_failed_turn_is_parked_and_replayed_from_the_command_line(aos: World) -> None:
+    event = {"agent_id": "ceo", "event_type": "x", "payload": {"message": "@fail content_filter"}}
+    message_id = uuid.uuid4().hex
+    await aos.client.send("agent-events", event, message_id=message_id, reply_to=REPLIES)
+    failed = json.loads(str(await aos.client.receive()))
+    operation = f"operations/{failed['operation_id']}"
+    assert (await aos.app.http.get(operation)).json()["parked"]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "aos", "dead-letters", "replay", "--reason", "ContentFilter"),
+        env={**os.environ, **aos.stack.environment, "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert f"{message_id}: attempt 2 sent to agent-events" in output.decode()
+    again = await aos.client.receive()
+    assert again.message_id == f"{failed['operation_id']}.2.reply"
+    assert (await aos.app.http.get(operation)).json()["attempt"] == 2
+    await aos.client.receive("aos-poison")

@@ -45,6 +45,7 @@ from aos.kernel.types import (
     ModelReply,
     Operation,
     Outgoing,
+    Park,
     ReplyAddress,
     SendTool,
     ToolOutput,
@@ -315,6 +316,7 @@ class Bus:
         self.asked: list[str] = []
         self.replies: defaultdict[str, list[Operation]] = defaultdict(list)
         self.wakes: list[tuple[float, float]] = []
+        self.parked: list[Park] = []
 
     async def send(self, key: ConversationKey, effects: Sequence[Outgoing]) -> None:
         if self.down:
@@ -322,6 +324,8 @@ class Bus:
         for effect in effects:
             if effect.kind == "tool":
                 self._run(key, effect)
+            elif effect.kind == "park":
+                self.parked.append(effect)
             else:
                 operation = effect.operation
                 saved = await self.world.store.operation(operation.operation_id)
@@ -443,6 +447,9 @@ class StoreLink:
 
     async def accept(self, acceptance: Acceptance) -> tuple[Operation, bool]:
         return await self._ask(self.store.accept(acceptance))
+
+    async def known(self, operation_id: str, fingerprint: str) -> Operation | None:
+        return await self._ask(self.store.known(operation_id, fingerprint))
 
     async def add_result(self, key: ConversationKey, result: ToolResult) -> bool:
         return await self._ask(self.store.add_result(key, result))
