@@ -7,6 +7,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from aos.approvals import ApprovalDecision, Listed
 from aos.commands import AgentOrder
 from aos.config import SERVICE_BUS, Settings
 from aos.errors import (
@@ -14,10 +15,13 @@ from aos.errors import (
     AgentNotReady,
     AgentStopped,
     AosError,
+    ApprovalSettled,
     BacklogFull,
     OperationConflict,
+    OperationFinal,
     TransientError,
     UnknownAgent,
+    UnknownApproval,
     UnknownOperation,
 )
 from aos.intake import Ask
@@ -29,10 +33,13 @@ from aos.messaging.envelopes import (
     MCP_RESPONSES,
 )
 from aos.messaging.incoming import REPLAY, Incoming, replay_number
+from aos.sse import LONGEST_STREAM, MEDIA_TYPE, EventStream, location, wants_events
 from aos.views import operation_view
 from runtime import AuthLevel, BusMessage, HttpMethod, Problem, Request, Response, RouteRegistry, TimerTick
 
 if TYPE_CHECKING:
+    from aos.kernel.kernel import Kernel
+    from aos.kernel.types import Operation
     from aos.mcp.servers import McpServers
     from aos.system import AgentOperatingSystem
 
@@ -46,9 +53,12 @@ HttpHandler = Callable[[Request], Awaitable[Response]]
 _STATUS: dict[type[AosError], int] = {
     UnknownAgent: 404,
     UnknownOperation: 404,
+    UnknownApproval: 404,
+    ApprovalSettled: 409,
     AgentDisabled: 409,
     AgentStopped: 409,
     OperationConflict: 409,
+    OperationFinal: 409,
     BacklogFull: 429,
     AgentNotReady: 503,
     TransientError: 503,
@@ -87,6 +97,17 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
     registry.register(
         "registry/reload", _http(reload), [HttpMethod.POST], auth_level=AuthLevel.ADMIN, name="reload_registry"
     )
+    registry.register("operations/{operation_id}", _http(cancel), [HttpMethod.DELETE], name="cancel")
+    # Who talks to an agent must not approve its writes: these take the admin key.
+    registry.register("approvals", _http(approvals), auth_level=AuthLevel.ADMIN, name="approvals")
+    registry.register(
+        "approvals/{approval_id}",
+        _http(decide),
+        [HttpMethod.POST],
+        auth_level=AuthLevel.ADMIN,
+        name="decide",
+        request_model=ApprovalDecision,
+    )
     registry.register_topic(
         AGENT_EVENTS,
         AGENTS_SUBSCRIPTION,
@@ -99,7 +120,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         MCP_RESPONSES, AGENTS_SUBSCRIPTION, on_agent_message, connection=SERVICE_BUS, name="on_mcp_response"
     )
     registry.register_queue(AGENT_COMMANDS, on_agent_message, connection=SERVICE_BUS, name="on_agent_command")
-    registry.register_timer("sweep", "*/30 * * * * *", sweep)
+    registry.register_timer("sweep", "*/10 * * * * *", sweep)
     registry.register_timer("reconcile", "0 */5 * * * *", reconcile)
 
 
@@ -128,7 +149,7 @@ async def agent_status(request: Request) -> Response:
 
 
 async def ask(request: Request) -> Response:
-    """Says something to an agent and waits for the answer, or returns where to look for it."""
+    """Says something to an agent and waits for the answer, tells it as it comes, or returns where to look for it."""
     system, body = _system(request), request.parse(Ask)
     respond_async = "respond-async" in request.headers.get("prefer", "").lower()
     accepted = await system.intake.ask(
@@ -141,13 +162,15 @@ async def ask(request: Request) -> Response:
         # Whoever receives the wake-up drives the turn: on Functions an HTTP instance may end with its request.
         await system.kernel.wake(accepted)
         operation = accepted
+    elif wants_events(request.headers.get("accept", "")):
+        return _events(system.kernel, accepted, body)
     else:
         system.kernel.start(accepted)
         operation = await system.kernel.wait(accepted, body.timeout_seconds)
     view = operation_view(operation)
     if operation.final:
         return Response(body=view)
-    headers = {"Location": f"/api/operations/{operation.operation_id}", "Retry-After": "1"}
+    headers = {"Location": location(operation), "Retry-After": "1"}
     return Response(status=202, body=view, headers=headers)
 
 
@@ -167,6 +190,29 @@ async def command_agent(request: Request) -> Response:
 async def reload(request: Request) -> Response:
     """Reads the registries now and answers with what changed."""
     return Response(body=await _system(request).commands.reload())
+
+
+async def cancel(request: Request) -> Response:
+    """Ends an operation as cancelled: 200 when it has ended so, 202 while a model step is let end."""
+    operation_id = request.route_params["operation_id"]
+    operation = await _system(request).kernel.cancel(operation_id, request.caller.name)
+    return Response(status=200 if operation.final else 202, body=operation_view(operation))
+
+
+async def approvals(request: Request) -> Response:
+    """Calls that wait for a person; with `?state=decided` those that were decided, the newest first."""
+    listed = request.query.get("state", "pending")
+    if listed not in ("pending", "decided"):
+        raise Problem(400, "invalid_query", "The query is not valid", "state takes pending or decided.")
+    state: Listed = "decided" if listed == "decided" else "pending"
+    return Response(body=await _system(request).approvals(state, request.query.get("after", "")))
+
+
+async def decide(request: Request) -> Response:
+    """Approves or rejects a call: 200 when that is done, 202 while it is on its way."""
+    decision = request.parse(ApprovalDecision)
+    view = await _system(request).decide(request.route_params["approval_id"], decision, request.caller.name)
+    return Response(status=202 if view["state"] == "pending" else 200, body=view)
 
 
 async def mcp_servers(request: Request) -> Response:
@@ -203,6 +249,15 @@ async def reconcile(tick: TimerTick) -> None:
 
 
 # --- inside
+
+
+def _events(kernel: Kernel, accepted: Operation, body: Ask) -> Response:
+    # Whoever reads events waits for the end of the turn, unless the body says how long.
+    seconds = body.timeout_seconds if "timeout_seconds" in body.model_fields_set else LONGEST_STREAM
+    stream = EventStream(kernel, accepted, seconds)
+    kernel.start(accepted)
+    headers = {"Location": location(accepted), "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return Response(stream=stream, media_type=MEDIA_TYPE, headers=headers)
 
 
 def _system(carrier: Request | BusMessage | TimerTick) -> AgentOperatingSystem:

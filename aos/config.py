@@ -39,6 +39,10 @@ class Settings(BaseSettings):
 
     use_foundry: Annotated[bool, Field(validation_alias=_named("USE_FOUNDRY_RUNTIME"))] = True
     foundry_api: Annotated[Literal["responses", "threads"], Field(validation_alias=_named("FOUNDRY_API"))] = "responses"
+    threads_after_retirement: Annotated[bool, Field(validation_alias=_named("FOUNDRY_THREADS_AFTER_RETIREMENT"))] = (
+        False
+    )
+    """Whether `FOUNDRY_API=threads` is used after that API was retired (2027-03-31)."""
     project_endpoint: Annotated[
         str | None, Field(validation_alias=_named("AZURE_AI_PROJECT_ENDPOINT"), pattern=r"^https?://.+/api/projects/.+")
     ] = None
@@ -47,6 +51,14 @@ class Settings(BaseSettings):
     """Without a key the app signs in with its identity."""
     model_deployment: Annotated[str, Field(validation_alias=_named("AZURE_AI_MODEL_DEPLOYMENT"))] = "llama-3.3-70b"
     """Base name: an agent's deployment is `{model_deployment}-{domain}`."""
+
+    deployment_fallback: Annotated[bool, Field(validation_alias=_named("AOS_DEPLOYMENT_FALLBACK"))] = False
+    """Whether an agent whose deployment does not exist thinks with the base deployment; its status says so."""
+    model_endpoint: Annotated[
+        str | None, Field(validation_alias=_named("AOS_MODEL_ENDPOINT"), pattern=r"^https?://.+")
+    ] = None
+    """OpenAI-compatible endpoint that serves the models when `use_foundry` is false: `http://127.0.0.1:8000/v1`."""
+    model_api_key: Annotated[str | None, Field(validation_alias=_named("AOS_MODEL_API_KEY"), repr=False)] = None
 
     storage: Annotated[str | None, Field(validation_alias=_named(STORAGE), repr=False)] = None
     storage_account: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__accountName"))] = None
@@ -102,7 +114,7 @@ class Settings(BaseSettings):
     @property
     def needs_identity(self) -> bool:
         """Whether some service is to be signed in to with the app's identity."""
-        return not (self.storage and self.service_bus and self.project_api_key)
+        return not (self.storage and self.service_bus and (self.project_api_key or not self.use_foundry))
 
     @property
     def bus_configured(self) -> bool:

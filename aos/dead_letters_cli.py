@@ -94,11 +94,11 @@ def _run(work: Callable[..., Awaitable[T]]) -> T:
 async def _with_bus(work: Callable[..., Awaitable[T]]) -> T:
     from aos.config import load_settings
     from aos.dead_letters import DeadLetters
+    from aos.identity import identity
     from aos.messaging.bus import Bus
     from aos.messaging.claim_check import ClaimCheck
     from aos.storage.account import StorageAccount
     from aos.storage.payloads import Payloads
-    from aos.system import identity
 
     settings = load_settings()
     credential = identity(settings) if settings.needs_identity else None

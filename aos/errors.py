@@ -88,6 +88,21 @@ class OperationConflict(AosError):
     title = "The idempotency key was used before with a different request."
 
 
+class OperationFinal(AosError):
+    code = "operation_final"
+    title = "The operation has ended."
+
+
+class UnknownApproval(AosError):
+    code = "unknown_approval"
+    title = "No call waits for this approval."
+
+
+class ApprovalSettled(AosError):
+    code = "approval_settled"
+    title = "The approval was decided before."
+
+
 class BacklogFull(TransientError):
     code = "backlog_full"
     title = "Too many messages wait in this conversation."
@@ -108,6 +123,16 @@ class FoundryUnavailable(TransientError):
         self.sent = sent
 
 
+class CircuitOpen(FoundryUnavailable):
+    """The deployment failed so often that it is left alone for a while; nothing was sent."""
+
+    code = "circuit_open"
+    title = "The model deployment is unavailable."
+
+    def __init__(self, detail: str, *, retry_after: float) -> None:
+        super().__init__(detail, sent=False, retry_after=retry_after)
+
+
 class FoundryRefused(AosError):
     """The Foundry Agent Service refused the request for good: bad model, content filter, context too long, ..."""
 
@@ -116,10 +141,18 @@ class FoundryRefused(AosError):
 
 
 class ConversationGone(FoundryRefused):
-    """The Foundry conversation was deleted outside AOS."""
+    """The Foundry conversation was deleted outside AOS, or is one of the other generation of the API.
+
+    Attributes:
+        successor: Id of the conversation that takes its place and holds what was said; None: that is lost.
+    """
 
     code = "conversation_gone"
     title = "The Foundry conversation no longer exists."
+
+    def __init__(self, detail: str, *, successor: str | None = None) -> None:
+        super().__init__(detail)
+        self.successor = successor
 
 
 class AgentGone(FoundryRefused):

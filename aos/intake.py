@@ -102,7 +102,7 @@ class Intake:
         fingerprint = _fingerprint(agent_id, ask.message, ask.context, ask.conversation_id)
         try:
             # An agent that cannot be made ready refuses before anything is stored.
-            await self._directory.bind(agent_id)
+            bound = await self._directory.bind(agent_id)
         except AosError:
             known = None if idempotency_key is None else await self._kernel.known(operation_id, fingerprint)
             if known is None:
@@ -112,7 +112,8 @@ class Intake:
         key = ConversationKey(agent_id, ask.conversation_id or f"c_{operation_id[3:]}")
         now = self._clock.now()
         message = Message(operation_id, _ask_text(ask), now, now + self._kernel.options.turn)
-        operation, _ = await self._kernel.accept(key, message, fingerprint, fresh=fresh)
+        deployment = bound.ref.deployment
+        operation, _ = await self._kernel.accept(key, message, fingerprint, fresh=fresh, deployment=deployment)
         return operation
 
     # --- the bus
@@ -170,7 +171,9 @@ class Intake:
                 raise
             operation, new = known, False
         else:
-            operation, new = await self._kernel.accept(key, message, fingerprint, fresh=False)
+            bound = self._directory.bound(event.agent_id)
+            deployment = None if bound is None else bound.ref.deployment
+            operation, new = await self._kernel.accept(key, message, fingerprint, fresh=False, deployment=deployment)
         if operation.final and not new and address is not None:
             await self._outlet.send(key, [SendReply(replace(operation, reply_to=address))])
             return

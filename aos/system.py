@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aos.agents.desired import DesiredStates
 from aos.agents.directory import AgentDirectory
 from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
+from aos.agents.purpose_driven import PurposeDrivenAgent
+from aos.agents.runtimes import open_runtime
+from aos.approvals import ApprovalBoard, ApprovalDecision, ApprovalOutlet, Listed
 from aos.commands import Commands
 from aos.config import SERVICE_BUS, STORAGE, Settings
 from aos.errors import AgentStopped, AosError, TransientError
-from aos.foundry.clients import FoundryClients
-from aos.foundry.provisioning import Provisioner
-from aos.foundry.responses import ResponsesAdapter
 from aos.health import Check, Health, worst
+from aos.identity import identity
 from aos.intake import Intake
 from aos.kernel.clock import SystemClock
-from aos.kernel.kernel import Kernel, KernelOptions
+from aos.kernel.kernel import Kernel, KernelOptions, parked_call
+from aos.kernel.turn import approval_record
+from aos.kernel.types import Decision
 from aos.mcp.catalogue import ToolCatalogue
 from aos.mcp.ledger import TableLedger
 from aos.mcp.secrets import EnvironmentSecrets
@@ -30,17 +34,14 @@ from aos.messaging.bus import Bus, Outbound
 from aos.messaging.claim_check import ClaimCheck
 from aos.messaging.envelopes import AGENT_COMMANDS, MCP_REQUESTS, MCP_RESPONSES
 from aos.outlet import BusOutlet
-from aos.registry.agents import AgentRegistry, parse_agents
+from aos.registry.agents import AgentEntry, AgentRegistry, parse_agents
 from aos.registry.live import LiveRegistry
 from aos.registry.mcp_servers import parse_servers
 from aos.registry.source import BlobSource, FileSource, RegistrySource
 from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
-from aos.storage.payloads import Payloads
-from aos.views import agent_view
-
-if TYPE_CHECKING:
-    from azure.core.credentials_async import AsyncTokenCredential
+from aos.storage.payloads import STATE_CONTAINER, Payloads
+from aos.views import agent_view, approval_view
 
 log = logging.getLogger("aos.system")
 
@@ -74,33 +75,37 @@ class AgentOperatingSystem:
         payloads = Payloads(self._account)
         claim_check = ClaimCheck(payloads if settings.storage_configured else None)
         self._bus = Bus(settings, self._credential)
-        self._foundry = ResponsesAdapter(
-            FoundryClients(settings, self._credential), Provisioner(self._account), settings.app_name
-        )
+        runtime = open_runtime(settings, self._account, self._credential, clock)
+        self.foundry = runtime.port
+        self._deployments = runtime.deployments
+        self._kind: type[PurposeDrivenAgent] = PurposeDrivenAgentFoundry if settings.use_foundry else PurposeDrivenAgent
         self._agents = LiveRegistry(
             self._source(settings.agent_container, folder / AGENT_REGISTRY), parse_agents, clock
         )
         self._servers = LiveRegistry(
             self._source(settings.mcp_container, folder / SERVER_REGISTRY), parse_servers, clock
         )
-        catalogue = ToolCatalogue(self._account, payloads)
+        values = Payloads(self._account, STATE_CONTAINER)
+        catalogue = ToolCatalogue(self._account, values)
         self._board = ServerStatusBoard(self._account)
         desired = DesiredStates(self._account)
         self.directory = AgentDirectory(
             self._agents,
             self._servers,
             catalogue,
-            self._foundry,
+            self.foundry,
             self._send,
             settings.model_deployment,
+            kind=self._kind,
             desired=desired,
         )
-        self._store = TableConversations(self._account, payloads)
+        self.store = TableConversations(self._account, values)
+        self._approvals = ApprovalBoard(self._account, values)
         self.kernel = Kernel(
-            store=self._store,
-            foundry=self._foundry,
+            store=self.store,
+            foundry=self.foundry,
             agents=self.directory,
-            outlet=BusOutlet(self._send, claim_check),
+            outlet=ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals),
             options=options,
         )
         self.commands = Commands(self.kernel, self.directory, desired)
@@ -109,7 +114,7 @@ class AgentOperatingSystem:
         if "mcp" in settings.roles:
             self.mcp = McpServers(
                 registry=self._servers,
-                ledger=TableLedger(self._account, payloads),
+                ledger=TableLedger(self._account, values),
                 catalogue=catalogue,
                 board=self._board,
                 send=self._send,
@@ -118,6 +123,7 @@ class AgentOperatingSystem:
             )
         self._health = Health(self._checks())
         self._tasks: set[asyncio.Task[None]] = set()
+        self._missing_deployments: frozenset[str] = frozenset()
 
     # --- life
 
@@ -139,7 +145,7 @@ class AgentOperatingSystem:
         if self.mcp is not None:
             await self.mcp.close()
         await self._bus.close()
-        await self._foundry.close()
+        await self.foundry.close()
         await self._account.close()
         if self._credential is not None:
             await self._credential.close()
@@ -148,6 +154,7 @@ class AgentOperatingSystem:
         """Reads the registries and makes every enabled agent ready in Foundry; one that fails does not stop others."""
         await self.directory.reload()
         registry = await self.directory.registry()
+        await self._look_at_deployments(registry)
         for problem in registry.problems:
             log.error("agent registry %s: %s", problem.pointer, problem.detail)
         waiting: dict[str, list[str]] = {}
@@ -180,7 +187,7 @@ class AgentOperatingSystem:
         }
         return {
             "status": status,
-            "runtime": PurposeDrivenAgentFoundry.runtime,
+            "runtime": self._kind.runtime,
             "active_agents": len(ids),
             "agent_ids": ids,
             "roles": sorted(self.settings.roles),
@@ -221,12 +228,20 @@ class AgentOperatingSystem:
             "status": status,
             "is_running": status == "running",
             "generation": self.directory.generation,
-            "type": PurposeDrivenAgentFoundry.__name__,
-            "runtime": PurposeDrivenAgentFoundry.runtime,
+            "type": self._kind.__name__,
+            "runtime": self._kind.runtime,
             "lora_adapter": entry.domain_knowledge.domain,
-            "deployment": PurposeDrivenAgentFoundry.from_entry(entry).deployment(self.settings.model_deployment),
+            "deployment": self._wanted_deployment(entry),
+        }
+        circuit = self.kernel.breakers.of(view["deployment"]).circuit
+        view["circuit"] = {
+            "state": circuit.state,
+            "failures": circuit.failures,
+            "retry_after_seconds": math.ceil(circuit.retry_after),
         }
         if bound is not None:
+            if bound.ref.deployment != view["deployment"]:
+                view |= {"deployment": bound.ref.deployment, "fallback": True}
             view |= {"foundry_agent_id": f"{bound.ref.name}:{bound.ref.version}", "tools": bound.tools.names}
         if detail is not None:
             view["detail"] = detail
@@ -254,13 +269,32 @@ class AgentOperatingSystem:
 
     def _view(self, agent_id: str, registry: AgentRegistry) -> dict[str, Any]:
         entry = registry.entries[agent_id]
-        agent = PurposeDrivenAgentFoundry.from_entry(entry)
+        agent = self._kind.from_entry(entry)
         return agent_view(
             entry,
             deployment=agent.deployment(self.settings.model_deployment),
             kind=type(agent).__name__,
             runtime=agent.runtime,
         )
+
+    # --- approvals
+
+    async def approvals(self, listed: Listed, after: str) -> dict[str, Any]:
+        """The body of `GET approvals`: a page of the calls that wait for a person, or that were decided."""
+        records, following = await self._approvals.page(listed, after)
+        return {"items": [approval_view(record) for record in records], "next": following}
+
+    async def decide(self, approval_id: str, wanted: ApprovalDecision, by: str) -> dict[str, Any]:
+        """Decides about a call that waits and returns it as `GET approvals` shows it."""
+        decision = Decision(approval_id, wanted.decision == "approve", by, wanted.reason)
+        operation = await self.kernel.decide(decision)
+        call = parked_call(operation, approval_id)
+        assert call is not None  # noqa: S101 - else the kernel had raised `UnknownApproval`
+        record = approval_record(operation, call)
+        if record.approval.state != "pending":
+            # The outbox does the same; the caller's next look should show it.
+            await self._approvals.put(record)
+        return approval_view(record)
 
     # --- checks
 
@@ -273,7 +307,8 @@ class AgentOperatingSystem:
         if "agents" in self.settings.roles:
             checks |= {
                 "agent_registry": Check(self._check_registry),
-                "foundry": Check(self._check_foundry),
+                "foundry" if self.settings.use_foundry else "model": Check(self._check_foundry),
+                "deployments": Check(self._check_deployments),
             }
         return checks
 
@@ -283,7 +318,7 @@ class AgentOperatingSystem:
                 f"{STORAGE} is not set: the registries are read from the files beside the app, and no message is "
                 "accepted because conversations have no place."
             )
-        await self._store.locate("health")
+        await self.store.locate("health")
         return None
 
     async def _check_bus(self) -> str | None:
@@ -294,8 +329,23 @@ class AgentOperatingSystem:
         return "; ".join(problems) or None
 
     async def _check_foundry(self) -> str | None:
-        await self._foundry.check()
-        return None
+        await self.foundry.check()
+        circuits = [
+            f"{circuit.name} is left alone (tried again in {circuit.retry_after:.0f} s): {circuit.reason}"
+            for circuit in self.kernel.breakers.not_closed()
+        ]
+        return "; ".join(circuits) or None
+
+    async def _check_deployments(self) -> str | None:
+        registry = await self._registry_or_none()
+        notes: list[str] = []
+        for entry in registry.enabled if registry is not None else ():
+            bound, wanted = self.directory.bound(entry.agent_id), self._wanted_deployment(entry)
+            if bound is not None and bound.ref.deployment != wanted:
+                notes.append(f"{entry.agent_id} thinks with {bound.ref.deployment}: there is no deployment {wanted}")
+            elif wanted in self._missing_deployments:
+                notes.append(f"{entry.agent_id}: the project has no deployment {wanted}")
+        return "; ".join(notes[:10]) or None
 
     async def _check_registry(self) -> str | None:
         registry = await self.directory.registry()
@@ -311,6 +361,26 @@ class AgentOperatingSystem:
             if server["enabled"] and server["status"] not in ("running", "idle")
         ]
         return "; ".join(down) or None
+
+    def _wanted_deployment(self, entry: AgentEntry) -> str:
+        return self._kind.from_entry(entry).deployment(self.settings.model_deployment)
+
+    async def _look_at_deployments(self, registry: AgentRegistry) -> None:
+        """Compares what the agents think with to what the project has: one request for all of them."""
+        if self._deployments is None:
+            return
+        try:
+            names = await self._deployments.names()
+        except AosError as error:
+            log.warning("the deployments cannot be looked at: %s", error.detail)
+            return
+        wanted = {entry.agent_id: self._wanted_deployment(entry) for entry in registry.enabled}
+        self._missing_deployments = frozenset(wanted.values()) - names
+        for agent_id, deployment in wanted.items():
+            bound = self.directory.bound(agent_id)
+            if bound is not None and (bound.ref.deployment == deployment) == (deployment in self._missing_deployments):
+                # Its deployment came, or went.
+                self.directory.unbind(agent_id)
 
     async def _registry_or_none(self) -> AgentRegistry | None:
         try:
@@ -344,12 +414,3 @@ class AgentOperatingSystem:
             log.warning("%s: %s", task.get_name(), error.detail)
         elif error is not None:
             log.error("%s failed", task.get_name(), exc_info=error)
-
-
-def identity(settings: Settings) -> AsyncTokenCredential:
-    """The app's identity, for services that no connection string or key names."""
-    from azure.identity.aio import DefaultAzureCredential
-
-    if settings.client_id:
-        return DefaultAzureCredential(managed_identity_client_id=settings.client_id)
-    return DefaultAzureCredential()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
-from aos.kernel.types import Operation, ToolCall
+from aos.kernel.types import Approval, ApprovalRecord, Operation, ToolCall
 from aos.registry.agents import AgentEntry
 
 
@@ -18,7 +19,7 @@ def operation_view(operation: Operation) -> dict[str, Any]:
         "status": operation.status,
         "waiting_on": operation.waiting_on,
         "reply": operation.reply,
-        "tool_calls": [_call_view(call) for call in operation.tool_calls],
+        "tool_calls": [call_view(call) for call in operation.tool_calls],
         "usage": {
             "input_tokens": usage.input_tokens,
             "output_tokens": usage.output_tokens,
@@ -41,9 +42,10 @@ def operation_view(operation: Operation) -> dict[str, Any]:
     return view
 
 
-def _call_view(call: ToolCall) -> dict[str, Any]:
+def call_view(call: ToolCall) -> dict[str, Any]:
+    """One of `tool_calls`; what the tool said is only for the model."""
     duration = None if call.finished_at is None else round((call.finished_at - call.requested_at) * 1000)
-    return {
+    view: dict[str, Any] = {
         "id": call.request_id,
         "server": call.server,
         "tool": call.tool,
@@ -51,6 +53,35 @@ def _call_view(call: ToolCall) -> dict[str, Any]:
         "status": call.status,
         "duration_ms": duration,
     }
+    if call.approval is not None:
+        view["approval"] = _decision_view(call.approval)
+    return view
+
+
+def _decision_view(approval: Approval) -> dict[str, Any]:
+    view: dict[str, Any] = {"state": approval.state, "expires_at": _time(approval.expires_at)}
+    if approval.decided_at is not None:
+        view |= {"decided_at": _time(approval.decided_at), "decided_by": approval.by, "reason": approval.reason}
+    return view
+
+
+def approval_view(record: ApprovalRecord) -> dict[str, Any]:
+    """An item of `GET approvals`. `arguments` is the text that is sent to the tool."""
+    return {
+        "approval_id": record.approval_id,
+        "operation_id": record.operation_id,
+        "agent_id": record.agent_id,
+        "conversation_id": record.conversation_id,
+        "server": record.server,
+        "tool": record.tool,
+        "arguments": record.arguments,
+        "requested_at": _time(record.requested_at),
+        **_decision_view(record.approval),
+    }
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def agent_view(entry: AgentEntry, *, deployment: str, kind: str, runtime: str) -> dict[str, Any]:

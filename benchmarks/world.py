@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aos.kernel.kernel import Kernel
 from aos.kernel.ports import AgentSpec, RemoteItem
@@ -11,6 +11,7 @@ from aos.kernel.types import (
     AgentRef,
     ConversationKey,
     FunctionCall,
+    Limits,
     Message,
     ModelReply,
     Operation,
@@ -39,7 +40,14 @@ class InstantModel:
         return f"conv_{key.conversation_id}"
 
     async def respond(
-        self, agent: AgentRef, remote_id: str, outputs: Sequence[ToolOutput], text: str | None, timeout: float
+        self,
+        agent: AgentRef,
+        remote_id: str,
+        outputs: Sequence[ToolOutput],
+        text: str | None,
+        timeout: float,
+        *,
+        on_text: Callable[[str], None] | None = None,
     ) -> ModelReply:
         if text is not None and text.startswith("tool"):
             return ModelReply("", (FunctionCall("call_1", "echo", '{"text": "hi"}'),), USAGE, REF.deployment, "i1")
@@ -61,6 +69,7 @@ class OneAgent:
 
     ref = REF
     running_since = 0.0
+    limits: Limits | None = None
 
     async def bind(self, agent_id: str) -> OneAgent:
         return self

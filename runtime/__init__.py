@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from runtime.agent_framework_runtime import AgentConfig, AgentExists, AgentFrameworkRuntime
     from runtime.asgi_runtime import AsgiRuntime, ServeError
     from runtime.auth import Keys
     from runtime.azure_functions_runtime import AzureFunctionsRuntime, create_runtime
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "AgentConfig": "agent_framework_runtime",
+    "AgentExists": "agent_framework_runtime",
+    "AgentFrameworkRuntime": "agent_framework_runtime",
     "AsgiRuntime": "asgi_runtime",
     "AuthLevel": "routes_registry",
     "AzureFunctionsRuntime": "azure_functions_runtime",
@@ -64,6 +68,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "AgentConfig",
+    "AgentExists",
+    "AgentFrameworkRuntime",
     "AsgiRuntime",
     "AuthLevel",
     "AzureFunctionsRuntime",

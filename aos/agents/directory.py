@@ -15,11 +15,12 @@ from typing import Any
 
 from aos.agents.desired import Desired, DesiredStates
 from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
+from aos.agents.purpose_driven import PurposeDrivenAgent
 from aos.errors import AgentDisabled, AgentNotReady, AgentStopped, BusUnavailable, UnknownAgent
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import FoundryPort
 from aos.kernel.turn import PlannedCall
-from aos.kernel.types import AgentRef, FunctionCall
+from aos.kernel.types import AgentRef, FunctionCall, Limits
 from aos.mcp.bridge import list_request
 from aos.mcp.catalogue import ToolCatalogue
 from aos.mcp.functions import FunctionTools, ToolSource, convert_mcp_tools_to_function_tools
@@ -28,6 +29,7 @@ from aos.registry.agents import AgentEntry, AgentRegistry
 from aos.registry.errors import RegistryInvalid, RegistryMissing, RegistryUnreadable
 from aos.registry.live import LiveRegistry
 from aos.registry.mcp_servers import ServerEntry, ServerRegistry
+from aos.registry.policies import approval_policy, turn_limits
 from aos.registry.tools import check_tools
 
 log = logging.getLogger("aos.agents")
@@ -46,9 +48,10 @@ ON_TOP = 90.0
 class BoundAgent:
     """An agent ready to take turns; see `aos.kernel.ports.AgentBinding`."""
 
-    agent: PurposeDrivenAgentFoundry
+    agent: PurposeDrivenAgent
     ref: AgentRef
     tools: FunctionTools
+    limits: Limits | None = None
     running_since: float = 0.0
 
     def plan(self, call: FunctionCall) -> PlannedCall:
@@ -87,6 +90,7 @@ class AgentDirectory:
         send: Puts messages on the bus; used to ask the MCP side for tools that it has not listed yet.
         base_deployment: Setting `AZURE_AI_MODEL_DEPLOYMENT`.
         desired: What operators want of agents; without it none is ever stopped.
+        kind: What the agents are on the runtime in use.
     """
 
     def __init__(
@@ -98,9 +102,11 @@ class AgentDirectory:
         send: Callable[[Sequence[Outbound]], Awaitable[None]],
         base_deployment: str,
         clock: Clock | None = None,
+        kind: type[PurposeDrivenAgent] = PurposeDrivenAgentFoundry,
         *,
         desired: DesiredStates | None = None,
     ) -> None:
+        self._kind = kind
         self._agents = agents
         self._servers = servers
         self._catalogue = catalogue
@@ -197,10 +203,14 @@ class AgentDirectory:
                 state, sources = await self._definition(agent_id, wanted)
                 known = self._bound.get(agent_id)
                 if known is None or known[0] != state:
-                    agent = PurposeDrivenAgentFoundry.from_entry(await self.entry(agent_id))
+                    entry = await self.entry(agent_id)
+                    agent = self._kind.from_entry(entry)
                     tools = convert_mcp_tools_to_function_tools(sources)
                     ref = await self._foundry.ensure_agent(agent.spec(self._base, tools.definitions))
-                    known = self._bound[agent_id] = (state, BoundAgent(agent, ref, tools, wanted.running_since))
+                    known = self._bound[agent_id] = (
+                        state,
+                        BoundAgent(agent, ref, tools, _limits(entry), wanted.running_since),
+                    )
         if known[1].ref.generation != (generation := self.generation):
             bound = replace(known[1], ref=replace(known[1].ref, generation=generation))
             known = self._bound[agent_id] = (state, bound)
@@ -231,6 +241,10 @@ class AgentDirectory:
         """The agent as this process last bound it."""
         known = self._bound.get(agent_id)
         return None if known is None else known[1]
+
+    def unbind(self, agent_id: str) -> None:
+        """The next `bind` looks at everything that the agent consists of again."""
+        self._bound.pop(agent_id, None)
 
     async def forget(self, agent_id: str) -> None:
         self._bound.pop(agent_id, None)
@@ -274,7 +288,9 @@ class AgentDirectory:
                     f"{server.server_id!r} does not have. Its tools: {names}.",
                     code="unknown_tool",
                 )
-            sources.append(ToolSource(server.server_id, info, _time_limit(server)))
+            policy = approval_policy(reference.configuration)
+            approval = policy == "always" or (policy == "writes" and not info.read_only)
+            sources.append(ToolSource(server.server_id, info, _time_limit(server), approval))
         return sources, [f"{server}={version}" for server, version in sorted(versions.items())]
 
     async def _ask_for_tools(self, server_id: str) -> None:
@@ -286,6 +302,11 @@ class AgentDirectory:
             await self._send([list_request(server_id, f"list.{uuid.uuid4().hex}")])
         except BusUnavailable as error:
             log.warning("could not ask for the tools of %s: %s", server_id, error.detail)
+
+
+def _limits(entry: AgentEntry) -> Limits | None:
+    own = turn_limits(entry.metadata)
+    return None if own is None else Limits(own.model_steps, own.tool_calls, own.total_tokens)
 
 
 def _time_limit(server: ServerEntry) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from aos.errors import AgentGone, AosError, ConversationGone, FoundryRefused, FoundryUnavailable
 
 if TYPE_CHECKING:
+    from azure.core.exceptions import HttpResponseError
     from openai import APIStatusError
 
 OVERLOADED = frozenset({408, 429, 500, 502, 503, 504})
@@ -55,18 +56,28 @@ def foundry_errors(what: str) -> Iterator[None]:
     except DecodeError as error:
         raise _unreadable(what) from error
     except HttpResponseError as error:
-        if error.status_code == 403:
-            raise _unauthorized(what) from error
-        if error.status_code in OVERLOADED:
-            headers = getattr(error.response, "headers", {})
-            raise FoundryUnavailable(
-                f"Foundry refused with HTTP {error.status_code} ({what}).",
-                sent=True,
-                retry_after=_seconds(headers.get("Retry-After")),
-            ) from error
-        raise FoundryRefused(f"Foundry refused {what}: {_first_line(error)}") from error
+        raise _of_response(error, what) from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _unreadable(what) from error
+
+
+def _of_response(error: HttpResponseError, what: str) -> AosError:
+    """An error of azure-core's clients."""
+    if error.status_code == 403:
+        return _unauthorized(what)
+    if error.status_code in OVERLOADED:
+        headers = getattr(error.response, "headers", {})
+        return FoundryUnavailable(
+            f"Foundry refused with HTTP {error.status_code} ({what}).",
+            sent=True,
+            retry_after=_seconds(headers.get("Retry-After")),
+        )
+    said = error.error
+    message = (said.message if said is not None else None) or _first_line(error)
+    if error.status_code == 404 and (gone := _missing(message, what)) is not None:
+        return gone
+    code = said.code if said is not None else None
+    return FoundryRefused(f"Foundry refused {what}: {message}", code=code or None)
 
 
 def _of_status(error: APIStatusError, what: str) -> AosError:
@@ -89,13 +100,21 @@ def _of_status(error: APIStatusError, what: str) -> AosError:
     if error.status_code in (401, 403):
         return _unauthorized(what)
     if error.status_code == 404:
-        # What is missing stands outside the quotes; the names in them may hold any word.
-        missing = re.sub(r"'[^']*'|\"[^\"]*\"", "", message).lower()
-        if "conversation" in missing:
-            return ConversationGone(f"{message} ({what})")
-        if "agent" in missing:
-            return AgentGone(f"{message} It is made again for the next message.")
+        gone = _missing(message, what)
+        if gone is not None:
+            return gone
     return FoundryRefused(f"Foundry refused {what}: {message}", code=code or None)
+
+
+def _missing(message: str, what: str) -> FoundryRefused | None:
+    """Which of the things that are made anew the service says is not there."""
+    # What is missing stands outside the quotes; the names in them may hold any word.
+    missing = re.sub(r"'[^']*'|\"[^\"]*\"", "", message).lower()
+    if "conversation" in missing or "thread" in missing:
+        return ConversationGone(f"{message} ({what})")
+    if "agent" in missing or "assistant" in missing:
+        return AgentGone(f"{message} It is made again for the next message.")
+    return None
 
 
 def _unreadable(what: str) -> FoundryUnavailable:

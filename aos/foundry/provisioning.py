@@ -15,6 +15,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from aos.config import Settings
 from aos.errors import AgentNotReady, FoundryRefused
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import AgentSpec
@@ -49,10 +50,12 @@ class Provisioner:
 
     Args:
         account: Where the memory is shared; without it this process remembers for itself.
+        scope: Whose agents these are (see `scope_of`): memories of other projects, apps and generations keep apart.
     """
 
-    def __init__(self, account: StorageAccount | None, clock: Clock | None = None) -> None:
+    def __init__(self, account: StorageAccount | None, clock: Clock | None = None, scope: str = "agent") -> None:
         self._account = account
+        self._scope = scope
         self._clock = clock or SystemClock()
         self._owner = uuid.uuid4().hex
         self._known: dict[str, AgentRef] = {}
@@ -86,7 +89,7 @@ class Provisioner:
         if self._account is not None:
             table = await self._account.table("aosagents")
             with storage_errors("aosagents"):
-                await table.delete_entity("agent", foundry_name(agent_id))
+                await table.delete_entity(self._scope, foundry_name(agent_id))
 
     async def _make(self, name: str, spec: AgentSpec, wanted: str, maker: AgentMaker) -> str:
         found = await maker.find_agent(name)
@@ -113,7 +116,7 @@ class Provisioner:
             row: dict[str, Any] | None
             with storage_errors("aosagents"):
                 try:
-                    entity = await table.get_entity("agent", name)
+                    entity = await table.get_entity(self._scope, name)
                     row, etag = dict(entity), entity.metadata["etag"]
                 except ResourceNotFoundError:
                     row, etag = None, None
@@ -122,7 +125,7 @@ class Provisioner:
                 now = self._clock.now()
                 if row is None or row["owner"] in ("", self._owner) or row["lease_until"] <= now:
                     claim = {
-                        **(row or {"PartitionKey": "agent", "RowKey": name, "hash": "", "version": ""}),
+                        **(row or {"PartitionKey": self._scope, "RowKey": name, "hash": "", "version": ""}),
                         "owner": self._owner,
                         "lease_until": now + LEASE,
                     }
@@ -159,6 +162,12 @@ class Provisioner:
                     # The row is another owner's now, or was forgotten: whoever looks next finds the agent by its hash.
                     log.warning("the lease for making agent %s ran out before it was made", name)
         return version
+
+
+def scope_of(settings: Settings) -> str:
+    """The generation of the API, the app and the project: an agent made for one of them is none of another."""
+    project = hashlib.sha256((settings.project_endpoint or "").rstrip("/").lower().encode()).hexdigest()[:16]
+    return f"{settings.foundry_api}.{settings.app_name}.{project}"
 
 
 def definition_hash(spec: AgentSpec) -> str:

@@ -7,24 +7,30 @@ The tool loop is ours: a response ends with function calls, their outputs are th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from aos.errors import FoundryRefused, FoundryUnavailable
+from aos.errors import AosError, ConversationGone, FoundryRefused, FoundryUnavailable
 from aos.foundry.clients import FoundryClients
+from aos.foundry.deployments import Deployments
 from aos.foundry.faults import foundry_errors
 from aos.foundry.provisioning import KnownAgent, Provisioner
+from aos.foundry.values import DRIPPING, distinct, present, whole
 from aos.kernel.ports import AgentSpec, RemoteItem
 from aos.kernel.types import AgentRef, ConversationKey, FunctionCall, ModelReply, ToolOutput, Usage
 
 if TYPE_CHECKING:
-    from openai.types.responses import Response
+    from openai import AsyncStream
+    from openai.types.responses import Response, ResponseStreamEvent
 
+THREAD = "thread_"
+"""How the ids of the older generation's conversations begin."""
 MANY_ITEMS = 1000
 """Items read at most when looking for what came after an anchor."""
-DRIPPING = 1.0
-"""Seconds that a step may take beyond its time-out: the client's own one, which knows more, starts anew with every byte
-that arrives."""
+TAIL = 1.0
+"""Seconds that a stream may take to end after its last event; read to its end, its connection serves the next step."""
 
 
 class ResponsesAdapter:
@@ -32,15 +38,20 @@ class ResponsesAdapter:
 
     Args:
         app_name: Written into the metadata of what is made; only agents that carry it are touched.
+        deployments: Of the project; with the fallback that the settings allow.
     """
 
-    def __init__(self, clients: FoundryClients, provisioner: Provisioner, app_name: str) -> None:
+    def __init__(
+        self, clients: FoundryClients, provisioner: Provisioner, app_name: str, deployments: Deployments | None = None
+    ) -> None:
         self._clients = clients
         self._provisioner = provisioner
         self._app_name = app_name
+        self._deployments = deployments or Deployments(clients)
 
     async def ensure_agent(self, spec: AgentSpec) -> AgentRef:
-        return await self._provisioner.ensure(spec, self)
+        chosen = await self._deployments.choose(spec.deployment)
+        return await self._provisioner.ensure(replace(spec, deployment=chosen), self)
 
     async def forget_agent(self, agent_id: str) -> None:
         await self._provisioner.forget(agent_id)
@@ -57,7 +68,7 @@ class ResponsesAdapter:
             latest = agent.versions.latest
             metadata = latest.metadata or {}
             return KnownAgent(
-                version=_present(latest.version),
+                version=present(latest.version),
                 definition_hash=metadata.get("aos_hash", ""),
                 ours=metadata.get("aos_app") == self._app_name,
             )
@@ -66,7 +77,7 @@ class ResponsesAdapter:
         """Makes a new version and returns its number."""
         from azure.ai.projects.models import FunctionTool, PromptAgentDefinition
 
-        await self._require_deployment(spec.deployment)
+        await self._deployments.require(spec.deployment)
         tools: list[Any] = [
             # MCP schemas rarely have what `strict` demands: all properties required, none additional.
             FunctionTool(name=f.name, description=f.description, parameters=dict(f.parameters), strict=False)
@@ -76,22 +87,7 @@ class ResponsesAdapter:
         metadata = {"aos_app": self._app_name, "aos_agent": spec.agent_id, "aos_hash": definition_hash}
         with foundry_errors(f"creating agent {name}"):
             made = await self._clients.project.agents.create_version(name, definition=definition, metadata=metadata)
-            return _present(made.version)
-
-    async def _require_deployment(self, deployment: str) -> None:
-        from azure.core.exceptions import ResourceNotFoundError
-
-        with foundry_errors(f"finding deployment {deployment}"):
-            try:
-                await self._clients.project.deployments.get(deployment)
-            except ResourceNotFoundError:
-                names = [found.name async for found in self._clients.project.deployments.list()]
-                raise FoundryRefused(
-                    f"Failed to create agent: Model not found: the project has no deployment {deployment!r}. "
-                    f"Deployments: {', '.join(sorted(names)[:50]) or 'none'}. Deploy it, or correct "
-                    "AZURE_AI_MODEL_DEPLOYMENT or the agent's domain.",
-                    code="deployment_not_found",
-                ) from None
+            return present(made.version)
 
     async def open_conversation(self, key: ConversationKey) -> str:
         metadata = {
@@ -101,27 +97,42 @@ class ResponsesAdapter:
         }
         with foundry_errors("opening a conversation"):
             conversation = await self._clients.openai.conversations.create(metadata=metadata, timeout=30)
-            return _present(conversation.id)
+            return present(conversation.id)
 
     async def respond(
-        self, agent: AgentRef, remote_id: str, outputs: Sequence[ToolOutput], text: str | None, timeout: float
+        self,
+        agent: AgentRef,
+        remote_id: str,
+        outputs: Sequence[ToolOutput],
+        text: str | None,
+        timeout: float,
+        *,
+        on_text: Callable[[str], None] | None = None,
     ) -> ModelReply:
+        await self._require_own(remote_id)
         items: list[Any] = [
             {"type": "function_call_output", "call_id": output.call_id, "output": output.output} for output in outputs
         ]
         if text is not None:
             items.append({"type": "message", "role": "user", "content": text})
-        reference = {"type": "agent_reference", "name": agent.name, "version": agent.version}
+        extra = {"agent_reference": {"type": "agent_reference", "name": agent.name, "version": agent.version}}
+        create = self._clients.openai.responses.create
         with foundry_errors(f"a response of {agent.name}"):
             async with asyncio.timeout(timeout + DRIPPING):
-                response = await self._clients.openai.responses.create(
-                    conversation=remote_id, input=items, extra_body={"agent_reference": reference}, timeout=timeout
-                )
+                if on_text is None:
+                    response = await create(conversation=remote_id, input=items, extra_body=extra, timeout=timeout)
+                else:
+                    events = await create(
+                        conversation=remote_id, input=items, extra_body=extra, timeout=timeout, stream=True
+                    )
+                    async with events:
+                        response = await _streamed(events, on_text)
             return _reply(response)
 
     async def items_after(self, remote_id: str, anchor: str | None) -> list[RemoteItem]:
         from openai import omit
 
+        await self._require_own(remote_id)
         found: list[RemoteItem] = []
         with foundry_errors("reading a conversation"):
             pages = self._clients.openai.conversations.items.list(
@@ -135,35 +146,54 @@ class ResponsesAdapter:
                     break
         return found
 
+    async def _require_own(self, remote_id: str) -> None:
+        """A thread of the older generation is replayed into a conversation, which takes its place.
+
+        Raises:
+            ConversationGone: It was one.
+        """
+        if remote_id.startswith(THREAD):
+            from aos.foundry.migration import replay
+
+            successor = await replay(self._clients, remote_id)
+            raise ConversationGone(f"{remote_id} was replayed into {successor}.", successor=successor)
+
     async def check(self) -> None:
-        with foundry_errors("listing deployments"):
-            async for _ in self._clients.project.deployments.list():
-                return
+        await self._deployments.check()
 
     async def close(self) -> None:
         await self._clients.close()
 
 
-def _present(value: str) -> str:
-    """What the SDK's types promise, but its models do not check."""
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"an id or version is {value!r}")
-    return value
+async def _streamed(events: AsyncStream[ResponseStreamEvent], on_text: Callable[[str], None]) -> Response:
+    """Reads a stream of events to its end and returns the response that the last of them holds."""
+    from openai import APIError
+
+    while (event := await anext(events, None)) is not None:
+        if event.type == "response.output_text.delta":
+            on_text(whole(event.delta))
+        elif event.type == "error":
+            raise _failed(event.code or "server_error", event.message)
+        elif event.type in ("response.completed", "response.incomplete", "response.failed"):
+            with suppress(TimeoutError, APIError):
+                async with asyncio.timeout(TAIL):
+                    while await anext(events, None) is not None:
+                        continue
+            return event.response
+    raise FoundryUnavailable("Foundry's stream ended before the model step did.", sent=True)
 
 
-def _whole(text: str) -> str:
-    """The text with `?` for halves of characters: JSON may hold them, but nothing can store them."""
-    return text if text.isascii() else text.encode(errors="replace").decode()
+def _failed(code: str, message: str) -> AosError:
+    if code in ("rate_limit_exceeded", "server_error"):
+        # Its input may have stayed in the conversation.
+        return FoundryUnavailable(f"The model step failed: {message}", sent=True, code=code)
+    return FoundryRefused(f"The model step failed: {message}", code=code)
 
 
 def _reply(response: Response) -> ModelReply:
     if response.status in ("failed", "cancelled"):
         error = response.error
-        code, message = (str(error.code), error.message) if error else (str(response.status), "no reason given")
-        if code in ("rate_limit_exceeded", "server_error"):
-            # Its input may have stayed in the conversation.
-            raise FoundryUnavailable(f"The model step failed: {message}", sent=True, code=code)
-        raise FoundryRefused(f"The model step failed: {message}", code=code)
+        raise _failed(str(error.code), error.message) if error else _failed(str(response.status), "no reason given")
     if response.status == "incomplete":
         reason = response.incomplete_details.reason if response.incomplete_details else None
         if reason == "content_filter" or not response.output_text:
@@ -173,14 +203,14 @@ def _reply(response: Response) -> ModelReply:
     anchor: str | None = None
     for item in response.output:
         if item.type == "function_call":
-            calls.append(FunctionCall(item.call_id, _whole(item.name), _whole(item.arguments)))
+            calls.append(FunctionCall(item.call_id, whole(item.name), whole(item.arguments)))
         elif item.type == "message":
             declined += [part.refusal for part in item.content if part.type == "refusal"]
         anchor = getattr(item, "id", None) or anchor
     used = response.usage
     usage = Usage(used.input_tokens, used.output_tokens, used.total_tokens) if used else Usage()
     return ModelReply(
-        _whole(response.output_text or "".join(declined)), tuple(calls), usage, str(response.model or ""), anchor
+        whole(response.output_text or "".join(declined)), distinct(calls), usage, str(response.model or ""), anchor
     )
 
 
@@ -188,12 +218,12 @@ def _remote(item: dict[str, Any]) -> RemoteItem | None:
     """An item of a conversation as recovery sees it; None for kinds that it does not compare."""
     item_id, kind = str(item.get("id") or ""), item.get("type")
     if kind == "function_call":
-        name, arguments = _whole(str(item["name"])), _whole(str(item["arguments"]))
+        name, arguments = whole(str(item["name"])), whole(str(item["arguments"]))
         return RemoteItem(item_id, "call", call_id=str(item["call_id"]), name=name, arguments=arguments)
     if kind == "function_call_output":
         return RemoteItem(item_id, "output", call_id=str(item["call_id"]))
     if kind == "message":
         parts = item.get("content") or []
         text = "".join(str(part.get("text") or part.get("refusal") or "") for part in parts if isinstance(part, dict))
-        return RemoteItem(item_id, "user" if item.get("role") == "user" else "text", text=_whole(text))
+        return RemoteItem(item_id, "user" if item.get("role") == "user" else "text", text=whole(text))
     return None

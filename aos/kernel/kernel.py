@@ -18,12 +18,16 @@ from aos.errors import (
     AgentGone,
     AgentStopped,
     AosError,
+    ApprovalSettled,
     Conflict,
     ConversationGone,
     FoundryUnavailable,
+    OperationFinal,
     TransientError,
+    UnknownApproval,
     UnknownOperation,
 )
+from aos.kernel.breaker import Breakers
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import (
     Acceptance,
@@ -36,10 +40,13 @@ from aos.kernel.ports import (
     Outlet,
     Snapshot,
 )
+from aos.kernel.progress import Progress
 from aos.kernel.recovery import missing_input, settle
 from aos.kernel.turn import (
+    ApprovalDecided,
     ConversationLost,
     Event,
+    MessageCancelled,
     MessageRefused,
     ModelAnswered,
     ModelFailed,
@@ -49,17 +56,23 @@ from aos.kernel.turn import (
     ResultArrived,
     Settled,
     TimePassed,
+    TurnCancelled,
     TurnStarted,
     step,
 )
 from aos.kernel.types import (
+    ApprovalState,
+    Arrival,
+    Cancellation,
     Conversation,
     ConversationKey,
+    Decision,
     Failure,
     Limits,
     Message,
     ModelReply,
     Operation,
+    ToolCall,
     ToolResult,
 )
 
@@ -69,6 +82,8 @@ WAKE_SLACK = 2.0
 """Seconds by which a wake-up may come early: clocks differ."""
 SWEEP_INTERVAL = 60.0
 """Seconds after which the sweep looks at an unfinished operation again."""
+AFTER_LEASE = 5.0
+"""Seconds after the end of a lease when the sweep looks whether its owner still lives."""
 UNFINISHED = 600.0
 """Seconds for which a due entry without an operation is kept: its acceptance may still be on its way."""
 PERSISTENCE = 600.0
@@ -78,7 +93,11 @@ LONGEST_PAUSE = 15.0
 WOKEN = 1000
 """Unfinished operations that are looked at when an agent was started."""
 BATCH = 30
-"""Messages, and results, taken up in one write: stores bound the rows of a transaction."""
+"""Messages, and arrivals, taken up in one write: stores bound the rows of a transaction."""
+LONG_STEP = 1.0
+"""Seconds after which a model step's answer counts only once it is sure that nobody cancelled the turn meanwhile."""
+ANSWER_SOON = 5.0
+"""Seconds for which whoever cancels waits to see it done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +131,7 @@ class _Hold:
     lease: Lease
     etag: str | None
     inbox: list[Message]
-    results: tuple[ToolResult, ...]
+    arrivals: tuple[Arrival, ...]
     recovering: bool
     held: bool = False
     changed: bool = False
@@ -120,7 +139,7 @@ class _Hold:
     reopened: bool = False
     wake: float | None = None
     taken_messages: list[Message] = field(default_factory=list)
-    taken_results: list[ToolResult] = field(default_factory=list)
+    taken_arrivals: list[Arrival] = field(default_factory=list)
     operations: dict[str, Operation] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -148,8 +167,10 @@ class Kernel:
         self._agents = agents
         self._outlet = outlet
         self._clock = clock or SystemClock()
+        self.progress = Progress()
         self.options = options or KernelOptions()
         self._owner = owner or uuid.uuid4().hex
+        self.breakers = Breakers(self._clock)
         self._again: dict[ConversationKey, bool] = {}
         self._resumed: set[ConversationKey] = set()
         self._holds: set[_Hold] = set()
@@ -160,15 +181,30 @@ class Kernel:
     # --- in
 
     async def accept(
-        self, key: ConversationKey, message: Message, fingerprint: str, *, fresh: bool
+        self, key: ConversationKey, message: Message, fingerprint: str, *, fresh: bool, deployment: str | None = None
     ) -> tuple[Operation, bool]:
-        """Stores a message durably as an operation; see `ConversationStore.accept` for results and errors."""
+        """Stores a message durably as an operation; see `ConversationStore.accept` for results and errors.
+
+        Args:
+            deployment: What the agent thinks with, if that is known.
+
+        Raises:
+            CircuitOpen: The deployment is unavailable; nothing was accepted. What was accepted before is returned.
+        """
+        if deployment is not None and not self.breakers.of(deployment).closed:
+            await self._admit(deployment, message.operation_id)
         backlog = self.options.backlog
         return await self._store.accept(Acceptance(key, message, fingerprint, fresh, backlog))
 
     async def known(self, operation_id: str, fingerprint: str) -> Operation | None:
         """The operation of this id, if it was accepted before; see `ConversationStore.known` for errors."""
         return await self._store.known(operation_id, fingerprint)
+
+    async def _admit(self, deployment: str, operation_id: str) -> None:
+        """Lets a new message in when Foundry answers again: the waiting time of one that is not accepted is free."""
+        if await self._store.operation(operation_id) is None:
+            with self.breakers.of(deployment).guard(conclusive=False):
+                await self._foundry.check()
 
     async def add_result(self, operation_id: str, result: ToolResult) -> None:
         """Stores a tool result and goes on with its turn.
@@ -179,7 +215,7 @@ class Kernel:
         if key is None:
             log.info("result %s belongs to no operation", result.request_id)
             return
-        await self._store.add_result(key, result)
+        await self._store.add_arrival(key, result)
         # Also when it was there: whoever stored it may have died before it went on.
         await self.drive(key)
 
@@ -223,6 +259,68 @@ class Kernel:
                 self._waiters.pop(operation.operation_id, None)
         return operation
 
+    async def cancel(self, operation_id: str, by: str) -> Operation:
+        """Has an operation end as `cancelled`, wherever it is worked on.
+
+        A model step that is under way is let end, for up to its time-out; its answer is dropped.
+
+        Args:
+            by: Who asks; shown in the operation's error.
+
+        Returns:
+            The operation a moment later: cancelled, or not yet.
+
+        Raises:
+            UnknownOperation: There is none.
+            OperationFinal: It ended before.
+        """
+        operation = await self.operation(operation_id)
+        if not operation.final:
+            key = ConversationKey(operation.agent_id, operation.conversation_id)
+            await self._store.add_arrival(key, Cancellation(operation_id, by))
+            self.start(operation)
+            operation = await self.wait(operation, ANSWER_SOON)
+        if operation.final and operation.status != "cancelled":
+            raise OperationFinal(f"Operation {operation_id} ended as {operation.status}; there is nothing to cancel.")
+        return operation
+
+    async def decide(self, decision: Decision) -> Operation:
+        """Has a call that waits for a person made, or not; the first decision counts.
+
+        Returns:
+            The operation a moment later; whoever drives it may not have taken the decision up yet.
+
+        Raises:
+            UnknownApproval: No call waits, or waited, under this id.
+            ApprovalSettled: It was decided otherwise before, expired, or its turn ended.
+        """
+        approval_id = decision.approval_id
+        operation = await self._store.operation(approval_id.partition(".")[0])
+        if operation is None or parked_call(operation, approval_id) is None:
+            raise UnknownApproval(
+                f"No call waits for approval {approval_id!r}; GET /api/approvals lists those that do."
+            )
+        if _approval_state(operation, approval_id) == "pending":
+            key = ConversationKey(operation.agent_id, operation.conversation_id)
+            if not await self._store.add_arrival(key, decision):
+                await self._same_decision(key, decision)
+            self.start(operation)
+            ends, pause = self._clock.now() + ANSWER_SOON, 0.02
+            while _approval_state(operation, approval_id) == "pending" and self._clock.now() < ends:
+                await self._clock.sleep(pause)
+                pause = min(pause * 1.5, 1.0)
+                operation = await self.operation(operation.operation_id)
+        state = _approval_state(operation, approval_id)
+        if state not in ("pending", "approved" if decision.approve else "rejected"):
+            raise ApprovalSettled(f"Approval {approval_id} is {state} already.")
+        return operation
+
+    async def _same_decision(self, key: ConversationKey, decision: Decision) -> None:
+        decisions = [arrival for arrival in (await self._store.read(key)).arrivals if isinstance(arrival, Decision)]
+        for known in decisions:
+            if known.approval_id == decision.approval_id and known.approve != decision.approve:
+                raise ApprovalSettled(f"Approval {decision.approval_id} was decided otherwise by {known.by}.")
+
     def start(self, operation: Operation) -> None:
         """Drives its conversation in a task that the kernel owns, patiently: see `PERSISTENCE`."""
         if not operation.final:
@@ -239,6 +337,10 @@ class Kernel:
         entries = await self._store.due(self._clock.now() + 2 * SWEEP_INTERVAL, WOKEN)
         for key in {entry.key for entry in entries if entry.key.agent_id == agent_id}:
             await self._outlet.wake(key, 0.0)
+
+    def drives(self, operation: Operation) -> bool:
+        """Whether this process works on its conversation right now, so that its progress is told here."""
+        return ConversationKey(operation.agent_id, operation.conversation_id) in self._again
 
     # --- drive
 
@@ -321,13 +423,17 @@ class Kernel:
             if hold.state.outbox:
                 await self._outlet.send(hold.key, hold.state.outbox)
                 for effect in hold.state.outbox:
-                    if effect.kind != "tool" and not _replayed(hold, effect.operation):
+                    if effect.kind in ("reply", "park") and not _replayed(hold, effect.operation):
                         # Written once more, now that nothing remains to be done for it: stores forget its due entry.
                         hold.operations[effect.operation.operation_id] = effect.operation
                 hold.state = replace(hold.state, outbox=())
                 hold.changed = True
             if ask:
-                self._apply(hold, await self._ask(hold))
+                asked_at = self._clock.now()
+                event = await self._ask(hold)
+                if self._again.get(hold.key) or self._clock.now() - asked_at > LONG_STEP:
+                    await self._look_again(hold)
+                self._apply(hold, event)
 
     def _may_try(self, hold: _Hold) -> bool:
         # A wake-up that comes far too early belongs to an older put-off: the newer one has a wake-up of its own.
@@ -335,13 +441,9 @@ class Kernel:
         return hold.wake is None and hold.state.retry_at <= self._clock.now() + slack
 
     async def _take(self, hold: _Hold) -> None:
-        """Feeds the machine what has arrived: tool results, time, and the next message when no turn is in work."""
+        """Feeds the machine what has arrived, time, and the next message when no turn is in work."""
         now = self._clock.now()
-        for result in hold.results:
-            self._apply(hold, ResultArrived(now, result))
-            hold.taken_results.append(result)
-            hold.changed = True
-        hold.results = ()
+        self._take_arrivals(hold)
         if hold.state.turn is not None:
             self._apply(hold, TimePassed(now))
         while hold.state.turn is None and hold.inbox and self._may_try(hold):
@@ -364,14 +466,45 @@ class Kernel:
             # Waiting in the queue counts.
             self._apply(hold, TimePassed(self._clock.now()))
 
+    def _take_arrivals(self, hold: _Hold) -> None:
+        now = self._clock.now()
+        for arrival in hold.arrivals:
+            if isinstance(arrival, ToolResult):
+                self._apply(hold, ResultArrived(now, arrival))
+            elif isinstance(arrival, Decision):
+                self._apply(hold, ApprovalDecided(now, arrival))
+            else:
+                self._cancel(hold, arrival)
+            hold.taken_arrivals.append(arrival)
+            hold.changed = True
+        hold.arrivals = ()
+
+    def _cancel(self, hold: _Hold, wanted: Cancellation) -> None:
+        now = self._clock.now()
+        self._apply(hold, TurnCancelled(now, wanted.operation_id, wanted.by))
+        for message in hold.inbox:
+            if message.operation_id == wanted.operation_id:
+                # Its place may have been passed already, see `_take`.
+                placed = replace(message, seq=max(message.seq, hold.state.last_seq + 1))
+                self._apply(hold, MessageCancelled(now, placed, wanted.by))
+                hold.inbox.remove(message)
+                hold.taken_messages.append(message)
+                return
+
+    async def _look_again(self, hold: _Hold) -> None:
+        """Takes up what arrived during a model step, so that a cancellation comes before the step's answer."""
+        snapshot = await self._store.read(hold.key)
+        known = {message.operation_id for message in hold.inbox}
+        hold.inbox.extend(message for message in snapshot.inbox if message.operation_id not in known)
+        hold.arrivals = snapshot.arrivals[:BATCH]
+        self._take_arrivals(hold)
+
     async def _begin(self, hold: _Hold, message: Message) -> TurnStarted | MessageRefused | PutOff:
         try:
             binding = await self._agents.bind(hold.key.agent_id)
-            if hold.state.unsettled:
-                await self._settle(hold)
-            if hold.state.remote_id is None:
-                remote_id = await self._foundry.open_conversation(hold.key)
-                hold.state = replace(hold.state, remote_id=remote_id)
+            if hold.state.unsettled or hold.state.remote_id is None:
+                with self.breakers.of(binding.ref.deployment).guard():
+                    await self._open(hold)
         except AgentStopped:
             raise
         except TransientError as error:
@@ -383,7 +516,15 @@ class Kernel:
             return MessageRefused(self._clock.now(), message, _failure(error))
         if message.accepted_at < binding.running_since:
             message = replace(message, deadline=max(message.deadline, binding.running_since + self.options.turn))
-        return TurnStarted(self._clock.now(), message, binding.ref)
+        return TurnStarted(self._clock.now(), message, binding.ref, binding.limits)
+
+    async def _open(self, hold: _Hold) -> None:
+        """Sees to it that there is a Foundry conversation in which a turn can begin."""
+        if hold.state.unsettled:
+            await self._settle(hold)
+        if hold.state.remote_id is None:
+            remote_id = await self._foundry.open_conversation(hold.key)
+            hold.state = replace(hold.state, remote_id=remote_id)
 
     async def _settle(self, hold: _Hold) -> None:
         """Looks up what the last turn left in the Foundry conversation, so that the next one is not refused for it."""
@@ -393,8 +534,9 @@ class Kernel:
             return
         try:
             items = await self._foundry.items_after(state.remote_id, state.anchor)
-        except ConversationGone:
-            hold.state = replace(state, remote_id=None)
+        except ConversationGone as error:
+            log.warning("conversation %s/%s: %s", *hold.key, error.detail)
+            hold.state = replace(state, remote_id=error.successor)
             self._apply(hold, Settled(None, ()))
             return
         self._apply(hold, settle(items, state.anchor, state.orphans))
@@ -420,16 +562,17 @@ class Kernel:
         async with hold.lock:
             until = 0.0 if release else self._clock.now() + self.options.lease
             hold.lease = Lease("" if release else self._owner, until, hold.lease.fence)
-            change = Change(hold.state, hold.lease, tuple(hold.taken_messages), tuple(hold.taken_results), operations)
+            change = Change(hold.state, hold.lease, tuple(hold.taken_messages), tuple(hold.taken_arrivals), operations)
             hold.etag = await self._store.commit(hold.key, hold.etag, change)
             hold.held = not release
         hold.changed = False
         hold.taken_messages.clear()
-        hold.taken_results.clear()
+        hold.taken_arrivals.clear()
         hold.operations.clear()
         if not release and self._keeper is None:
             self._keeper = self._spawn(self._keep_leases(), "lease keeper")
         for operation in operations:
+            self.progress.saved(operation)
             if operation.final:
                 self._tell(operation)
 
@@ -444,12 +587,13 @@ class Kernel:
         attempt = 0
         while True:
             try:
-                return await self._model_step(hold, recovering)
+                with self.breakers.of(turn.agent.deployment).guard():
+                    return await self._model_step(hold, recovering)
             except TransientError as error:
                 recovering = recovering or not isinstance(error, FoundryUnavailable) or error.sent
                 delay = _back_off(attempt, error.retry_after, first=0.1)
                 attempt += 1
-                if self._clock.now() + delay < min(gives_up, turn.message.deadline):
+                if self._clock.now() + delay < min(gives_up, turn.deadline):
                     await self._clock.sleep(delay)
                     continue
                 log.warning("model step of %s put off: %s", turn.message.operation_id, error.detail)
@@ -471,13 +615,16 @@ class Kernel:
                 items = await self._foundry.items_after(remote_id, hold.state.anchor)
                 reply, outputs, text = missing_input(items, outputs, text, turn.model or turn.agent.deployment)
             if reply is None:
-                timeout = max(1.0, min(self.options.model_timeout, turn.message.deadline - self._clock.now()))
-                reply = await self._foundry.respond(turn.agent, remote_id, outputs, text, timeout)
-        except ConversationGone:
+                timeout = max(1.0, min(self.options.model_timeout, turn.deadline - self._clock.now()))
+                on_text = self.progress.on_text(turn.message.operation_id)
+                reply = await self._foundry.respond(turn.agent, remote_id, outputs, text, timeout, on_text=on_text)
+        except ConversationGone as error:
             if hold.reopened:
                 raise
             hold.reopened = True
-            return ConversationLost(self._clock.now(), turn.step, await self._foundry.open_conversation(hold.key))
+            log.warning("conversation %s/%s: %s", *hold.key, error.detail)
+            successor = error.successor or await self._foundry.open_conversation(hold.key)
+            return ConversationLost(self._clock.now(), turn.step, successor)
         hold.reopened = False
         planned: tuple[PlannedCall, ...] = ()
         if reply.calls:
@@ -503,13 +650,16 @@ class Kernel:
                     if self._clock.now() - entry.at > UNFINISHED:
                         await self._store.move_due(entry, None)
                     return
+                again = self._clock.now() + SWEEP_INTERVAL
                 try:
                     if not over:
                         await self.drive(entry.key)
                         over = await self._over(entry)
+                        if over is False:
+                            again = await self._next_look(entry, again)
                 finally:
                     # Also when that failed: entries that always fail must not keep the sweep from the others.
-                    await self._store.move_due(entry, None if over else self._clock.now() + SWEEP_INTERVAL)
+                    await self._store.move_due(entry, None if over else again)
 
         results = await asyncio.gather(*map(look, entries), return_exceptions=True)
         for entry, result in zip(entries, results, strict=True):
@@ -520,6 +670,14 @@ class Kernel:
                 raise result
         return len(entries)
 
+    async def _next_look(self, entry: Due, latest: float) -> float:
+        """Soon after the lease of an owner elsewhere ends, who may have died."""
+        lease = (await self._store.read(entry.key)).lease
+        now = self._clock.now()
+        if lease.owner in ("", self._owner) or lease.until <= now:
+            return latest
+        return min(latest, lease.until + AFTER_LEASE)
+
     async def _over(self, entry: Due) -> bool | None:
         """Whether nothing remains to be done for the operation: it ended, and its reply is out. None: there is none."""
         operation = await self._store.operation(entry.operation_id)
@@ -528,7 +686,10 @@ class Kernel:
         if not operation.final:
             return False
         state = (await self._store.read(entry.key)).state
-        return all(out.kind == "tool" or out.operation.operation_id != entry.operation_id for out in state.outbox)
+        return all(
+            out.kind not in ("reply", "park") or out.operation.operation_id != entry.operation_id
+            for out in state.outbox
+        )
 
     async def close(self, grace: float = 10.0) -> None:
         """Lets running turns go on for up to `grace` seconds, then leaves them to the next owner."""
@@ -589,6 +750,17 @@ class Kernel:
             log.error("%s stopped", task.get_name(), exc_info=error)
 
 
+def parked_call(operation: Operation, approval_id: str) -> ToolCall | None:
+    """The call that waits, or waited, for this approval."""
+    calls = operation.tool_calls
+    return next((call for call in calls if call.request_id == approval_id and call.approval is not None), None)
+
+
+def _approval_state(operation: Operation, approval_id: str) -> ApprovalState | None:
+    call = parked_call(operation, approval_id)
+    return None if call is None or call.approval is None else call.approval.state
+
+
 def _hold(snapshot: Snapshot, key: ConversationKey, lease: Lease) -> _Hold:
     turn = snapshot.state.turn
     return _Hold(
@@ -597,7 +769,7 @@ def _hold(snapshot: Snapshot, key: ConversationKey, lease: Lease) -> _Hold:
         lease=lease,
         etag=snapshot.etag,
         inbox=list(snapshot.inbox),
-        results=snapshot.results[:BATCH],
+        arrivals=snapshot.arrivals[:BATCH],
         recovering=turn is not None and turn.phase == "model",
     )
 

@@ -5,22 +5,23 @@ All methods raise errors of `aos.errors`: a `TransientError` when trying again m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aos.kernel.turn import PlannedCall
 from aos.kernel.types import (
     AgentRef,
+    Arrival,
     Conversation,
     ConversationKey,
     FunctionCall,
+    Limits,
     Message,
     ModelReply,
     Operation,
     Outgoing,
     ToolOutput,
-    ToolResult,
 )
 
 
@@ -76,9 +77,20 @@ class FoundryPort(Protocol):
         ...
 
     async def respond(
-        self, agent: AgentRef, remote_id: str, outputs: Sequence[ToolOutput], text: str | None, timeout: float
+        self,
+        agent: AgentRef,
+        remote_id: str,
+        outputs: Sequence[ToolOutput],
+        text: str | None,
+        timeout: float,
+        *,
+        on_text: Callable[[str], None] | None = None,
     ) -> ModelReply:
         """Adds tool outputs and then the user's text to the conversation and lets the model take one step.
+
+        Args:
+            on_text: Somebody listens: called with each piece of the model's text as it comes, as far as the service
+                streams. The reply holds the whole text all the same.
 
         Raises:
             FoundryUnavailable: With `sent=True` when the step may have happened all the same.
@@ -107,6 +119,11 @@ class AgentBinding(Protocol):
     @property
     def running_since(self) -> float:
         """When an operator last started the agent after a stop: the time of what waited for that begins there."""
+        ...
+
+    @property
+    def limits(self) -> Limits | None:
+        """Bounds of its turns; None: those of the kernel."""
         ...
 
     def plan(self, call: FunctionCall) -> PlannedCall:
@@ -166,14 +183,14 @@ class Snapshot:
     Attributes:
         etag: Of the state; None when there is no state yet.
         inbox: Accepted messages that no turn has taken up, in order of acceptance.
-        results: Tool results that no turn has taken up.
+        arrivals: Tool results, cancellations, ... that nobody has taken up.
     """
 
     state: Conversation
     lease: Lease
     etag: str | None
     inbox: tuple[Message, ...] = ()
-    results: tuple[ToolResult, ...] = ()
+    arrivals: tuple[Arrival, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +203,7 @@ class Change:
     state: Conversation
     lease: Lease
     messages: tuple[Message, ...] = ()
-    results: tuple[ToolResult, ...] = ()
+    arrivals: tuple[Arrival, ...] = ()
     operations: tuple[Operation, ...] = ()
 
 
@@ -245,8 +262,8 @@ class ConversationStore(Protocol):
         """
         ...
 
-    async def add_result(self, key: ConversationKey, result: ToolResult) -> bool:
-        """Stores a tool result. False: it is there already."""
+    async def add_arrival(self, key: ConversationKey, arrival: Arrival) -> bool:
+        """Stores what arrived. False: something with its `request_id` is there already."""
         ...
 
     async def read(self, key: ConversationKey) -> Snapshot: ...

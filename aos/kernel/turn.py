@@ -8,11 +8,17 @@ returns the state unchanged and no effects.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 
 from aos.kernel.types import (
     AgentRef,
+    Approval,
+    ApprovalRecord,
+    ApprovalState,
+    CallStatus,
     Conversation,
+    Decision,
     Failure,
     FunctionCall,
     Limits,
@@ -23,11 +29,13 @@ from aos.kernel.types import (
     Park,
     SendReply,
     SendTool,
+    ShowApproval,
     Status,
     ToolCall,
     ToolOutput,
     ToolResult,
     Turn,
+    WaitingOn,
 )
 
 # --- events
@@ -40,6 +48,7 @@ class TurnStarted:
     at: float
     message: Message
     agent: AgentRef
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +61,29 @@ class MessageRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class MessageCancelled:
+    """An accepted message that no turn has taken up is to be left out, whatever the conversation does meanwhile."""
+
+    at: float
+    message: Message
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCancelled:
+    """The turn of this operation is to end now."""
+
+    at: float
+    operation_id: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedCall:
     """A function call of the model, looked up in the agent's tools.
 
     Attributes:
+        approval: Whether a person has to approve the call before it is made.
         refusal: Set when the call must not be made (unknown tool, arguments that violate the schema): what the model is
             told instead.
         time_limit: Seconds after which its result is given up.
@@ -66,6 +94,7 @@ class PlannedCall:
     tool: str = ""
     time_limit: float = 0.0
     refusal: str | None = None
+    approval: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +154,14 @@ class ResultArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalDecided:
+    """A person decided whether a call is to be made."""
+
+    at: float
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """Time went by: deadlines may have passed."""
 
@@ -134,12 +171,15 @@ class TimePassed:
 Event = (
     TurnStarted
     | MessageRefused
+    | MessageCancelled
+    | TurnCancelled
     | Settled
     | ModelAnswered
     | ModelFailed
     | ConversationLost
     | PutOff
     | ResultArrived
+    | ApprovalDecided
     | TimePassed
 )
 
@@ -164,6 +204,9 @@ Effect = CallModel | Record | Outgoing
 
 NOBODY = AgentRef(name="", version="", definition_hash="", deployment="")
 TIMED_OUT = '{"error": "timeout: the tool did not answer in time; whether it had an effect is unknown"}'
+EXPIRED = '{"error": "rejected: expired. Nobody decided about this call in time; it was not made."}'
+APPROVAL_EXPIRY = 24 * 3600.0
+"""Seconds for which a call waits for a person."""
 ABANDONED = '{"error": "the turn ended before this call was answered"}'
 
 
@@ -178,6 +221,13 @@ def step(state: Conversation, event: Event, limits: Limits) -> tuple[Conversatio
             return _start(state, event)
         case MessageRefused():
             return _refused(state, event)
+        case MessageCancelled():
+            return _left_out(state, event)
+        case TurnCancelled():
+            turn = state.turn
+            if turn is None or turn.message.operation_id != event.operation_id:
+                return state, ()
+            return _end(state, turn, event.at, "cancelled", failure=_cancelled(event.by))
         case PutOff():
             return replace(state, retry_at=event.until, retries=state.retries + 1), ()
         case Settled():
@@ -191,6 +241,8 @@ def step(state: Conversation, event: Event, limits: Limits) -> tuple[Conversatio
             return _model_event(state, turn, event, limits)
         case ResultArrived():
             return _result(state, event)
+        case ApprovalDecided():
+            return _decided(state, event)
         case TimePassed():
             return _time(state, event.at)
 
@@ -198,7 +250,7 @@ def step(state: Conversation, event: Event, limits: Limits) -> tuple[Conversatio
 def _start(state: Conversation, event: TurnStarted) -> tuple[Conversation, tuple[Effect, ...]]:
     if state.turn is not None or event.message.seq <= state.last_seq:
         return state, ()
-    turn = Turn(message=event.message, agent=event.agent, outputs=state.orphans)
+    turn = Turn(message=event.message, agent=event.agent, outputs=state.orphans, limits=event.limits)
     state = replace(state, turn=turn, orphans=(), last_seq=event.message.seq)
     return state, (Record(_operation(state, turn, event.at, "running")), CallModel(1))
 
@@ -208,6 +260,19 @@ def _refused(state: Conversation, event: MessageRefused) -> tuple[Conversation, 
         return state, ()
     turn = Turn(message=event.message, agent=NOBODY, outputs=state.orphans)
     return _end(replace(state, last_seq=event.message.seq), turn, event.at, "failed", failure=event.failure)
+
+
+def _left_out(state: Conversation, event: MessageCancelled) -> tuple[Conversation, tuple[Effect, ...]]:
+    if event.message.seq <= state.last_seq:
+        return state, ()
+    turn = Turn(message=event.message, agent=NOBODY)
+    operation = _operation(state, turn, event.at, "cancelled", failure=_cancelled(event.by))
+    state, effects = _tell(replace(state, turns=state.turns + 1), operation)
+    return state, (Record(operation), *effects)
+
+
+def _cancelled(by: str) -> Failure:
+    return Failure("cancelled", "The operation was cancelled.", f"Cancelled by {by}.")
 
 
 def _model_event(
@@ -242,19 +307,46 @@ def _answered(
     calls = tuple(_call(turn, index, planned, event.at) for index, planned in enumerate(event.planned))
     turn = replace(turn, phase="tools", calls=calls)
     state = replace(state, turn=turn)
-    over = _over_limit(turn, limits)
+    over = _over_limit(turn, turn.limits or limits)
     if over is not None:
         return _end(state, turn, event.at, "failed", failure=over)
-    requests = tuple(
-        SendTool(call.request_id, call.server, call.tool, call.arguments) for call in calls if call.output is None
+    requests: tuple[Outgoing, ...] = tuple(
+        _show(state, turn, call) if call.parked else _send(call) for call in calls if call.output is None
     )
     if not requests:
         return _next_model_step(state, turn, event.at)
-    state = replace(state, outbox=state.outbox + requests)
+    if any(call.parked for call in calls):
+        turn = replace(turn, parked_at=event.at)
+    state = replace(state, turn=turn, outbox=state.outbox + requests)
     return state, (Record(_operation(state, turn, event.at, "waiting")), *requests)
 
 
+def _send(call: ToolCall) -> SendTool:
+    return SendTool(call.request_id, call.server, call.tool, call.arguments)
+
+
+def _show(state: Conversation, turn: Turn, call: ToolCall) -> ShowApproval:
+    return ShowApproval(approval_record(_operation(state, turn, call.requested_at, "waiting"), call))
+
+
+def approval_record(operation: Operation, call: ToolCall) -> ApprovalRecord:
+    """A call of an operation as approvers see it; it must have an `approval`."""
+    assert call.approval is not None  # noqa: S101 - said above
+    return ApprovalRecord(
+        approval_id=call.request_id,
+        operation_id=operation.operation_id,
+        agent_id=operation.agent_id,
+        conversation_id=operation.conversation_id,
+        server=call.server,
+        tool=call.tool,
+        arguments=call.arguments,
+        requested_at=call.requested_at,
+        approval=call.approval,
+    )
+
+
 def _call(turn: Turn, index: int, planned: PlannedCall, at: float) -> ToolCall:
+    approval = Approval("pending", at + APPROVAL_EXPIRY) if planned.approval and planned.refusal is None else None
     return ToolCall(
         call_id=planned.call.call_id,
         request_id=f"{turn.message.operation_id}.{_numbered(turn)}.{index}",
@@ -262,11 +354,13 @@ def _call(turn: Turn, index: int, planned: PlannedCall, at: float) -> ToolCall:
         server=planned.server,
         tool=planned.tool or planned.call.name,
         arguments=planned.call.arguments,
-        deadline=at + planned.time_limit,
+        deadline=at + planned.time_limit if approval is None else approval.expires_at,
         requested_at=at,
         status="pending" if planned.refusal is None else "refused",
         output=planned.refusal,
         finished_at=None if planned.refusal is None else at,
+        time_limit=planned.time_limit,
+        approval=approval,
     )
 
 
@@ -285,6 +379,9 @@ def _over_limit(turn: Turn, limits: Limits) -> Failure | None:
         return Failure(
             "limit_exceeded", title, f"{turn.step} model steps without an answer: the limit `model_steps` is reached."
         )
+    if turn.usage.total_tokens >= limits.total_tokens:
+        used = turn.usage.total_tokens
+        return Failure("limit_exceeded", title, f"{used} tokens; the limit `total_tokens` is {limits.total_tokens}.")
     return None
 
 
@@ -294,7 +391,7 @@ def _result(state: Conversation, event: ResultArrived) -> tuple[Conversation, tu
         return state, ()
     calls = tuple(
         replace(call, status="failed" if result.failed else "succeeded", output=result.output, finished_at=event.at)
-        if call.request_id == result.request_id and call.output is None
+        if call.request_id == result.request_id and call.output is None and not call.parked
         else call
         for call in turn.calls
     )
@@ -306,24 +403,68 @@ def _result(state: Conversation, event: ResultArrived) -> tuple[Conversation, tu
     return _when_all_answered(replace(state, turn=turn, outbox=outbox), turn, event.at)
 
 
+def _decided(state: Conversation, event: ApprovalDecided) -> tuple[Conversation, tuple[Effect, ...]]:
+    turn, decision = state.turn, event.decision
+    if turn is None or turn.phase != "tools":
+        return state, ()
+    parked = next((call for call in turn.calls if call.request_id == decision.approval_id and call.parked), None)
+    if parked is None or parked.approval is None:
+        return state, ()
+    outcome: ApprovalState = "approved" if decision.approve else "rejected"
+    approval = replace(parked.approval, state=outcome, decided_at=event.at, by=decision.by, reason=decision.reason)
+    effects: tuple[Outgoing, ...]
+    if decision.approve:
+        call = replace(parked, approval=approval, requested_at=event.at, deadline=event.at + parked.time_limit)
+        effects = (_show(state, turn, replace(parked, approval=approval)), _send(call))
+    else:
+        told = json.dumps({"error": f"rejected: {decision.reason or 'no reason given'}"}, ensure_ascii=False)
+        call = replace(parked, approval=approval, status="rejected", output=told, finished_at=event.at)
+        effects = (_show(state, turn, call),)
+    turn = replace(turn, calls=tuple(call if known is parked else known for known in turn.calls))
+    turn = _unparked(turn, event.at)
+    state, more = _when_all_answered(replace(state, turn=turn, outbox=state.outbox + effects), turn, event.at)
+    return state, effects + more
+
+
+def _unparked(turn: Turn, at: float) -> Turn:
+    """Its time goes on once no call waits for a person any more."""
+    if turn.parked_at is None or any(call.parked for call in turn.calls):
+        return turn
+    return replace(turn, parked_at=None, parked_for=turn.parked_for + max(0.0, at - turn.parked_at))
+
+
+def _closed(approval: Approval | None, state: ApprovalState, at: float) -> Approval | None:
+    return None if approval is None else replace(approval, state=state, decided_at=at)
+
+
 def _time(state: Conversation, at: float) -> tuple[Conversation, tuple[Effect, ...]]:
     turn = state.turn
     if turn is None:
         return state, ()
-    if at >= turn.message.deadline:
+    if at >= turn.deadline:
         title = "The turn passed its deadline."
         detail = f"No answer within {turn.message.deadline - turn.message.accepted_at:.0f} s."
         return _end(state, turn, at, "failed", failure=Failure("deadline_exceeded", title, detail))
     late = {call.request_id for call in turn.calls if call.output is None and at >= call.deadline}
     if not late or turn.phase != "tools":
         return state, ()
-    calls = tuple(
-        replace(call, status="timed_out", output=TIMED_OUT, finished_at=at) if call.request_id in late else call
-        for call in turn.calls
+    calls = tuple(_too_late(call, at) if call.request_id in late else call for call in turn.calls)
+    expired = tuple(
+        _show(state, turn, after)
+        for before, after in zip(turn.calls, calls, strict=True)
+        if before.parked != after.parked
     )
-    turn = replace(turn, calls=calls)
+    turn = _unparked(replace(turn, calls=calls), at)
     outbox = tuple(out for out in state.outbox if not (out.kind == "tool" and out.request_id in late))
-    return _when_all_answered(replace(state, turn=turn, outbox=outbox), turn, at)
+    state, more = _when_all_answered(replace(state, turn=turn, outbox=outbox + expired), turn, at)
+    return state, expired + more
+
+
+def _too_late(call: ToolCall, at: float) -> ToolCall:
+    if call.parked:
+        approval = _closed(call.approval, "expired", at)
+        return replace(call, status="rejected", output=EXPIRED, finished_at=at, approval=approval)
+    return replace(call, status="timed_out", output=TIMED_OUT, finished_at=at)
 
 
 def _when_all_answered(state: Conversation, turn: Turn, at: float) -> tuple[Conversation, tuple[Effect, ...]]:
@@ -362,30 +503,51 @@ def _end(
     # Whether a model step without an answer took its input, and made calls of its own, has to be looked up (`Settled`).
     unsettled = state.unsettled or (status != "completed" and state.turn is not None and turn.phase == "model")
     orphans = turn.outputs if turn.phase == "model" else _outputs(turn.calls)
+    open_as: CallStatus = "abandoned" if status == "cancelled" else "timed_out"
     calls = tuple(
-        replace(call, status="timed_out", finished_at=at) if call.output is None else call for call in turn.calls
+        call
+        if call.output is not None
+        else replace(
+            call,
+            status=open_as,
+            finished_at=at,
+            approval=_closed(call.approval, "withdrawn", at) if call.parked else call.approval,
+        )
+        for call in turn.calls
     )
+    withdrawn: tuple[Outgoing, ...] = ()
+    if turn.parked_at is not None:
+        withdrawn = tuple(
+            _show(state, turn, after) for before, after in zip(turn.calls, calls, strict=True) if before.parked
+        )
     turn = replace(turn, calls=calls)
     operation = _operation(state, turn, at, status, reply=reply, failure=failure)
     origin = turn.message.origin if status == "failed" else None
     operation = replace(operation, parked=origin is not None)
-    outbox = tuple(out for out in state.outbox if out.kind != "tool")
-    effects: tuple[Effect, ...] = (Record(operation),)
-    if operation.reply_to is not None:
-        send = SendReply(operation)
-        outbox += (send,)
-        effects += (send,)
+    outbox = tuple(out for out in state.outbox if out.kind != "tool") + withdrawn
+    ended = replace(state, turn=None, outbox=outbox, orphans=orphans, unsettled=unsettled, turns=state.turns + 1)
+    ended, effects = _tell(ended, operation)
     if origin is not None:
         park = Park(operation, origin)
-        outbox += (park,)
-        effects += (park,)
-    ended = replace(state, turn=None, outbox=outbox, orphans=orphans, unsettled=unsettled, turns=state.turns + 1)
-    return ended, effects
+        ended, effects = replace(ended, outbox=(*ended.outbox, park)), (*effects, park)
+    return ended, (Record(operation), *withdrawn, *effects)
+
+
+def _tell(state: Conversation, operation: Operation) -> tuple[Conversation, tuple[Effect, ...]]:
+    """Tells the sender of a bus message how its operation ended."""
+    if operation.reply_to is None:
+        return state, ()
+    send = SendReply(operation)
+    return replace(state, outbox=(*state.outbox, send)), (send,)
 
 
 def _for_the_record(calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
     """Without what the tools said: the conversation in Foundry has that, and it may be long."""
     return tuple(call if call.output is None else replace(call, output=None) for call in calls)
+
+
+def _waiting_on(turn: Turn) -> WaitingOn:
+    return "approval" if any(call.parked for call in turn.calls) else "tool"
 
 
 def _operation(
@@ -406,7 +568,7 @@ def _operation(
         created_at=message.accepted_at,
         updated_at=at,
         attempt=message.attempt,
-        waiting_on="tool" if status == "waiting" else None,
+        waiting_on=_waiting_on(turn) if status == "waiting" else None,
         reply=reply,
         error=failure,
         tool_calls=turn.past_calls + _for_the_record(turn.calls),

@@ -6,6 +6,7 @@ Times are seconds since the epoch (UTC) as floats.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -13,8 +14,9 @@ Status = Literal["queued", "running", "waiting", "completed", "failed", "cancell
 """Of an operation; the last three are final."""
 
 WaitingOn = Literal["tool", "approval", "agent"]
-CallStatus = Literal["pending", "succeeded", "failed", "refused", "timed_out"]
+CallStatus = Literal["pending", "succeeded", "failed", "refused", "rejected", "timed_out", "abandoned"]
 Phase = Literal["model", "tools"]
+ApprovalState = Literal["pending", "approved", "rejected", "expired", "withdrawn"]
 
 FINAL: frozenset[Status] = frozenset({"completed", "failed", "cancelled"})
 
@@ -102,6 +104,22 @@ class ToolOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class Approval:
+    """What a person says of a call before it is made.
+
+    Attributes:
+        expires_at: When the call is rejected if nobody has decided.
+        by: The name of who decided.
+    """
+
+    state: ApprovalState
+    expires_at: float
+    decided_at: float | None = None
+    by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
     """One call of a tool within a turn.
 
@@ -111,6 +129,8 @@ class ToolCall:
         arguments: JSON object as text, as the model wrote it.
         deadline: When to give up waiting for the result.
         output: What the model is told; set exactly once.
+        time_limit: Seconds from when the call is made to its deadline.
+        approval: Set when a person has to approve the call; its `request_id` is the approval's id.
     """
 
     call_id: str
@@ -124,6 +144,13 @@ class ToolCall:
     status: CallStatus = "pending"
     output: str | None = None
     finished_at: float | None = None
+    time_limit: float = 0.0
+    approval: Approval | None = None
+
+    @property
+    def parked(self) -> bool:
+        """Whether it waits for a person."""
+        return self.output is None and self.approval is not None and self.approval.state == "pending"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +180,53 @@ class ToolResult:
     request_id: str
     output: str
     failed: bool = False
+    kind: Literal["result"] = "result"
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """Somebody asked that an operation be ended."""
+
+    operation_id: str
+    by: str
+    kind: Literal["cancellation"] = "cancellation"
+
+    @property
+    def request_id(self) -> str:
+        return f"{self.operation_id}.cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Somebody decided whether a call is to be made. The first one for an `approval_id` counts."""
+
+    approval_id: str
+    approve: bool
+    by: str
+    reason: str = ""
+    kind: Literal["decision"] = "decision"
+
+    @property
+    def request_id(self) -> str:
+        return f"{self.approval_id}.decision"
+
+
+Arrival = ToolResult | Cancellation | Decision
+"""What arrives for a conversation beside messages: stored once per `request_id` by whoever receives it, taken up by the
+holder of the lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one turn. Passing one ends the turn as `failed` with `limit_exceeded`; the detail says which.
+
+    Attributes:
+        total_tokens: After which the model is not asked again; an answer that it has given counts all the same.
+    """
+
+    model_steps: int = 16
+    tool_calls: int = 64
+    total_tokens: int = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +239,9 @@ class Turn:
         outputs: Tool outputs that the next model step is given; empty in the first step, which is given the text.
         calls: Calls of the current step, answered or not.
         past_calls: Calls of earlier steps, for the record.
+        limits: The agent's own, as they were when the turn began; None: those of the kernel.
+        parked_at: Since when it waits for a person; its deadline does not come nearer meanwhile.
+        parked_for: Seconds that it has waited for people before.
     """
 
     message: Message
@@ -176,6 +253,14 @@ class Turn:
     past_calls: tuple[ToolCall, ...] = ()
     usage: Usage = field(default_factory=Usage)
     model: str = ""
+    limits: Limits | None = None
+    parked_at: float | None = None
+    parked_for: float = 0.0
+
+    @property
+    def deadline(self) -> float:
+        """When the turn is given up; never while it waits for a person."""
+        return math.inf if self.parked_at is not None else self.message.deadline + self.parked_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +319,30 @@ class Park:
     kind: Literal["park"] = "park"
 
 
-Outgoing = SendTool | SendReply | Park
+@dataclass(frozen=True, slots=True)
+class ApprovalRecord:
+    """A call that waits, or waited, for a person, as approvers see it. `arguments` are those that will be sent."""
+
+    approval_id: str
+    operation_id: str
+    agent_id: str
+    conversation_id: str
+    server: str
+    tool: str
+    arguments: str
+    requested_at: float
+    approval: Approval
+
+
+@dataclass(frozen=True, slots=True)
+class ShowApproval:
+    """Effect: show approvers a call that waits for them, or what became of it."""
+
+    record: ApprovalRecord
+    kind: Literal["approval"] = "approval"
+
+
+Outgoing = SendTool | SendReply | Park | ShowApproval
 """Effects that leave the process. They are saved with the state and sent after it: the record is its own outbox."""
 
 
@@ -292,11 +400,3 @@ class ModelReply:
     usage: Usage
     model: str
     anchor: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one turn. Passing one ends the turn as `failed` with `limit_exceeded`."""
-
-    model_steps: int = 16
-    tool_calls: int = 64

@@ -46,11 +46,13 @@ class ToolSource:
     Attributes:
         server: Id of its MCP server.
         time_limit: Seconds after which a call's result is given up.
+        approval: Whether a person has to approve each call.
     """
 
     server: str
     info: ToolInfo
     time_limit: float
+    approval: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class FunctionTools:
         ]
         if problems:
             return _refuse(call, "the arguments do not fit the tool's schema: " + "; ".join(problems), source)
-        return PlannedCall(call, source.server, source.info.name, source.time_limit)
+        return PlannedCall(call, source.server, source.info.name, source.time_limit, approval=source.approval)
 
 
 def convert_mcp_tools_to_function_tools(tools: Iterable[ToolSource]) -> FunctionTools:

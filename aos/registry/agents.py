@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from aos.registry.document import decode
 from aos.registry.entries import FilledText, Finding, Flag, Id, JsonObject, Name, RegistryModel, Text, parse_entries
+from aos.registry.policies import approval_fault, limits_faults
 from aos.registry.problems import RegistryProblem
 
 AgentType = Literal["purpose_driven", "perpetual", "leadership"]
@@ -63,6 +64,7 @@ class AgentEntry(RegistryModel):
     system_message: Text | None = None
     enabled: Flag = True
     metadata: JsonObject = Field(default_factory=dict)
+    """`limits` in it bounds the agent's turns, see `aos.registry.policies.TurnLimits`."""
 
     @property
     def distinct_tools(self) -> tuple[ToolReference, ...]:
@@ -71,6 +73,12 @@ class AgentEntry(RegistryModel):
         for tool in self.mcp_tools:
             first.setdefault((tool.server_name, tool.tool_name), tool)
         return tuple(first.values())
+
+    def faults(self) -> Iterator[Finding]:
+        yield from limits_faults(self.metadata)
+        for index, tool in enumerate(self.mcp_tools):
+            if (fault := approval_fault(tool.configuration)) is not None:
+                yield ("mcp_tools", index, *fault[0]), fault[1]
 
     def cautions(self) -> Iterator[Finding]:
         seen: dict[tuple[str, str], int] = {}

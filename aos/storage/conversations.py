@@ -1,9 +1,9 @@
 """Conversations in Table storage.
 
 One partition of `aosconversations` holds a conversation: `state` (with the lease), `in:{seq}` (accepted messages),
-`res:{request_id}` (tool results), `OP:{operation_id}`. The capitals sort the operations before the working rows, so
-that one range query reads what a step needs, however long the history is. `aosoperations` finds the conversation of
-an operation, `aosdue` what the sweep has to look at.
+`res:{request_id}` (tool results, cancellations), `OP:{operation_id}`. The capitals sort the operations before the
+working rows, so that one range query reads what a step needs, however long the history is. `aosoperations` finds the
+conversation of an operation, `aosdue` what the sweep has to look at.
 
 Arrivals are inserted, never updated; only the holder of the lease writes `state`, together with the rows that it
 consumed, in one entity-group transaction. A value over 24 KiB lies in a blob.
@@ -15,18 +15,18 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from azure.core import MatchConditions
 from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 from azure.data.tables import TableTransactionError, UpdateMode
 from azure.data.tables.aio import TableClient
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from aos.errors import BacklogFull, Conflict, OperationConflict, StorageUnavailable
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import Acceptance, Change, Due, Lease, Snapshot
-from aos.kernel.types import Conversation, ConversationKey, Message, Operation, ToolResult
+from aos.kernel.types import Arrival, Conversation, ConversationKey, Message, Operation
 from aos.storage.account import StorageAccount, storage_errors
 from aos.storage.payloads import Payloads
 from aos.storage.rows import FIRST_LOOK, SHARDS, due_row, queued, replayable, settled, shard_of, table_key
@@ -39,7 +39,7 @@ Row = dict[str, Any]
 
 CONVERSATION = TypeAdapter(Conversation)
 MESSAGE = TypeAdapter(Message)
-RESULT = TypeAdapter(ToolResult)
+ARRIVAL: TypeAdapter[Arrival] = TypeAdapter(Annotated[Arrival, Field(discriminator="kind")])
 OPERATION = TypeAdapter(Operation)
 
 INSERT_TRIES = 20
@@ -137,9 +137,9 @@ class TableConversations:
         known = await self._value(row, OPERATION)
         return str(row.metadata["etag"]) if replayable(known, message) else None
 
-    async def add_result(self, key: ConversationKey, result: ToolResult) -> bool:
+    async def add_arrival(self, key: ConversationKey, arrival: Arrival) -> bool:
         table = await self._table()
-        row = await self._row(table_key(*key), f"res:{table_key(result.request_id)}", RESULT, result)
+        row = await self._row(table_key(*key), f"res:{table_key(arrival.request_id)}", ARRIVAL, arrival)
         with storage_errors("aosconversations"):
             try:
                 await table.create_entity(row)
@@ -153,18 +153,23 @@ class TableConversations:
         table, partition = await self._table(), table_key(*key)
         state, lease, etag = Conversation(key), Lease(), None
         inbox: list[Message] = []
-        results: list[ToolResult] = []
+        arrivals: list[Arrival] = []
         async for row in _query(table, "PartitionKey eq @p and RowKey ge 'in:'", {"p": partition}):
             row_key = row["RowKey"]
             if row_key.startswith("in:"):
                 inbox.append(await self._value(row, MESSAGE))
             elif row_key.startswith("res:"):
-                results.append(await self._value(row, RESULT))
+                arrivals.append(await self._value(row, ARRIVAL))
             else:
                 state = await self._value(row, CONVERSATION)
                 lease = Lease(row["owner"], row["lease_until"], int(row["fence"]))
                 etag = row["etag"]
-        return Snapshot(state, lease, etag, tuple(inbox), tuple(results))
+        return Snapshot(state, lease, etag, tuple(inbox), tuple(arrivals))
+
+    async def keys(self) -> AsyncIterator[ConversationKey]:
+        """Every conversation that has a state. Reads the whole table: for maintenance."""
+        async for row in _query(await self._table(), "RowKey eq @r", {"r": "state"}):
+            yield (await self._value(row, CONVERSATION)).key
 
     async def commit(self, key: ConversationKey, etag: str | None, change: Change) -> str:
         table, partition = await self._table(), table_key(*key)
@@ -177,8 +182,8 @@ class TableConversations:
             work = [("update", state, replace_state)]
         for message in change.messages:
             work.append(("delete", {"PartitionKey": partition, "RowKey": f"in:{message.seq:020d}"}))
-        for result in change.results:
-            work.append(("delete", {"PartitionKey": partition, "RowKey": f"res:{table_key(result.request_id)}"}))
+        for arrival in change.arrivals:
+            work.append(("delete", {"PartitionKey": partition, "RowKey": f"res:{table_key(arrival.request_id)}"}))
         for operation in change.operations:
             row = await self._row(partition, f"OP:{operation.operation_id}", OPERATION, operation)
             work.append(("upsert", row, {"mode": UpdateMode.REPLACE}))

@@ -1,4 +1,5 @@
-"""Conversations in memory: the same promises as `aos.storage.conversations`, for tests and benchmarks of the kernel."""
+"""Conversations in memory: the same promises as `aos.storage.conversations`, for agents without a
+storage account, tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from aos.errors import BacklogFull, Conflict, OperationConflict
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import Acceptance, Change, Due, Lease, Snapshot
-from aos.kernel.types import Conversation, ConversationKey, Message, Operation, ToolResult
+from aos.kernel.types import Arrival, Conversation, ConversationKey, Message, Operation
 from aos.storage.rows import FIRST_LOOK, queued, replayable, settled
 
 
@@ -18,7 +19,7 @@ class _Partition:
     lease: Lease = field(default_factory=Lease)
     etag: str | None = None
     inbox: dict[int, Message] = field(default_factory=dict)
-    results: dict[str, ToolResult] = field(default_factory=dict)
+    arrivals: dict[str, Arrival] = field(default_factory=dict)
     last_seq: int = 0
 
 
@@ -57,11 +58,11 @@ class MemoryConversations:
             raise OperationConflict(f"Operation {operation_id} was accepted before with a different request.")
         return self._operations.get(operation_id)
 
-    async def add_result(self, key: ConversationKey, result: ToolResult) -> bool:
-        results = self._partition(key).results
-        if result.request_id in results:
+    async def add_arrival(self, key: ConversationKey, arrival: Arrival) -> bool:
+        arrivals = self._partition(key).arrivals
+        if arrival.request_id in arrivals:
             return False
-        results[result.request_id] = result
+        arrivals[arrival.request_id] = arrival
         return True
 
     async def read(self, key: ConversationKey) -> Snapshot:
@@ -73,7 +74,7 @@ class MemoryConversations:
             partition.lease,
             partition.etag,
             tuple(partition.inbox[seq] for seq in sorted(partition.inbox)),
-            tuple(partition.results.values()),
+            tuple(partition.arrivals.values()),
         )
 
     async def commit(self, key: ConversationKey, etag: str | None, change: Change) -> str:
@@ -81,13 +82,13 @@ class MemoryConversations:
         if partition.etag != etag:
             raise Conflict(f"Conversation {key.conversation_id} was changed by somebody else.")
         known = all(message.seq in partition.inbox for message in change.messages)
-        if not known or any(result.request_id not in partition.results for result in change.results):
+        if not known or any(arrival.request_id not in partition.arrivals for arrival in change.arrivals):
             raise Conflict(f"Arrivals of conversation {key.conversation_id} were taken up by somebody else.")
         partition.state, partition.lease = change.state, change.lease
         for message in change.messages:
             del partition.inbox[message.seq]
-        for result in change.results:
-            del partition.results[result.request_id]
+        for arrival in change.arrivals:
+            del partition.arrivals[arrival.request_id]
         for operation in change.operations:
             self._operations[operation.operation_id] = operation
         for operation in settled(change):

@@ -11,6 +11,9 @@ from aos.errors import AosError
 from aos.storage.account import StorageAccount, storage_errors
 
 CONTAINER = "aos-payloads"
+"""Values on their way; a lifecycle rule of the account removes them after 7 days."""
+STATE_CONTAINER = "aos-state"
+"""Values of table rows; they stay, however long a conversation rests."""
 
 
 class PayloadGone(AosError):
@@ -28,20 +31,21 @@ class BlobRef(BaseModel):
 
 
 class Payloads:
-    """Values in the container `aos-payloads`; a lifecycle rule of the account removes them after 7 days."""
+    """Values in one container."""
 
-    def __init__(self, account: StorageAccount) -> None:
+    def __init__(self, account: StorageAccount, container: str = CONTAINER) -> None:
         self._account = account
+        self._container = container
 
     async def put(self, data: bytes, prefix: str) -> BlobRef:
         """Stores a value under a new name that begins with `prefix`."""
         ref = BlobRef(
-            container=CONTAINER,
+            container=self._container,
             name=f"{prefix}/{uuid.uuid4().hex}",
             sha256=hashlib.sha256(data).hexdigest(),
             size=len(data),
         )
-        container = await self._account.container(CONTAINER)
+        container = await self._account.container(self._container)
         with storage_errors(f"blob {ref.name}"):
             await container.upload_blob(ref.name, data)
         return ref
@@ -57,17 +61,19 @@ class Payloads:
         """
         from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
-        if ref.container != CONTAINER:
-            raise PayloadGone(f"References may only point into container {CONTAINER}, not {ref.container!r}.")
+        if ref.container != self._container:
+            raise PayloadGone(f"References may only point into container {self._container}, not {ref.container!r}.")
         if ref.size > limit:
             raise PayloadGone(f"The value has {ref.size} bytes; at most {limit} are read.", code="too_large")
-        container = await self._account.container(CONTAINER)
+        container = await self._account.container(self._container)
         with storage_errors(f"blob {ref.name}"):
             try:
                 stream = await container.download_blob(ref.name, offset=0, length=ref.size + 1)
                 data = await stream.readall()
             except ResourceNotFoundError:
-                raise PayloadGone(f"The value {ref.name} was removed (values are kept for 7 days).") from None
+                raise PayloadGone(
+                    f"The value {ref.name} was removed (values on their way are kept for 7 days)."
+                ) from None
             except HttpResponseError as error:
                 if error.status_code != 416:
                     raise

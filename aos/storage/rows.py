@@ -8,8 +8,8 @@ import hashlib
 from aos.kernel.ports import Change
 from aos.kernel.types import ConversationKey, Message, Operation
 
-FIRST_LOOK = 60.0
-"""Seconds after acceptance when the sweep first looks at an operation that did not end."""
+FIRST_LOOK = 35.0
+"""Seconds after acceptance when the sweep first looks at an operation that did not end: a lease (30 s) and a little."""
 SHARDS = 16
 
 
@@ -31,7 +31,7 @@ def due_row(operation_id: str, at: float) -> str:
 
 def settled(change: Change) -> list[Operation]:
     """The operations for which nothing remains to be done: they ended, and their replies are out."""
-    waiting = {out.operation.operation_id for out in change.state.outbox if out.kind != "tool"}
+    waiting = {out.operation.operation_id for out in change.state.outbox if out.kind in ("reply", "park")}
     return [operation for operation in change.operations if operation.final and operation.operation_id not in waiting]
 
 

@@ -9,10 +9,11 @@ import signal
 import sys
 from pathlib import Path
 
+from emulators.foundry.database import StateUnavailable
 from emulators.foundry.deployments import read_deployments
 from emulators.foundry.responses_api import DEFAULT_CONTEXT_WINDOW
+from emulators.foundry.run_engine import DEFAULT_RUN_EXPIRY
 from emulators.foundry.server import FoundryEmulator
-from emulators.foundry.state import StateUnavailable
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -25,6 +26,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--latency-ms", type=float, default=0.0, help="time before the model begins to answer")
     parser.add_argument("--on-disconnect", choices=("finish", "drop"), default="finish")
     parser.add_argument("--context-window", type=int, default=DEFAULT_CONTEXT_WINDOW, help="input tokens accepted")
+    parser.add_argument(
+        "--run-expiry-seconds", type=float, default=DEFAULT_RUN_EXPIRY, help="life of a run of a thread"
+    )
+    parser.add_argument("--no-threads", action="store_true", help="refuse new assistants, threads and runs (403)")
     return parser.parse_args(argv)
 
 
@@ -38,6 +43,8 @@ async def _serve(options: argparse.Namespace) -> None:
         latency_ms=options.latency_ms,
         on_disconnect=options.on_disconnect,
         context_window=options.context_window,
+        run_expiry=options.run_expiry_seconds,
+        threads=not options.no_threads,
     )
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from emulators.foundry.database import UnknownCursor
 from emulators.foundry.deployments import deployment_not_found
 from emulators.foundry.edge import Edge, json_response, list_response, page_query, read_body, unknown_cursor
 from emulators.foundry.errors import ApiError, not_found
 from emulators.foundry.model import JsonObject
-from emulators.foundry.state import State, UnknownCursor
+from emulators.foundry.state import State
 from emulators.foundry.tool_definitions import check_tools
 
 MAX_VERSIONS = 1000

@@ -8,10 +8,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from emulators.foundry.agents_api import Metadata
+from emulators.foundry.database import UnknownCursor
 from emulators.foundry.edge import Edge, json_response, list_response, page_query, read_body, unknown_cursor
 from emulators.foundry.errors import ApiError, not_found
 from emulators.foundry.items import Input, check_pairing, new_id, wire_item
-from emulators.foundry.state import State, UnknownCursor
+from emulators.foundry.state import State
 
 MAX_ITEMS_PER_CALL = 20
 

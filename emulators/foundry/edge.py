@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from emulators.foundry.database import Order, PageQuery
 from emulators.foundry.errors import ApiError, retry_headers
-from emulators.foundry.state import Order, PageQuery
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 MAX_FAULTS = 1000

@@ -5,21 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Generator, Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from emulators.foundry.agents_api import AgentsApi
+from emulators.foundry.assistants_api import AssistantsApi
 from emulators.foundry.conversations_api import ConversationsApi, Locks
 from emulators.foundry.deployments import DEFAULT_DEPLOYMENTS, Deployment, parse_deployments
 from emulators.foundry.edge import Edge, http_exception
 from emulators.foundry.model import Model
 from emulators.foundry.model_choice import build_model
+from emulators.foundry.model_faults import FaultyModel
 from emulators.foundry.responses_api import DEFAULT_CONTEXT_WINDOW, OnDisconnect, ResponsesApi
+from emulators.foundry.run_engine import DEFAULT_RUN_EXPIRY, RunEngine
+from emulators.foundry.runs_api import RunsApi
 from emulators.foundry.state import State
+from emulators.foundry.thread_state import ThreadState
+from emulators.foundry.threads_api import ThreadsApi
 
 PROJECT_PATH = "/api/projects/local"
 
@@ -44,12 +52,14 @@ class FoundryEmulator:
     ``port`` 0 takes a free one. ``model``: ``"offline"``, the base URL of an OpenAI-compatible server, or a `Model`.
     ``db``: a SQLite file, or None for memory. ``deployments``: names or entries; None keeps those in the file, or
     takes `DEFAULT_DEPLOYMENTS`. ``latency_ms`` passes before a model begins to answer. ``on_disconnect``: whether a
-    response is finished or dropped when its client leaves. ``context_window``: input tokens a model accepts.
+    response or a streamed run is finished or dropped when its client leaves. ``context_window``: input tokens a model
+    accepts. ``run_expiry``: seconds after which a run expires, by ``clock`` (Unix seconds). ``threads`` False refuses
+    to create or change assistants and to create threads and runs, as an administrator can.
 
     Raises:
         OSError: the port is in use.
         StateUnavailable: ``db`` cannot be used, or another process holds it.
-        ValueError: ``model`` or ``deployments`` is not of the form above.
+        ValueError: ``model`` or ``deployments`` is not of the form above, or ``run_expiry`` is not positive.
     """
 
     def __init__(
@@ -63,6 +73,9 @@ class FoundryEmulator:
         latency_ms: float = 0.0,
         on_disconnect: OnDisconnect = "finish",
         context_window: int = DEFAULT_CONTEXT_WINDOW,
+        run_expiry: float = DEFAULT_RUN_EXPIRY,
+        clock: Callable[[], float] = time.time,
+        threads: bool = True,
     ) -> None:
         self._host = host
         self._port = port
@@ -72,6 +85,11 @@ class FoundryEmulator:
         self._latency = latency_ms / 1000
         self._on_disconnect: OnDisconnect = on_disconnect
         self._context_window = context_window
+        if not run_expiry > 0:
+            raise ValueError(f"run expiry: {run_expiry} is no positive number of seconds")
+        self._run_expiry = run_expiry
+        self._clock = clock
+        self._threads = threads
         self._stack = contextlib.AsyncExitStack()
 
     @property
@@ -99,7 +117,9 @@ class FoundryEmulator:
                 if chosen is None:
                     chosen = parse_deployments(list(DEFAULT_DEPLOYMENTS))
                 state.replace_deployments(deployment.wire() for deployment in chosen)
-            model = build_model(self._model_spec) if isinstance(self._model_spec, str) else self._model_spec
+            model = FaultyModel(
+                build_model(self._model_spec) if isinstance(self._model_spec, str) else self._model_spec
+            )
             stack.push_async_callback(model.close)
             locks = Locks()
             responses = ResponsesApi(
@@ -110,21 +130,45 @@ class FoundryEmulator:
                 on_disconnect=self._on_disconnect,
                 context_window=self._context_window,
             )
+            store = ThreadState(state.database)
+            runs = RunEngine(
+                store, model, latency=self._latency, context_window=self._context_window, clock=self._clock
+            )
             edge = Edge(PROJECT_PATH)
             app = Starlette(
                 routes=[
                     *AgentsApi(state).routes(edge),
                     *ConversationsApi(state, locks).routes(edge),
                     *responses.routes(edge),
+                    *self._thread_routes(edge, state, store, runs),
                     *edge.admin_routes(),
+                    *model.admin_routes(),
                 ],
                 exception_handlers={HTTPException: http_exception},
             )
             await self._serve(app, listener, stack)
             stack.push_async_callback(responses.close)  # first to go: a running response would hold the server open
+            stack.push_async_callback(runs.close)
             self._port = listener.getsockname()[1]
             self._stack = stack.pop_all()
         return self
+
+    def _thread_routes(self, edge: Edge, state: State, store: ThreadState, runs: RunEngine) -> list[Route]:
+        enabled, clock = self._threads, self._clock
+        runs_api = RunsApi(
+            state,
+            store,
+            runs,
+            clock,
+            expiry=self._run_expiry,
+            on_disconnect=self._on_disconnect,
+            enabled=enabled,
+        )
+        return [
+            *AssistantsApi(state, store, clock, enabled=enabled).routes(edge),
+            *runs_api.routes(edge),
+            *ThreadsApi(store, runs, clock, enabled=enabled).routes(edge),
+        ]
 
     async def _serve(self, app: Starlette, listener: socket.socket, stack: contextlib.AsyncExitStack) -> None:
         server = _Server(

@@ -1,27 +1,16 @@
-"""Everything the emulator remembers, in SQLite.
-
-`:memory:` or a file in WAL mode. A statement that returned survives ``kill -9``: committed pages are with the
-operating system; only a crash of the machine may lose the last ones (``synchronous=NORMAL``). The file is held
-exclusively, so a second emulator on it fails at once. Calls take microseconds and run on the event loop: a hop to a
-thread would cost more and would let two requests interleave inside one check-then-write.
-"""
+"""What the emulator remembers of agents, deployments, conversations and responses."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
+from emulators.foundry.database import OBJECT, Database, Page, PageQuery, dump
 from emulators.foundry.model import JsonObject
-
-Order = Literal["asc", "desc"]
-T = TypeVar("T")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS deployments (name TEXT PRIMARY KEY, body TEXT NOT NULL);
@@ -50,35 +39,7 @@ _ITEMS_PAGE = """
 SELECT seq, body FROM items WHERE conversation = :owner
 AND seq * :sign > :low AND seq * :sign < :high ORDER BY seq * :sign LIMIT :n"""
 
-_OBJECT = TypeAdapter(JsonObject)
 _OBJECTS = TypeAdapter(list[JsonObject])
-_FAR = 1 << 62
-
-
-class UnknownCursor(Exception):
-    """The id given as ``after`` or ``before`` is not in the list."""
-
-
-class StateUnavailable(Exception):
-    """The database file cannot be opened, is none, or is held by another process."""
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """Part of a list, in listing order; ``has_more`` tells whether it goes on."""
-
-    data: list[T]
-    has_more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PageQuery:
-    """Which part of a list: ``after`` and ``before`` are ids of elements."""
-
-    limit: int = 20
-    order: Order = "desc"
-    after: str | None = None
-    before: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,56 +58,34 @@ class State:
     """
 
     def __init__(self, path: str | None = None) -> None:
-        try:
-            self._db = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=0.2)
-        except sqlite3.Error as error:
-            raise StateUnavailable(f"{path}: {error}") from error
-        try:
-            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute("PRAGMA foreign_keys=ON")
-            self._db.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            self._db.close()
-            hint = " (does another emulator use this file?)" if "locked" in str(error) else ""
-            raise StateUnavailable(f"{path}: {error}{hint}") from error
+        self.database = Database(path, _SCHEMA)
+        self._db = self.database.connection
 
     def close(self) -> None:
         """Close the file; what was written stays."""
-        self._db.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        self.database.close()
 
     # Deployments
 
     def replace_deployments(self, deployments: Iterable[JsonObject]) -> None:
         """Make these the deployments of the project; each has a ``name``."""
-        with self._transaction():
+        with self.database.transaction():
             self._db.execute("DELETE FROM deployments")
-            self._db.executemany("INSERT INTO deployments VALUES (?, ?)", [(d["name"], _dump(d)) for d in deployments])
+            self._db.executemany("INSERT INTO deployments VALUES (?, ?)", [(d["name"], dump(d)) for d in deployments])
 
     def deployments(self) -> list[JsonObject]:
         """All deployments, by name."""
-        return [_OBJECT.validate_json(b) for (b,) in self._db.execute("SELECT body FROM deployments ORDER BY name")]
+        return [OBJECT.validate_json(b) for (b,) in self._db.execute("SELECT body FROM deployments ORDER BY name")]
 
     def deployment(self, name: str) -> JsonObject | None:
         """One deployment, or None."""
-        return self._object("SELECT body FROM deployments WHERE name = ?", (name,))
+        return self.database.fetch("SELECT body FROM deployments WHERE name = ?", (name,))
 
     # Agents
 
     def create_version(self, name: str, fields: JsonObject, *, draft: bool = False) -> JsonObject:
         """Add a version of agent ``name``, creating the agent with its first; numbers are never used twice."""
-        with self._transaction():
+        with self.database.transaction():
             (number,) = self._db.execute(
                 "INSERT INTO agents (name, last_version) VALUES (?, 1) "
                 "ON CONFLICT (name) DO UPDATE SET last_version = last_version + 1 RETURNING last_version",
@@ -162,7 +101,7 @@ class State:
                 "draft": draft,
                 **fields,
             }
-            self._db.execute("INSERT INTO agent_versions VALUES (?, ?, ?, ?)", (name, number, draft, _dump(body)))
+            self._db.execute("INSERT INTO agent_versions VALUES (?, ?, ?, ?)", (name, number, draft, dump(body)))
         return body
 
     def version_count(self, name: str) -> int:
@@ -173,25 +112,25 @@ class State:
     def version(self, name: str, version: str | None = None) -> JsonObject | None:
         """A version of an agent; without a number the latest that is no draft, else the latest."""
         if version is None:
-            return self._object(
+            return self.database.fetch(
                 "SELECT body FROM agent_versions WHERE agent = ? ORDER BY draft, version DESC LIMIT 1", (name,)
             )
-        return self._object("SELECT body FROM agent_versions WHERE agent = ? AND version = ?", (name, version))
+        return self.database.fetch("SELECT body FROM agent_versions WHERE agent = ? AND version = ?", (name, version))
 
     def agents(self, query: PageQuery) -> Page[str]:
         """Names of agents, in order of creation."""
-        rows, more = self._page(_AGENTS_PAGE, {}, query, "SELECT seq FROM agents WHERE name = :cursor")
+        rows, more = self.database.page(_AGENTS_PAGE, {}, query, "SELECT seq FROM agents WHERE name = :cursor")
         return Page(rows, more)
 
     def versions(self, name: str, query: PageQuery, *, drafts: bool = False) -> Page[JsonObject]:
         """Versions of an agent, in order of creation; cursors are version ids (``name:3``)."""
-        rows, more = self._page(
+        rows, more = self.database.page(
             _VERSIONS_PAGE,
             {"owner": name, "drafts": drafts},
             query,
             "SELECT version FROM agent_versions WHERE agent = :owner AND agent || ':' || version = :cursor",
         )
-        return Page([_OBJECT.validate_json(row) for row in rows], more)
+        return Page([OBJECT.validate_json(row) for row in rows], more)
 
     def delete_agent(self, name: str) -> bool:
         """Delete an agent with its versions; False if there was none."""
@@ -199,7 +138,7 @@ class State:
 
     def delete_version(self, name: str, version: str) -> bool:
         """Delete one version, and the agent with its last one; False if there was none."""
-        with self._transaction():
+        with self.database.transaction():
             deleted = self._db.execute(
                 "DELETE FROM agent_versions WHERE agent = ? AND version = ?", (name, version)
             ).rowcount
@@ -213,7 +152,7 @@ class State:
         self, conversation_id: str, metadata: dict[str, str], items: Sequence[JsonObject]
     ) -> JsonObject:
         """Open a conversation that begins with ``items``."""
-        with self._transaction():
+        with self.database.transaction():
             self._db.execute(
                 "INSERT INTO conversations VALUES (?, ?, ?)",
                 (conversation_id, int(time.time()), json.dumps(metadata)),
@@ -244,33 +183,35 @@ class State:
 
     def append_items(self, conversation_id: str, items: Sequence[JsonObject]) -> None:
         """Add items at the end, all or none."""
-        with self._transaction():
+        with self.database.transaction():
             self._append(conversation_id, items)
 
     def _append(self, conversation_id: str, items: Sequence[JsonObject]) -> None:
         self._db.executemany(
             "INSERT INTO items (id, conversation, body) VALUES (?, ?, ?)",
-            [(item["id"], conversation_id, _dump(item)) for item in items],
+            [(item["id"], conversation_id, dump(item)) for item in items],
         )
 
     def history(self, conversation_id: str) -> list[JsonObject]:
         """All items of a conversation, oldest first."""
         rows = self._db.execute("SELECT body FROM items WHERE conversation = ? ORDER BY seq", (conversation_id,))
-        return [_OBJECT.validate_json(body) for (body,) in rows]
+        return [OBJECT.validate_json(body) for (body,) in rows]
 
     def items(self, conversation_id: str, query: PageQuery) -> Page[JsonObject]:
         """A page of the items of a conversation."""
-        rows, more = self._page(
+        rows, more = self.database.page(
             _ITEMS_PAGE,
             {"owner": conversation_id},
             query,
             "SELECT seq FROM items WHERE conversation = :owner AND id = :cursor",
         )
-        return Page([_OBJECT.validate_json(row) for row in rows], more)
+        return Page([OBJECT.validate_json(row) for row in rows], more)
 
     def item(self, conversation_id: str, item_id: str) -> JsonObject | None:
         """One item, or None."""
-        return self._object("SELECT body FROM items WHERE conversation = ? AND id = ?", (conversation_id, item_id))
+        return self.database.fetch(
+            "SELECT body FROM items WHERE conversation = ? AND id = ?", (conversation_id, item_id)
+        )
 
     def delete_item(self, conversation_id: str, item_id: str) -> bool:
         """Delete one item; False if there was none."""
@@ -281,18 +222,18 @@ class State:
 
     def begin_response(self, body: JsonObject, conversation: str | None, items: Sequence[JsonObject]) -> None:
         """Record a response that starts; its input joins the conversation in the same transaction."""
-        with self._transaction():
+        with self.database.transaction():
             self._db.execute(
                 "INSERT INTO responses VALUES (?, ?, 1, ?, ?)",
-                (body["id"], conversation, json.dumps(items), _dump(body)),
+                (body["id"], conversation, json.dumps(items), dump(body)),
             )
             if conversation is not None:
                 self._append(conversation, items)
 
     def finish_response(self, body: JsonObject, conversation: str | None, items: Sequence[JsonObject]) -> None:
         """Record how a response ended; its output joins the conversation in the same transaction."""
-        with self._transaction():
-            self._db.execute("UPDATE responses SET running = 0, body = ? WHERE id = ?", (_dump(body), body["id"]))
+        with self.database.transaction():
+            self._db.execute("UPDATE responses SET running = 0, body = ? WHERE id = ?", (dump(body), body["id"]))
             if conversation is not None:
                 self._append(conversation, items)
 
@@ -303,7 +244,7 @@ class State:
         ).fetchone()
         if row is None:
             return None
-        return StoredResponse(_OBJECT.validate_json(row[0]), row[1], _OBJECTS.validate_json(row[2]))
+        return StoredResponse(OBJECT.validate_json(row[0]), row[1], _OBJECTS.validate_json(row[2]))
 
     def delete_response(self, response_id: str) -> bool:
         """Forget a response; the items of its conversation stay. False if there was none."""
@@ -312,35 +253,4 @@ class State:
     def interrupted(self) -> list[JsonObject]:
         """Responses that were running when the process that ran them died."""
         rows = self._db.execute("SELECT body FROM responses WHERE running = 1")
-        return [_OBJECT.validate_json(body) for (body,) in rows]
-
-    # Shared
-
-    def _object(self, sql: str, values: tuple[str, ...]) -> JsonObject | None:
-        row = self._db.execute(sql, values).fetchone()
-        return None if row is None else _OBJECT.validate_json(row[0])
-
-    def _page(self, sql: str, values: dict[str, str | bool], query: PageQuery, find: str) -> tuple[list[str], bool]:
-        sign = 1 if query.order == "asc" else -1
-        low, high = -_FAR, _FAR
-        if query.after is not None:
-            low = sign * self._position(find, values, query.after)
-        if query.before is not None:
-            high = sign * self._position(find, values, query.before)
-        backwards = query.before is not None and query.after is None
-        if backwards:  # the page that ends just before the cursor: read towards the front, then turn it round
-            sign, low, high = -sign, -high, -low
-        bounds = {"sign": sign, "low": low, "high": high, "n": query.limit + 1}
-        rows = [str(row[1]) for row in self._db.execute(sql, {**values, **bounds})]
-        page = rows[: query.limit]
-        return (page[::-1] if backwards else page), len(rows) > query.limit
-
-    def _position(self, find: str, values: dict[str, str | bool], cursor: str) -> int:
-        row = self._db.execute(find, {**values, "cursor": cursor}).fetchone()
-        if row is None:
-            raise UnknownCursor(cursor)
-        return int(row[0])
-
-
-def _dump(value: JsonObject) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return [OBJECT.validate_json(body) for (body,) in rows]

@@ -31,10 +31,17 @@ class _Named(BaseModel):
 
 
 _NAMED = TypeAdapter(_Named)
+_NESTED = TypeAdapter(JsonObject)
 
 
-def check_tools(tools: list[JsonObject], param: str) -> None:
+def _flat(function: JsonObject) -> JsonObject:
+    return {**function, "type": "function"}
+
+
+def check_tools(tools: list[JsonObject], param: str, *, nested: bool = False) -> None:
     """Refuse what the service refuses: too many tools, bad function names or schemas, a name given twice.
+
+    ``nested``: the threads protocol wraps a function, as ``{"type": "function", "function": {...}}``.
 
     Raises:
         ApiError: 400; ``param`` points to the tool.
@@ -48,6 +55,9 @@ def check_tools(tools: list[JsonObject], param: str) -> None:
         try:
             if _NAMED.validate_python(tool).type != "function":
                 continue
+            if nested:
+                where = f"{where}.function"
+                tool = _flat(_NESTED.validate_python(tool.get("function")))
             function = FunctionDefinition.model_validate(tool)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
@@ -90,6 +100,7 @@ def functions(tools: JsonValue) -> tuple[FunctionSpec, ...]:
     found: list[FunctionSpec] = []
     for tool in tools if isinstance(tools, list) else []:
         if isinstance(tool, dict) and tool.get("type") == "function":
-            function = FunctionDefinition.model_validate(tool)
+            wrapped = tool.get("function")
+            function = FunctionDefinition.model_validate(_flat(wrapped) if isinstance(wrapped, dict) else tool)
             found.append(FunctionSpec(function.name, function.description or "", function.parameters or {}))
     return tuple(found)

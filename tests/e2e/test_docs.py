@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import sys
 
 import httpx2
@@ -43,6 +44,18 @@ async def test_the_readme_asks_what_make_run_prints(aos: World) -> None:
     assert answer["reply"].startswith(shown["reply"].removesuffix("..."))
 
 
+async def test_the_readme_listens_to_an_answer_with_curl(aos: World) -> None:
+    command = next(block for block in examples("README.md", "sh") if block.startswith("curl -N"))
+    arguments = shlex.split(command.replace("127.0.0.1:7071", f"127.0.0.1:{aos.app.port}").replace("\\\n", " "))
+    process = await asyncio.create_subprocess_exec(*arguments, "-sS", stdout=asyncio.subprocess.PIPE)
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0
+    told = re.findall(rb"^event: (.*)$", output, flags=re.MULTILINE)
+    assert (told[0], told[-1]) == (b"operation", b"completed")
+    assert {b"tool_call", b"tool_result", b"delta"} <= set(told)
+    assert b"revenue" in output
+
+
 async def test_the_readme_shows_a_registry_that_works(aos: World) -> None:
     from aos.registry.agents import parse_agents
 
@@ -63,3 +76,9 @@ async def test_contributing_adds_a_route() -> None:
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         answer = await client.get("/api/hello/Ada", headers={"x-functions-key": "k"})
     assert answer.json() == {"message": "Hello, Ada!"}
+
+
+async def test_the_status_of_an_agent_is_as_documented(aos: World) -> None:
+    shown = json.loads(examples("docs/runtimes.md", "json")[2])
+    told = (await aos.app.http.get("agents/ceo/status")).json()
+    assert {key: told[key] for key in shown} == shown

@@ -22,6 +22,9 @@ async def test_every_route_is_indexed(aos: World) -> None:
         "operation",
         "command_agent",
         "reload_registry",
+        "cancel",
+        "approvals",
+        "decide",
     }
     bus = {
         (trigger.get("topicName") or trigger.get("queueName"), trigger.get("subscriptionName"))

@@ -77,7 +77,7 @@ def test_tools_of_one_step_run_side_by_side_and_answer_in_any_order() -> None:
         assert world.foundry.requests == 3
         await world.kernel.add_result("op0", ToolResult("op0.1.1", "late"))
         assert await world.kernel.operation("op0") == operation
-        assert (await world.store.read(KEY)).results == ()
+        assert (await world.store.read(KEY)).arrivals == ()
 
     run(scenario)
 
@@ -159,7 +159,7 @@ def test_a_disabled_agent_refuses_a_full_backlog_in_writes_of_bounded_size() -> 
         commit = world.store.commit
 
         async def measured(key: ConversationKey, etag: str | None, change: Change) -> str:
-            sizes.append(1 + len(change.messages) + len(change.results) + len(change.operations))
+            sizes.append(1 + len(change.messages) + len(change.arrivals) + len(change.operations))
             return await commit(key, etag, change)
 
         world.store.commit = measured  # type: ignore[method-assign]
@@ -176,12 +176,12 @@ def test_more_results_than_one_write_takes_up() -> None:
         world.bus.tools_answer = False
         await world.tell("60: go")
         for _, result in world.ledger.values():
-            await world.store.add_result(KEY, result)
+            await world.store.add_arrival(KEY, result)
         for index in range(BATCH):
-            await world.store.add_result(KEY, ToolResult(f"op9.1.{index}", "of nobody"))
+            await world.store.add_arrival(KEY, ToolResult(f"op9.1.{index}", "of nobody"))
         await world.kernel.drive(KEY)
         assert (await world.kernel.operation("op0")).status == "completed"
-        assert (await world.store.read(KEY)).results == ()
+        assert (await world.store.read(KEY)).arrivals == ()
 
     run(scenario)
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import get_args
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aos.errors import TransientError
+from aos.errors import ApprovalSettled, OperationFinal, TransientError, UnknownOperation
 from aos.kernel.kernel import KernelOptions
 from aos.kernel.ports import Acceptance, Change
-from aos.kernel.types import ConversationKey, Message, Operation, ToolResult
+from aos.kernel.types import ConversationKey, Decision, Message, Operation, ToolResult
 from aos.storage.memory import MemoryConversations
 from tests.kernel.world import Fault, Killed, LoopClock, Process, VirtualLoop, World
 
@@ -37,7 +38,7 @@ TROUBLES = [
     "no tools",
     "no wake-ups",
 ]
-ORDERS = ["talk", "1: one tool", "3: tools", "1,2: tools twice", "2: refused"]
+ORDERS = ["talk", "1: one tool", "3: tools", "1,2: tools twice", "2: refused", "2: approve", "1,1: approve"]
 
 
 class WatchedConversations(MemoryConversations):
@@ -158,6 +159,33 @@ class Chaos(RuleBasedStateMachine):
                 result = ToolResult("op_x.1.0", "of nobody")
                 self.at(lambda: self.world.deliver(lambda kernel: kernel.add_result("op_x", result)), then)
 
+    @precondition(lambda self: self.world.bus.approvals)
+    @rule(data=st.data(), which=WHICH, approve=st.booleans(), then=SOON)
+    def decision(self, data: st.DataObject, which: int, approve: bool, then: float) -> None:
+        approval_id = data.draw(st.sampled_from(sorted({record.approval_id for record in self.world.bus.approvals})))
+        process = self.living(which)
+        self.at(lambda: process.do(self._decide(process, approval_id, approve)), then)
+
+    async def _decide(self, process: Process, approval_id: str, approve: bool) -> None:
+        with suppress(ApprovalSettled):
+            operation = await process.kernel.decide(Decision(approval_id, approve, "ada"))
+            (state,) = {
+                call.approval.state for call in operation.tool_calls if call.request_id == approval_id and call.approval
+            }
+            assert state in ("pending", "approved" if approve else "rejected")
+
+    @precondition(lambda self: self.messages)
+    @rule(data=st.data(), which=WHICH, then=SOON)
+    def cancellation(self, data: st.DataObject, which: int, then: float) -> None:
+        _, message = data.draw(st.sampled_from(self.messages))
+        process = self.living(which)
+
+        async def cancel() -> None:
+            with suppress(OperationFinal, UnknownOperation):
+                await process.kernel.cancel(message.operation_id, "me")
+
+        self.at(lambda: process.do(cancel()), then)
+
     @rule(seconds=st.sampled_from([0.1, 0.6, 1.0, 2.0, 10.0, 31.0, 61.0, 200.0]))
     def time_passes(self, seconds: float) -> None:
         self.runner.run(asyncio.sleep(seconds))
@@ -223,9 +251,15 @@ class Chaos(RuleBasedStateMachine):
 
     @invariant()
     def operations_end_in_the_order_of_acceptance(self) -> None:
-        for key, ended in self.store.order.items():
+        for key, order in self.store.order.items():
+            ended = self.not_cancelled(order)
             accepted = [message.operation_id for message in self.store.accepted[key]]
-            assert ended == accepted[: len(ended)]
+            assert ended == self.not_cancelled(accepted)[: len(ended)]
+
+    def not_cancelled(self, operations: list[str]) -> list[str]:
+        """A message that waits may be cancelled before its turn comes."""
+        ended = self.store.ended
+        return [known for known in operations if known not in ended or ended[known].status != "cancelled"]
 
     # --- the end
 
@@ -258,10 +292,12 @@ class Chaos(RuleBasedStateMachine):
         assert await store.due(world.now + 1e9, 10) == []
         for key in KEYS:
             snapshot = await store.read(key)
-            assert (snapshot.inbox, snapshot.results, snapshot.state.outbox, snapshot.lease.owner) == ((), (), (), "")
+            assert (snapshot.inbox, snapshot.arrivals, snapshot.state.outbox, snapshot.lease.owner) == ((), (), (), "")
             assert snapshot.state.turn is None
             accepted = store.accepted[key]
-            assert store.order[key] == [message.operation_id for message in accepted]
+            everything = [message.operation_id for message in accepted]
+            assert self.not_cancelled(store.order[key]) == self.not_cancelled(everything)
+            assert sorted(store.order[key]) == sorted(everything)
             assert store.ended[accepted[-1].operation_id].status == "completed"
             for message in accepted:
                 self._check(message)
@@ -279,8 +315,11 @@ class Chaos(RuleBasedStateMachine):
             assert operation.reply.startswith(f"answer to {message.text}: ")
         else:
             assert operation.error is not None
+        for call in operation.tool_calls:
+            if call.approval is not None and call.request_id in self.world.ledger:
+                assert call.approval.state == "approved"
         ran = {request_id for request_id in self.world.ledger if request_id.startswith(f"{message.operation_id}.")}
-        made = {call.request_id for call in operation.tool_calls if call.status != "refused"}
+        made = {call.request_id for call in operation.tool_calls if call.status not in ("refused", "rejected")}
         assert ran <= made
 
     async def _until_all_ended(self) -> None:
@@ -289,8 +328,17 @@ class Chaos(RuleBasedStateMachine):
             accepted = [message.operation_id for messages in self.store.accepted.values() for message in messages]
             if all(operation_id in self.store.ended for operation_id in accepted):
                 return
+            await self._decide_all(set(accepted) - set(self.store.ended))
             await self._sweep()
         raise AssertionError(f"never ended: {set(accepted) - set(self.store.ended)}")
+
+    async def _decide_all(self, running: set[str]) -> None:
+        """As far as they are known: what nobody decides expires after a day."""
+        for operation_id in sorted(running):
+            operation = await self.store.operation(operation_id)
+            for call in operation.tool_calls if operation is not None else ():
+                if call.parked:
+                    await self._decide(self.processes()[0], call.request_id, True)
 
     async def _sweep(self) -> None:
         try:

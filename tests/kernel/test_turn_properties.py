@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -12,10 +13,12 @@ from pydantic import TypeAdapter
 
 from aos.kernel.turn import (
     ABANDONED,
+    ApprovalDecided,
     CallModel,
     ConversationLost,
     Effect,
     Event,
+    MessageCancelled,
     MessageRefused,
     ModelAnswered,
     ModelFailed,
@@ -25,14 +28,17 @@ from aos.kernel.turn import (
     ResultArrived,
     Settled,
     TimePassed,
+    TurnCancelled,
     TurnStarted,
     step,
 )
 from aos.kernel.types import (
     FINAL,
     AgentRef,
+    ApprovalRecord,
     Conversation,
     ConversationKey,
+    Decision,
     Failure,
     FunctionCall,
     Limits,
@@ -41,6 +47,7 @@ from aos.kernel.types import (
     ReplyAddress,
     SendReply,
     SendTool,
+    ShowApproval,
     ToolOutput,
     ToolResult,
     Usage,
@@ -68,6 +75,7 @@ class Machine(RuleBasedStateMachine):
         self.finals: Counter[str] = Counter()
         self.unconfirmed: list[str] = []
         self.requests: list[str] = []
+        self.shown: dict[str, str] = {}
 
     # --- what the executor does
 
@@ -87,9 +95,13 @@ class Machine(RuleBasedStateMachine):
                     assert not self.finals[operation.operation_id]
                     self.finals[operation.operation_id] += operation.status in FINAL
                     if operation.status in FINAL:
-                        self.unconfirmed = [sent for sent in self.unconfirmed if sent.startswith("reply")]
+                        mine = f"{operation.operation_id}."
+                        self.unconfirmed = [sent for sent in self.unconfirmed if not sent.startswith(mine)]
+                case ShowApproval():
+                    self.show(effect.record)
                 case SendTool():
                     assert effect.request_id not in self.requests
+                    assert self.shown.get(effect.request_id) in (None, "approved")
                     self.requests.append(effect.request_id)
                     self.unconfirmed.append(effect.request_id)
                 case SendReply():
@@ -98,6 +110,12 @@ class Machine(RuleBasedStateMachine):
         if before.turn is not None and self.state.turn is not None:
             assert before.turn.message == self.state.turn.message
         return effects
+
+    def show(self, record: ApprovalRecord) -> None:
+        state, before = record.approval.state, self.shown.get(record.approval_id)
+        assert (before is None) == (state == "pending")
+        assert before in (None, "pending"), "decided twice"
+        self.shown[record.approval_id] = state
 
     def deliver(self, outputs: tuple[ToolOutput, ...]) -> None:
         """Foundry takes outputs; recovery leaves out those that it has already."""
@@ -138,6 +156,36 @@ class Machine(RuleBasedStateMachine):
             assert self.state.last_seq == seq
             assert bool(self.finals[message.operation_id]) == refuse
 
+    @rule(reply=st.booleans(), gap=st.integers(1, 5))
+    def waiting_message_is_cancelled(self, reply: bool, gap: int) -> None:
+        seq = self.state.last_seq + gap
+        to = ReplyAddress("answers") if reply else None
+        message = Message(f"left{len(self.taken)}", "hello", self.now, self.now + 100, seq=seq, reply_to=to)
+        self.taken.append(message.operation_id)
+        turn, last_seq = self.state.turn, self.state.last_seq
+        self.apply(MessageCancelled(self.now, message, "me"))
+        assert (self.state.turn, self.state.last_seq) == (turn, last_seq)
+        assert self.finals[message.operation_id] == 1
+
+    @precondition(lambda self: self.state.turn is not None)
+    @rule(mine=st.booleans(), arrived=st.booleans(), unheard=st.integers(0, 2))
+    def turn_is_cancelled(self, mine: bool, arrived: bool, unheard: int) -> None:
+        """While the model is asked, whose step may take place all the same."""
+        turn, before = self.state.turn, self.state
+        assert turn is not None
+        if not mine:
+            assert self.apply(TurnCancelled(self.now, "op_x", "me")) == ()
+            assert self.state == before
+            return
+        if turn.phase == "model" and arrived:
+            self.deliver(turn.outputs)
+            self.call(unheard)
+        self.apply(TurnCancelled(self.now, turn.message.operation_id, "me"))
+        assert self.state.turn is None
+        assert self.finals[turn.message.operation_id] == 1
+        assert self.state.unsettled == (turn.phase == "model")
+        assert self.apply(TurnCancelled(self.now, turn.message.operation_id, "me")) == ()
+
     @precondition(lambda self: self.messages)
     @rule(data=st.data(), refuse=st.booleans())
     def old_message(self, data: st.DataObject, refuse: bool) -> None:
@@ -148,15 +196,15 @@ class Machine(RuleBasedStateMachine):
         assert self.state == before
 
     @precondition(lambda self: self.asking)
-    @rule(count=st.integers(0, 4), refused=st.sets(st.integers(0, 3)))
-    def model_answers(self, count: int, refused: set[int]) -> None:
+    @rule(count=st.integers(0, 4), refused=st.sets(st.integers(0, 3)), asked=st.sets(st.integers(0, 3)))
+    def model_answers(self, count: int, refused: set[int], asked: set[int]) -> None:
         turn = self.state.turn
         assert turn is not None
         self.deliver(turn.outputs)
         assert not self.open, "Foundry refuses a turn while calls are unanswered"
         calls = self.call(count)
         planned = tuple(
-            PlannedCall(call, "files", "read", 20.0, "no" if index in refused else None)
+            PlannedCall(call, "files", "read", 20.0, "no" if index in refused else None, approval=index in asked)
             for index, call in enumerate(calls)
         )
         reply = ModelReply("" if calls else "done", calls, Usage(1, 1, 2), "llama", f"item{len(self.made)}")
@@ -219,16 +267,28 @@ class Machine(RuleBasedStateMachine):
         if waits:
             self.unconfirmed = [sent for sent in self.unconfirmed if sent != request_id]
 
-    @rule(seconds=st.sampled_from([1.0, 15.0, 60.0]))
+    @precondition(lambda self: self.shown)
+    @rule(data=st.data(), approve=st.booleans())
+    def decision(self, data: st.DataObject, approve: bool) -> None:
+        approval_id = data.draw(st.sampled_from(sorted(self.shown)))
+        open_before, before = self.shown[approval_id] == "pending", self.state
+        self.apply(ApprovalDecided(self.now, Decision(approval_id, approve, "ada")))
+        if open_before:
+            assert self.shown[approval_id] == ("approved" if approve else "rejected")
+            assert (approval_id in self.requests) == approve
+        else:
+            assert self.state == before
+
+    @rule(seconds=st.sampled_from([1.0, 15.0, 60.0, 90_000.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         turn = self.state.turn
         late = {call.request_id for call in turn.calls if self.now >= call.deadline} if turn else set()
         self.unconfirmed = [sent for sent in self.unconfirmed if sent not in late]
-        if turn is not None and turn.phase == "model" and self.now >= turn.message.deadline:
+        if turn is not None and turn.phase == "model" and self.now >= turn.deadline:
             self.deliver(turn.outputs[:1])
         self.apply(TimePassed(self.now))
-        if turn is not None and self.now >= turn.message.deadline:
+        if turn is not None and self.now >= turn.deadline:
             assert self.state.turn is None
 
     @rule()
@@ -247,9 +307,19 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def the_outbox_is_what_was_not_confirmed(self) -> None:
         kept = [
-            out.request_id if out.kind == "tool" else f"reply {out.operation.operation_id}" for out in self.state.outbox
+            out.request_id if out.kind == "tool" else f"reply {out.operation.operation_id}"
+            for out in self.state.outbox
+            if out.kind != "approval"
         ]
         assert kept == self.unconfirmed
+
+    @invariant()
+    def what_waits_for_a_person_is_shown_and_stops_the_deadline(self) -> None:
+        turn = self.state.turn
+        parked = {call.request_id for call in turn.calls if call.parked} if turn is not None else set()
+        assert parked == {approval_id for approval_id, state in self.shown.items() if state == "pending"}
+        assert not parked & set(self.requests)
+        assert turn is None or (turn.deadline == math.inf) == bool(parked)
 
     @invariant()
     def every_message_ended_once_or_is_the_turn(self) -> None:

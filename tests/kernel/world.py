@@ -7,6 +7,7 @@ A process that was killed gets nothing done any more, while Foundry and the tool
 from __future__ import annotations
 
 import asyncio
+import re
 import selectors
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -39,8 +40,11 @@ from aos.kernel.ports import (
 from aos.kernel.turn import PlannedCall
 from aos.kernel.types import (
     AgentRef,
+    ApprovalRecord,
+    Arrival,
     ConversationKey,
     FunctionCall,
+    Limits,
     Message,
     ModelReply,
     Operation,
@@ -108,6 +112,7 @@ def run(scenario: Callable[[World], Coroutine[Any, Any, T]], options: KernelOpti
         world = World(options)
         try:
             result = await asyncio.wait_for(scenario(world), 100_000.0)
+            await world.settle()
             world.check()
         finally:
             await world.end()
@@ -143,7 +148,8 @@ class Remote:
 class Foundry:
     """The service. The input appears when a step starts, the output when it completes, whoever still listens.
 
-    The model reads its orders in the last user message: `2,1: text` makes two calls, then one, then answers.
+    The model reads its orders in the last user message: `2,1: text` makes two calls, then one, then answers. Calls of
+    a text with `approve` in it need an approval (all but the first of a step, if `Agents.mixed`).
     """
 
     def __init__(self) -> None:
@@ -151,10 +157,12 @@ class Foundry:
         self.opened = 0
         self.down = False
         self.latency = 0.5
+        self.pace = 0.1
         self.late = 200.0
         self.faults: list[Fault] = []
         self.steps: Counter[tuple[str, int]] = Counter()
         self.requests = 0
+        self.asked = 0
         self.last_agent: AgentRef | None = None
         self.running: set[asyncio.Task[ModelReply]] = set()
 
@@ -162,6 +170,7 @@ class Foundry:
         self.remotes.clear()
 
     def available(self) -> None:
+        self.asked += 1
         if self.down:
             raise FoundryUnavailable("Foundry is down.", sent=False)
 
@@ -178,7 +187,14 @@ class Foundry:
         return items[ids.index(anchor) + 1 :] if anchor is not None else list(items)
 
     async def respond(
-        self, agent: AgentRef, remote_id: str, outputs: Sequence[ToolOutput], text: str | None, timeout: float
+        self,
+        agent: AgentRef,
+        remote_id: str,
+        outputs: Sequence[ToolOutput],
+        text: str | None,
+        timeout: float,
+        *,
+        on_text: Callable[[str], None] | None = None,
     ) -> ModelReply:
         self.available()
         self.requests += 1
@@ -195,7 +211,7 @@ class Foundry:
             raise FoundryUnavailable("A step is running.", sent=False, code="conversation_locked")
         self.last_agent = agent
         self._take(remote, outputs, text)
-        step = asyncio.create_task(self._step(remote, self.late if fault == "late answer" else self.latency))
+        step = asyncio.create_task(self._step(remote, self.late if fault == "late answer" else self.latency, on_text))
         self.running.add(step)
         step.add_done_callback(self.running.discard)
         if fault == "lost answer":
@@ -224,10 +240,9 @@ class Foundry:
         if text is not None:
             remote.add("user", text=text)
 
-    async def _step(self, remote: Remote, latency: float) -> ModelReply:
+    async def _step(self, remote: Remote, latency: float, on_text: Callable[[str], None] | None) -> ModelReply:
         remote.locked = True
         await asyncio.sleep(latency)
-        remote.locked = False
         asked = max(index for index, item in enumerate(remote.items) if item.kind == "user")
         orders = remote.items[asked].text
         news = remote.items[asked + 1 :]
@@ -247,7 +262,12 @@ class Foundry:
         else:
             heard = [item.text for item in news if item.kind == "output"]
             text = f"answer to {orders}: {' '.join(heard)}"
+            if on_text is not None:
+                for piece in re.findall(r"\S+\s*", text):
+                    on_text(piece)
+                    await asyncio.sleep(self.pace)
             remote.add("text", text=text)
+        remote.locked = False
         return ModelReply(text, tuple(calls), Usage(1, 1, 2), "llama", remote.items[-1].item_id)
 
 
@@ -258,12 +278,15 @@ class Foundry:
 class Binding:
     ref: AgentRef
     time_limit: float
+    limits: Limits | None = None
+    mixed: bool = False
     running_since: float = 0.0
 
     def plan(self, call: FunctionCall) -> PlannedCall:
         if call.name == "unknown":
             return PlannedCall(call, refusal="There is no tool named unknown.")
-        return PlannedCall(call, "files", "read", self.time_limit)
+        asked = "approve" in call.arguments and not (self.mixed and call.call_id.endswith(".0"))
+        return PlannedCall(call, "files", "read", self.time_limit, approval=asked)
 
 
 class Agents:
@@ -272,6 +295,8 @@ class Agents:
         self.running_since = 0.0
         self.version = 1
         self.time_limit = 90.0
+        self.limits: Limits | None = None
+        self.mixed = False
         self.forgotten: list[str] = []
 
     async def bind(self, agent_id: str) -> Binding:
@@ -290,6 +315,8 @@ class Agents:
         return Binding(
             AgentRef(f"aos-{agent_id}", str(self.version), f"hash {self.version}", "llama"),
             self.time_limit,
+            self.limits,
+            self.mixed,
             self.running_since,
         )
 
@@ -317,6 +344,7 @@ class Bus:
         self.replies: defaultdict[str, list[Operation]] = defaultdict(list)
         self.wakes: list[tuple[float, float]] = []
         self.parked: list[Park] = []
+        self.approvals: list[ApprovalRecord] = []
 
     async def send(self, key: ConversationKey, effects: Sequence[Outgoing]) -> None:
         if self.down:
@@ -326,6 +354,8 @@ class Bus:
                 self._run(key, effect)
             elif effect.kind == "park":
                 self.parked.append(effect)
+            elif effect.kind == "approval":
+                self.approvals.append(effect.record)
             else:
                 operation = effect.operation
                 saved = await self.world.store.operation(operation.operation_id)
@@ -451,8 +481,8 @@ class StoreLink:
     async def known(self, operation_id: str, fingerprint: str) -> Operation | None:
         return await self._ask(self.store.known(operation_id, fingerprint))
 
-    async def add_result(self, key: ConversationKey, result: ToolResult) -> bool:
-        return await self._ask(self.store.add_result(key, result))
+    async def add_arrival(self, key: ConversationKey, arrival: Arrival) -> bool:
+        return await self._ask(self.store.add_arrival(key, arrival))
 
     async def read(self, key: ConversationKey) -> Snapshot:
         return await self._ask(self.store.read(key))
@@ -494,11 +524,20 @@ class FoundryLink:
         return remote_id
 
     async def respond(
-        self, agent: AgentRef, remote_id: str, outputs: Sequence[ToolOutput], text: str | None, timeout: float
+        self,
+        agent: AgentRef,
+        remote_id: str,
+        outputs: Sequence[ToolOutput],
+        text: str | None,
+        timeout: float,
+        *,
+        on_text: Callable[[str], None] | None = None,
     ) -> ModelReply:
         if self.process.stalled is not None:
             await self.process.stalled.wait()
-        return await self.process.through(self.foundry.respond(agent, remote_id, outputs, text, timeout))
+        return await self.process.through(
+            self.foundry.respond(agent, remote_id, outputs, text, timeout, on_text=on_text)
+        )
 
     async def items_after(self, remote_id: str, anchor: str | None) -> list[RemoteItem]:
         await self.process.point()

@@ -224,10 +224,10 @@ async def test_an_acceptance_that_did_not_finish_goes_on(
 
 async def test_a_result_is_stored_once(store: ConversationStore, key: ConversationKey) -> None:
     result = ToolResult("op_1.1.0", "42")
-    assert await store.add_result(key, result)
-    assert not await store.add_result(key, replace(result, output="43"))
-    assert await store.add_result(key, ToolResult("op_1.1.1", "44", failed=True))
-    results = (await store.read(key)).results
+    assert await store.add_arrival(key, result)
+    assert not await store.add_arrival(key, replace(result, output="43"))
+    assert await store.add_arrival(key, ToolResult("op_1.1.1", "44", failed=True))
+    results = (await store.read(key)).arrivals
     assert set(results) == {result, ToolResult("op_1.1.1", "44", failed=True)}
 
 
@@ -263,8 +263,8 @@ async def test_a_commit_writes_state_lease_and_operations_and_removes_what_it_co
 ) -> None:
     first, second = await accept(store, key, "first"), await accept(store, key, "second")
     used, unused = ToolResult("op_1.1.0", "42"), ToolResult("op_1.1.1", "43")
-    await store.add_result(key, used)
-    await store.add_result(key, unused)
+    await store.add_arrival(key, used)
+    await store.add_arrival(key, unused)
     state, lease = full_state(key), Lease("me", NOW + 30, 4)
     final = ended(queued(key, first))
     etag = await store.commit(key, None, Change(state, lease, (first,), (used,), (final,)))
@@ -280,7 +280,7 @@ async def test_a_stale_commit_changes_nothing(
     store: ConversationStore, key: ConversationKey, stale: str | None
 ) -> None:
     kept, result = await accept(store, key), ToolResult("op_1.1.0", "42")
-    await store.add_result(key, result)
+    await store.add_arrival(key, result)
     old = await store.commit(key, None, Change(Conversation(key), Lease("me", NOW, 1)))
     new = await store.commit(key, old, Change(full_state(key), Lease("you", NOW, 2)))
     change = Change(Conversation(key), Lease("me", NOW, 1), (kept,), (result,), (ended(queued(key, kept)),))
@@ -324,14 +324,14 @@ async def test_as_much_as_the_kernel_takes_up_at_once_fits_in_one_write(
 
     accepted = [message("x" * 500) for _ in range(BATCH)]
     results = tuple(ToolResult(f"op_1.1.{index}", "x" * 500) for index in range(BATCH))
-    await asyncio.gather(*(store.add_result(key, result) for result in results))
+    await asyncio.gather(*(store.add_arrival(key, result) for result in results))
     for wanted in accepted:
         await store.accept(acceptance(key, wanted))
     snapshot = await store.read(key)
     operations = (*(ended(queued(key, kept), "y" * 20_000) for kept in snapshot.inbox), queued(key, message()))
-    await store.commit(key, None, Change(full_state(key), Lease(), snapshot.inbox, snapshot.results, operations))
+    await store.commit(key, None, Change(full_state(key), Lease(), snapshot.inbox, snapshot.arrivals, operations))
     snapshot = await store.read(key)
-    assert (snapshot.inbox, snapshot.results) == ((), ())
+    assert (snapshot.inbox, snapshot.arrivals) == ((), ())
 
 
 # --- leases
@@ -366,7 +366,7 @@ async def test_values_of_any_size_come_back_whole(
     text = letter * (size // len(letter.encode()))
     kept = await accept(store, key, text)
     result = ToolResult("op_1.1.0", text)
-    await store.add_result(key, result)
+    await store.add_arrival(key, result)
     final = ended(queued(key, kept), text)
     state = full_state(key, text)
     etag = await store.commit(key, None, Change(state, Lease("me", NOW, 1), (), (), (final,)))
@@ -380,7 +380,7 @@ async def test_values_of_any_size_come_back_whole(
 async def test_ids_may_hold_any_characters(store: ConversationStore, conversation_id: str) -> None:
     key = ConversationKey(f"agent-{uuid.uuid4().hex}", conversation_id)
     kept, result = await accept(store, key), ToolResult("op/1.1.0#?", "42")
-    await store.add_result(key, result)
+    await store.add_arrival(key, result)
     etag = await store.commit(key, None, Change(full_state(key), Lease()))
     assert await store.read(key) == Snapshot(full_state(key), Lease(), etag, (kept,), (result,))
     operation = await store.operation(kept.operation_id)
@@ -490,7 +490,7 @@ async def test_every_call_says_that_storage_is_down(dead_account: StorageAccount
     store = TableConversations(dead_account, Payloads(dead_account), FixedClock())
     calls: list[Awaitable[object]] = [
         store.accept(acceptance(key, message())),
-        store.add_result(key, ToolResult("op_1.1.0", "42")),
+        store.add_arrival(key, ToolResult("op_1.1.0", "42")),
         store.read(key),
         store.commit(key, None, Change(Conversation(key), Lease())),
         store.commit(key, None, Change(full_state(key, "x" * 30_000), Lease())),

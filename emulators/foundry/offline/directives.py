@@ -1,7 +1,8 @@
 """Lines in a message that tell the offline model exactly what to do, for tests.
 
 ``@tool NAME {json arguments}`` calls that tool, as often as such lines occur; ``@say TEXT`` answers exactly TEXT;
-``@fail content_filter | context_length_exceeded | server_error`` ends the response in that way. Calls come first.
+``@fail content_filter | context_length_exceeded | rate_limit_exceeded | server_error`` ends the response or run in that
+way. Calls come first.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 _LINE = re.compile(r"^\s*@(tool|say|fail)\s+(\S.*?)\s*$", re.MULTILINE)
-FAILURES = ("content_filter", "context_length_exceeded", "server_error")
+FAILURES = ("content_filter", "context_length_exceeded", "rate_limit_exceeded", "server_error")
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,9 @@ class OfflineModel:
             return
         if directives.fail == "server_error":
             raise ModelError("server_error", "The model failed (asked for by @fail).")
+        if directives.fail == "rate_limit_exceeded":
+            message = "Rate limit is exceeded. Try again in 1 second (asked for by @fail)."
+            raise ModelError("rate_limit_exceeded", message, status=429, retry_after=1.0)
         if directives.fail == "content_filter":
             yield Finished("content_filter")
             return

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import httpx2
 import pytest
 import pytest_asyncio
+from azure.ai.agents.aio import AgentsClient
 from azure.ai.projects.aio import AIProjectClient
 from azure.core.credentials import AccessToken
 from azure.core.pipeline.policies import HeadersPolicy
@@ -31,6 +32,12 @@ class NoCredential:
 def project_client(endpoint: str) -> AIProjectClient:
     policy = HeadersPolicy({"api-key": "local"})
     return AIProjectClient(endpoint, NoCredential(), authentication_policy=policy, retry_total=0)
+
+
+def agents_client(endpoint: str) -> AgentsClient:
+    """The client of the threads protocol."""
+    policy = HeadersPolicy({"api-key": "local"})
+    return AgentsClient(endpoint, NoCredential(), authentication_policy=policy, retry_total=0)
 
 
 @asynccontextmanager
@@ -68,6 +75,18 @@ async def project(sdks: tuple[AIProjectClient, AsyncOpenAI]) -> AIProjectClient:
 @pytest_asyncio.fixture(scope="session")
 async def runtime(sdks: tuple[AIProjectClient, AsyncOpenAI]) -> AsyncOpenAI:
     return sdks[1]
+
+
+@pytest.fixture(scope="session")
+def connect_agents() -> Callable[[str], AgentsClient]:
+    """Opens the threads SDK's client on a project endpoint."""
+    return agents_client
+
+
+@pytest_asyncio.fixture(scope="session")
+async def agents(emulator: FoundryEmulator) -> AsyncIterator[AgentsClient]:
+    async with agents_client(emulator.endpoint) as client:
+        yield client
 
 
 @pytest_asyncio.fixture(scope="session")

@@ -119,6 +119,22 @@ async def test_faults_can_be_narrowed_named_and_cleared(
     assert (await runtime.conversations.delete(made.id)).deleted
 
 
+async def test_a_model_fault_lets_an_accepted_response_fail(admin: httpx2.AsyncClient, runtime: AsyncOpenAI) -> None:
+    added = await admin.post("/_emulator/model_faults", json={"code": "rate_limit_exceeded", "message": "slow down"})
+    assert added.status_code == 201
+    failed = await runtime.responses.create(model=MODEL, input="@say one")
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert (failed.error.code, failed.error.message) == ("rate_limit_exceeded", "slow down")
+    assert (await runtime.responses.create(model=MODEL, input="@say two")).output_text == "two"
+
+
+async def test_a_rate_limit_by_directive_is_http_429(runtime: AsyncOpenAI) -> None:
+    with pytest.raises(openai.RateLimitError) as caught:
+        await runtime.responses.create(model=MODEL, input="@fail rate_limit_exceeded")
+    assert (caught.value.code, caught.value.response.headers["retry-after"]) == ("rate_limit_exceeded", "1")
+
+
 @pytest.mark.parametrize("fault", [{}, {"status": 200}, {"status": 500, "times": 0}, {"status": 500, "typo": 1}])
 async def test_a_bad_fault_is_refused(admin: httpx2.AsyncClient, fault: dict[str, int]) -> None:
     answer = await admin.post("/_emulator/faults", json=fault)

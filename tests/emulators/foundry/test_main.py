@@ -11,13 +11,16 @@ from pathlib import Path
 
 import openai
 import pytest
+from azure.ai.agents.aio import AgentsClient
+from azure.ai.agents.models import SubmitToolOutputsAction, ToolOutput
 from azure.ai.projects.aio import AIProjectClient
 from azure.ai.projects.models import PromptAgentDefinition
+from azure.core.exceptions import HttpResponseError
 from openai import AsyncOpenAI
 
 from emulators.foundry import FoundryEmulator
 from emulators.foundry.__main__ import main
-from emulators.foundry.state import StateUnavailable
+from emulators.foundry.database import StateUnavailable
 
 Connect = Callable[[str], AbstractAsyncContextManager[tuple[AIProjectClient, AsyncOpenAI]]]
 MODEL = "llama-3.3-70b"
@@ -100,6 +103,58 @@ async def test_a_response_cut_off_by_a_crash_is_failed_and_its_conversation_free
         assert len(items) == 1
         made = await runtime.responses.create(model=MODEL, conversation=conversation.id, input=[])
         assert made.output_text == "never"
+
+
+async def test_after_kill_9_a_run_at_work_has_failed_and_one_that_waits_still_waits(
+    tmp_path: Path, connect_agents: Callable[[str], AgentsClient]
+) -> None:
+    db = str(tmp_path / "state.db")
+    async with child("--db", db, "--latency-ms", "300") as (process, endpoint), connect_agents(endpoint) as client:
+        agent = await client.create_agent(model=MODEL, name="keeper")
+        waiting, working = await client.threads.create(), await client.threads.create()
+        await client.messages.create(waiting.id, role="user", content="@tool f {}")
+        await client.messages.create(working.id, role="user", content="@say never")
+        run = await client.runs.create(waiting.id, agent_id=agent.id)
+        for _ in range(200):
+            run = await client.runs.get(waiting.id, run.id)
+            if run.status == "requires_action":
+                break
+            await asyncio.sleep(0.02)
+        cut = await client.runs.create(working.id, agent_id=agent.id)
+        process.kill()
+        await process.wait()
+    async with child("--db", db) as (_, endpoint), connect_agents(endpoint) as client:
+        failed = await client.runs.get(working.id, cut.id)
+        assert (failed.status, failed.last_error.code) == ("failed", "server_error")
+        again = await client.runs.create_and_process(working.id, agent_id=agent.id, polling_interval=0)
+        assert again.status == "completed"
+        kept = await client.runs.get(waiting.id, run.id)
+        assert kept.as_dict() == run.as_dict()
+        assert isinstance(kept.required_action, SubmitToolOutputsAction)
+        (call,) = kept.required_action.submit_tool_outputs.tool_calls
+        outputs = [ToolOutput(tool_call_id=call.id, output="done")]
+        submitted = await client.runs.submit_tool_outputs(waiting.id, run.id, tool_outputs=outputs)
+        while submitted.status in ("queued", "in_progress"):
+            submitted = await client.runs.get(waiting.id, run.id)
+        assert submitted.status == "completed"
+
+
+async def test_the_threads_protocol_can_be_switched_off_and_its_runs_cut_short(
+    connect_agents: Callable[[str], AgentsClient],
+) -> None:
+    async with child("--no-threads") as (_, endpoint), connect_agents(endpoint) as client:
+        with pytest.raises(HttpResponseError, match="Disabled"):
+            await client.create_agent(model=MODEL)
+    async with child("--run-expiry-seconds", "60") as (_, endpoint), connect_agents(endpoint) as client:
+        agent = await client.create_agent(model=MODEL)
+        run = await client.create_thread_and_run(agent_id=agent.id)
+        assert (run.expires_at - run.created_at).total_seconds() in (60, 61)
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan"])
+def test_a_life_of_no_time_is_one_clear_line(capsys: pytest.CaptureFixture[str], seconds: str) -> None:
+    assert main(["--port", "0", f"--run-expiry-seconds={seconds}"]) == 2
+    assert "run expiry" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

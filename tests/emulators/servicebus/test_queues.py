@@ -172,10 +172,8 @@ async def test_batches(links: Links) -> None:
 
 async def test_a_sender_outlives_its_first_credit(links: Links) -> None:
     sender = links.sender("credit")
-    for number in range(1100):
+    for number in range(1200):
         await sender.send_messages(ServiceBusMessage(str(number)))
-    # The SDK sends all of these before it looks at its credit again.
-    await asyncio.gather(*(sender.send_messages(ServiceBusMessage(str(n))) for n in range(1100, 1200)))
     peeked = await links.receiver("credit").peek_messages(2000)
     assert sorted(int(str(message)) for message in peeked) == list(range(1200))
 

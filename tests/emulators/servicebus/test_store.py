@@ -22,7 +22,11 @@ TOPICS: Json = {"t": {"Subscriptions": [{"Name": "sub"}]}}
 def opened(path: Path, clock: Clock) -> tuple[Store, Broker]:
     store = Store(path)
     made = broker(clock, QUEUES, TOPICS, journal=store)
-    store.restore(made)
+    try:
+        store.restore(made)
+    except StoreError:
+        store.close()
+        raise
     return store, made
 
 
