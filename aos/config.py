@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from aos.config_ml import MLConfig as MLConfig
 from aos.errors import SettingError
 
 Role = Literal["agents", "mcp"]
@@ -52,13 +53,13 @@ class Settings(BaseSettings):
     model_deployment: Annotated[str, Field(validation_alias=_named("AZURE_AI_MODEL_DEPLOYMENT"))] = "llama-3.3-70b"
     """Base name: an agent's deployment is `{model_deployment}-{domain}`."""
 
-    deployment_fallback: Annotated[bool, Field(validation_alias=_named("AOS_DEPLOYMENT_FALLBACK"))] = False
-    """Whether an agent whose deployment does not exist thinks with the base deployment; its status says so."""
     model_endpoint: Annotated[
         str | None, Field(validation_alias=_named("AOS_MODEL_ENDPOINT"), pattern=r"^https?://.+")
     ] = None
     """OpenAI-compatible endpoint that serves the models when `use_foundry` is false: `http://127.0.0.1:8000/v1`."""
     model_api_key: Annotated[str | None, Field(validation_alias=_named("AOS_MODEL_API_KEY"), repr=False)] = None
+    deployment_fallback: Annotated[bool, Field(validation_alias=_named("AOS_DEPLOYMENT_FALLBACK"))] = False
+    """Whether an agent whose deployment does not exist thinks with the base deployment; its status says so."""
 
     storage: Annotated[str | None, Field(validation_alias=_named(STORAGE), repr=False)] = None
     storage_account: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__accountName"))] = None

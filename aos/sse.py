@@ -1,11 +1,13 @@
 """A turn as server-sent events (WHATWG HTML, section 9.2): `POST agents/{id}` with `Accept: text/event-stream`.
 
     operation     at once: the operation as accepted
-    delta         {text}: the model said more; as far as the step runs in this process, in which the stream ends
+    delta         {text}: the model said more; best effort, from steps that run in this process
     tool_call     the model asked for a tool: an item of `tool_calls`
     tool_result   its call ended: the same item, with its status and duration
     waiting       {operation_id, status, waiting_on, location}: the turn waits for somebody else
     completed | failed | cancelled    the last event: the whole answer, as without streaming
+
+Where a model step broke after half its text, it is not told again: the last event holds the whole.
 
 A stream that ends with `waiting` instead gave up waiting: the turn goes on, and `location` says where its end will be
 found. What the first event shows already (of an operation that was known) is not told again.

@@ -75,9 +75,8 @@ class AgentOperatingSystem:
         payloads = Payloads(self._account)
         claim_check = ClaimCheck(payloads if settings.storage_configured else None)
         self._bus = Bus(settings, self._credential)
-        runtime = open_runtime(settings, self._account, self._credential, clock)
-        self.foundry = runtime.port
-        self._deployments = runtime.deployments
+        opened = open_runtime(settings, self._account, self._credential, clock)
+        self.foundry, self._deployments = opened.port, opened.deployments
         self._kind: type[PurposeDrivenAgent] = PurposeDrivenAgentFoundry if settings.use_foundry else PurposeDrivenAgent
         self._agents = LiveRegistry(
             self._source(settings.agent_container, folder / AGENT_REGISTRY), parse_agents, clock

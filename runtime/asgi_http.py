@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response as PlainResponse
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from runtime.encoding import Answer
 from runtime.invocation import Inbound, Invoker, request_id
@@ -24,6 +24,12 @@ log = logging.getLogger("runtime.asgi")
 
 BODY_TIMEOUT_SECONDS = 60.0
 MAX_QUERY_PARAMETERS = 1000
+STALLED_SECONDS = 60.0
+"""How long one piece of a stream may wait for its client to read."""
+
+
+class StalledClientError(Exception):
+    """The client of a stream stopped reading."""
 
 
 class HttpEndpoint:
@@ -107,15 +113,30 @@ async def _send(answer: Answer, correlation: str, scope: Scope, receive: Receive
         await PlainResponse(answer.body, answer.status, headers)(scope, receive, send)
     else:
         try:
-            await StreamingResponse(answer.stream, answer.status, headers)(scope, receive, send)
+            await StreamingResponse(answer.stream, answer.status, headers)(scope, receive, _bounded(send))
         except ClientDisconnect:
             log.debug("the client left a streamed answer [request %s]", correlation)
+        except StalledClientError:
+            log.warning("the client of a streamed answer does not read it: given up [request %s]", correlation)
+            raise
         except Exception:
             # The status has been sent: all that is left is to cut the connection, so that no half passes for a whole.
             log.exception("a streamed answer broke off [request %s]", correlation)
             raise
         finally:
             await _close(answer.stream)
+
+
+def _bounded(send: Send) -> Send:
+    async def within(message: Message) -> None:
+        try:
+            async with asyncio.timeout(STALLED_SECONDS):
+                await send(message)
+        except TimeoutError:
+            # Not itself: a TimeoutError is an OSError, by which servers say that the client left.
+            raise StalledClientError from None
+
+    return within
 
 
 async def _close(stream: AsyncIterator[bytes] | None) -> None:

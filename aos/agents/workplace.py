@@ -38,11 +38,20 @@ log = logging.getLogger("aos.agents")
 class RunningSystem(Protocol):
     """The parts of `aos.system.AgentOperatingSystem` that an agent uses."""
 
-    settings: Settings
-    kernel: Kernel
-    directory: AgentDirectory
-    store: ConversationStore
-    foundry: FoundryPort
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def kernel(self) -> Kernel: ...
+
+    @property
+    def directory(self) -> AgentDirectory: ...
+
+    @property
+    def store(self) -> ConversationStore: ...
+
+    @property
+    def foundry(self) -> FoundryPort: ...
 
 
 class Workplace:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aos.config import Settings
@@ -18,6 +19,7 @@ from aos.custom.faults import HistoryGone, ModelRefused, model_errors
 from aos.custom.history import Histories, HistoryItem
 from aos.custom.messages import WINDOW, answer_items, to_messages, tool_schemas, window
 from aos.errors import SettingError
+from aos.foundry.values import LOCAL, whole
 from aos.kernel.ports import AgentSpec, RemoteItem
 from aos.kernel.types import AgentRef, ConversationKey, FunctionCall, ModelReply, ToolOutput, Usage
 
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("aos.custom")
 
-PREFIX = "local_"
-"""Begins the ids of our conversations, so that each runtime knows which are its own."""
 SHORTEST = 4000
 """Characters of history below which a prompt that is too long is not shortened further."""
 
@@ -49,13 +49,19 @@ class AgentFrameworkAdapter:
         self._chat: OpenAIChatCompletionClient[Any] | None = None
 
     async def ensure_agent(self, spec: AgentSpec) -> AgentRef:
+        base = self._settings.model_deployment
+        if self._settings.deployment_fallback and spec.deployment != base:
+            served = await self.names()
+            if spec.deployment not in served and base in served:
+                log.warning("the endpoint does not serve %s: its agent falls back to %s", spec.deployment, base)
+                spec = replace(spec, deployment=base)
         return await self._definitions.ensure(spec)
 
     async def forget_agent(self, agent_id: str) -> None:
         self._definitions.forget(agent_id)
 
     async def open_conversation(self, key: ConversationKey) -> str:
-        name = f"{PREFIX}{uuid.uuid4().hex}"
+        name = f"{LOCAL}{uuid.uuid4().hex}"
         await self._histories.create(name, key)
         return name
 
@@ -69,22 +75,18 @@ class AgentFrameworkAdapter:
         *,
         on_text: Callable[[str], None] | None = None,
     ) -> ModelReply:
-        """See the port; the text is told at once, when it has been stored."""
         spec = await self._definitions.get(agent)
         history = await self._histories.read(_own(remote_id))
         added = _input(outputs, text, history.last + 1)
         items = [*history.items, *added]
         with model_errors(f"a step of {agent.name}"):
             async with asyncio.timeout(timeout):
-                response = await self._complete(spec, items)
+                response = await self._complete(spec, items, on_text)
             used = {item.call_id for item in items if item.kind == "call"}
             answer = answer_items(response, used, history.last + 1 + len(added))
         # Not within the time-out: an answer that is there should not be lost to a slow storage account.
         await self._histories.append(remote_id, history.version, [*added, *answer])
-        reply = _reply(response, answer, spec.deployment)
-        if on_text is not None and reply.text:
-            on_text(reply.text)
-        return reply
+        return _reply(response, answer, spec.deployment)
 
     async def items_after(self, remote_id: str, anchor: str | None) -> list[RemoteItem]:
         history = await self._histories.read(_own(remote_id))
@@ -95,15 +97,23 @@ class AgentFrameworkAdapter:
             if item.number > after
         ]
 
+    async def names(self) -> frozenset[str]:
+        """The models that the endpoint says it serves."""
+        with model_errors("listing models"):
+            page = await self._endpoint().models.list(timeout=10)
+            return frozenset(model.id for model in page.data)
+
     async def check(self) -> None:
-        await self._models()
+        await self.names()
 
     async def close(self) -> None:
         if self._openai is not None:
             await self._openai.close()
         self._openai = self._chat = None
 
-    async def _complete(self, spec: AgentSpec, items: Sequence[HistoryItem]) -> ChatResponse:
+    async def _complete(
+        self, spec: AgentSpec, items: Sequence[HistoryItem], on_text: Callable[[str], None] | None
+    ) -> ChatResponse:
         """One chat completion; with ever fewer of the older turns while the model says that they are too many."""
         tools = tool_schemas(spec.functions)
         options: dict[str, Any] = {"model": spec.deployment, "instructions": spec.instructions}
@@ -114,7 +124,13 @@ class AgentFrameworkAdapter:
             shown = window(items, characters)
             try:
                 with model_errors(f"a step of {spec.agent_id}"):
-                    return await self._client().get_response(to_messages(shown), options=options)
+                    if on_text is None:
+                        return await self._client().get_response(to_messages(shown), options=options)
+                    stream = self._client().get_response(to_messages(shown), stream=True, options=options)
+                    async for update in stream:
+                        if update.text:
+                            on_text(whole(update.text))
+                    return await stream.get_final_response()
             except ModelRefused as error:
                 if error.code == "deployment_not_found":
                     raise await self._no_such_model(spec.deployment, error) from error
@@ -129,18 +145,13 @@ class AgentFrameworkAdapter:
                 characters = shorter
 
     async def _no_such_model(self, deployment: str, error: ModelRefused) -> ModelRefused:
-        names = await self._models()
+        names = await self.names()
         return ModelRefused(
             f"Failed to create agent: Model not found: the endpoint does not serve {deployment!r}. Models: "
             f"{', '.join(sorted(names)[:50]) or 'none'}. Serve it (vLLM: --lora-modules {deployment}=PATH), or correct "
             "AZURE_AI_MODEL_DEPLOYMENT or the agent's domain.",
             code=error.code,
         )
-
-    async def _models(self) -> list[str]:
-        with model_errors("listing models"):
-            page = await self._endpoint().models.list(timeout=10)
-            return [model.id for model in page.data]
 
     def _endpoint(self) -> AsyncOpenAI:
         if self._openai is None:
@@ -170,7 +181,7 @@ class AgentFrameworkAdapter:
 
 
 def _own(remote_id: str) -> str:
-    if not remote_id.startswith(PREFIX):
+    if not remote_id.startswith(LOCAL):
         raise HistoryGone(f"Conversation {remote_id} belongs to another runtime; a new history begins.")
     return remote_id
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from aos.custom.faults import ModelRefused
 from aos.custom.history import HistoryItem
+from aos.foundry.values import whole
 
 if TYPE_CHECKING:
     from agent_framework import ChatResponse, Content, Message
@@ -105,7 +106,7 @@ def answer_items(response: ChatResponse, used_ids: set[str], first: int) -> list
         raise ModelRefused("The model's answer is incomplete: it reached its longest length.", code="max_output_tokens")
     items: list[HistoryItem] = []
     if text or not calls:
-        items.append(HistoryItem(number=first, kind="text", text=_whole(text)))
+        items.append(HistoryItem(number=first, kind="text", text=whole(text)))
     for content in calls:
         call_id = content.call_id or ""
         if not call_id or call_id in used_ids:
@@ -116,8 +117,8 @@ def answer_items(response: ChatResponse, used_ids: set[str], first: int) -> list
                 number=first + len(items),
                 kind="call",
                 call_id=call_id,
-                name=_whole(content.name or ""),
-                arguments=_whole(_arguments(content)),
+                name=whole(content.name or ""),
+                arguments=whole(_arguments(content)),
             )
         )
     return items
@@ -140,8 +141,3 @@ def _arguments(content: Content) -> str:
         return json.dumps(dict(arguments))
     # Servers send nothing for a function without parameters.
     return arguments or "{}"
-
-
-def _whole(text: str) -> str:
-    """The text with `?` for halves of characters: JSON may hold them, but nothing can store them."""
-    return text if text.isascii() else text.encode(errors="replace").decode()

@@ -17,7 +17,7 @@ from aos.foundry.clients import FoundryClients
 from aos.foundry.deployments import Deployments
 from aos.foundry.faults import foundry_errors
 from aos.foundry.provisioning import KnownAgent, Provisioner
-from aos.foundry.values import DRIPPING, distinct, present, whole
+from aos.foundry.values import DRIPPING, LOCAL, distinct, present, whole
 from aos.kernel.ports import AgentSpec, RemoteItem
 from aos.kernel.types import AgentRef, ConversationKey, FunctionCall, ModelReply, ToolOutput, Usage
 
@@ -150,8 +150,10 @@ class ResponsesAdapter:
         """A thread of the older generation is replayed into a conversation, which takes its place.
 
         Raises:
-            ConversationGone: It was one.
+            ConversationGone: It was one, or a history of the custom runtime.
         """
+        if remote_id.startswith(LOCAL):
+            raise ConversationGone(f"{remote_id} is a history of the custom runtime; a new conversation begins.")
         if remote_id.startswith(THREAD):
             from aos.foundry.migration import replay
 

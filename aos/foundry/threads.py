@@ -23,6 +23,7 @@ from aos.foundry.deployments import Deployments
 from aos.foundry.faults import foundry_errors
 from aos.foundry.provisioning import KnownAgent, Provisioner
 from aos.foundry.thread_items import in_order, items_of
+from aos.foundry.thread_stream import Tap
 from aos.foundry.thread_wire import ACTIVE, INPUT, KIND, OUTPUTS, RUNNING, Message, Result, Run, Step, outputs_message
 from aos.foundry.values import distinct, present, whole
 from aos.kernel.clock import Clock, SystemClock
@@ -144,7 +145,9 @@ class ThreadsAdapter:
         }
         with foundry_errors("opening a thread"):
             thread = await self._clients.agents.threads.create(metadata=metadata)
-            return present(thread.id)
+            if not present(thread.id).startswith(PREFIX):
+                raise ValueError(f"the id of a thread is {thread.id!r}")
+            return thread.id
 
     async def respond(
         self,
@@ -161,10 +164,12 @@ class ThreadsAdapter:
         given = {output.call_id: output.output for output in outputs}
         with foundry_errors(f"a run of {agent.name}"):
             async with asyncio.timeout(timeout):
-                run = await self._advance(agent, remote_id, given, text)
+                tap = None if on_text is None else Tap(on_text)
+                run = await self._advance(agent, remote_id, given, text, tap)
                 run = await self._watch(remote_id, run)
                 reply = await self._reply(remote_id, run)
-        if on_text is not None and reply.text:
+        if on_text is not None and tap is not None and not tap.heard and reply.text:
+            # The run was already going on, or its stream broke off before the first piece.
             on_text(reply.text)
         return reply
 
@@ -194,14 +199,16 @@ class ThreadsAdapter:
 
     # --- runs
 
-    async def _advance(self, agent: AgentRef, thread: str, given: dict[str, str], text: str | None) -> Run:
+    async def _advance(
+        self, agent: AgentRef, thread: str, given: dict[str, str], text: str | None, tap: Tap | None
+    ) -> Run:
         """Gives the input to the run that waits for it, or to a new one."""
         from azure.core.exceptions import HttpResponseError
 
         if text is not None and not given:
             # Most turns begin so: whether a run is in the way is looked at only when the service says that one is.
             try:
-                return await self._begin(agent, thread, await self._say(thread, text))
+                return await self._begin(agent, thread, await self._say(thread, text), tap)
             except HttpResponseError as error:
                 if error.status_code != 400:
                     raise
@@ -211,7 +218,7 @@ class ThreadsAdapter:
         else:
             latest = await self._latest_run(thread)
         if latest is not None and latest.status in ACTIVE:
-            going = await self._go_on(thread, latest, given, text)
+            going = await self._go_on(thread, latest, given, text, tap)
             if going is not None:
                 return going
         after: str | None = None
@@ -220,9 +227,11 @@ class ThreadsAdapter:
             after = await self._say(thread, outputs_message(results), kind=OUTPUTS)
         if text is not None:
             after = await self._say(thread, text)
-        return await self._begin(agent, thread, after or await self._latest_message(thread))
+        return await self._begin(agent, thread, after or await self._latest_message(thread), tap)
 
-    async def _go_on(self, thread: str, run: Run, given: dict[str, str], text: str | None) -> Run | None:
+    async def _go_on(
+        self, thread: str, run: Run, given: dict[str, str], text: str | None, tap: Tap | None
+    ) -> Run | None:
         """Goes on with an active run, or ends it and returns None: the input needs a new one."""
         late = (run.expires_at or run.created_at + RUN_LIFE) - self._clock.now() < TOO_LATE
         waits = {call.id for call in run.required}
@@ -230,15 +239,8 @@ class ThreadsAdapter:
             if run.status == "requires_action" and (waits & given.keys() or not given):
                 if not given:
                     return run
-                answers = [
-                    {"tool_call_id": call_id, "output": given.get(call_id, ABANDONED)} for call_id in sorted(waits)
-                ]
-                submitted = await self._clients.agents.runs.submit_tool_outputs(
-                    thread,
-                    run.id,
-                    tool_outputs=answers,  # type: ignore[arg-type]  # dicts are what it sends
-                )
-                return Run.model_validate(dict(submitted))
+                answers = {call_id: given.get(call_id, ABANDONED) for call_id in sorted(waits)}
+                return await self._submit(thread, run, answers, tap)
             if run.status in RUNNING and not given:
                 return run
         if run.status in ("queued", "in_progress") and not late:
@@ -252,9 +254,27 @@ class ThreadsAdapter:
         message = await self._clients.agents.messages.create(thread, role="user", content=text, metadata=metadata)
         return present(message.id)
 
-    async def _begin(self, agent: AgentRef, thread: str, after: str) -> Run:
-        run = await self._clients.agents.runs.create(thread, agent_id=agent.version, metadata={INPUT: after})
-        return Run.model_validate(dict(run))
+    async def _begin(self, agent: AgentRef, thread: str, after: str, tap: Tap | None) -> Run:
+        runs, metadata = self._clients.agents.runs, {INPUT: after}
+        if tap is not None:
+            handler: Any = tap  # not of the SDK's class, of which only `initialize` is called
+            await runs.stream(thread, agent_id=agent.version, metadata=metadata, event_handler=handler)
+            run = await tap.listen() or await self._latest_run(thread)
+            if run is None:
+                raise FoundryUnavailable("Foundry's stream ended before it showed the run.", sent=True)
+            return run
+        return Run.model_validate(dict(await runs.create(thread, agent_id=agent.version, metadata=metadata)))
+
+    async def _submit(self, thread: str, run: Run, answers: dict[str, str], tap: Tap | None) -> Run:
+        runs = self._clients.agents.runs
+        # Dicts are what it sends.
+        outputs: list[Any] = [{"tool_call_id": call_id, "output": output} for call_id, output in answers.items()]
+        if tap is not None:
+            handler: Any = tap
+            await runs.submit_tool_outputs_stream(thread, run.id, tool_outputs=outputs, event_handler=handler)
+            seen = await tap.listen()
+            return seen or Run.model_validate(dict(await runs.get(thread, run.id)))
+        return Run.model_validate(dict(await runs.submit_tool_outputs(thread, run.id, tool_outputs=outputs)))
 
     async def _watch(self, thread: str, run: Run) -> Run:
         """Waits until the run stops."""

@@ -9,6 +9,8 @@ from aos.kernel.types import FunctionCall
 
 log = logging.getLogger("aos.foundry")
 
+LOCAL = "local_"
+"""Begins the ids of histories of the custom runtime, so that each runtime knows which conversations are its own."""
 DRIPPING = 1.0
 """Seconds that a step may take beyond its time-out: the client's own one, which knows more, starts anew with every byte
 that arrives."""

@@ -76,6 +76,41 @@ async def test_calls_are_returned_and_their_outputs_go_on(adapter: AgentFramewor
     assert [(message["tool_call_id"], message["content"]) for message in shown[2:]] == [("a", "1"), ("b", "null")]
 
 
+async def test_text_is_told_as_it_comes(adapter: AgentFrameworkAdapter, model: ModelServer) -> None:
+    agent, conversation = await opened(adapter)
+    calls = [("a", "ledger_lookup", '{"year": 1}'), ("b", "ledger_lookup", '{"year": 2}')]
+    model.answers(Answer("Let me see.", calls), Answer("All in all three."), Answer(status=503, error={"message": "x"}))
+    heard: list[str] = []
+    reply = await adapter.respond(agent, conversation, (), "Sum?", 10, on_text=heard.append)
+    assert "".join(heard).split() == ["Let", "me", "see."]
+    assert len(heard) == 3
+    assert reply.text == "".join(heard)
+    assert reply.calls == tuple(FunctionCall(*call) for call in calls)
+    assert reply.usage == Usage(11, 7, 18)
+    heard.clear()
+    outputs = [ToolOutput("a", "1"), ToolOutput("b", "2")]
+    reply = await adapter.respond(agent, conversation, outputs, None, 10, on_text=heard.append)
+    assert (reply.text.strip(), len(heard), reply.calls) == ("All in all three.", 4, ())
+    with pytest.raises(ModelUnavailable):
+        await adapter.respond(agent, conversation, (), "Again?", 10, on_text=heard.append)
+
+
+async def test_an_agent_whose_model_is_not_served_may_fall_back(model: ModelServer, account: StorageAccount) -> None:
+    settings = load_settings({"AOS_MODEL_ENDPOINT": model.url, "AOS_DEPLOYMENT_FALLBACK": "true"})
+    adapter = AgentFrameworkAdapter(settings, BlobHistories(account), Definitions(account))
+    try:
+        assert (await adapter.ensure_agent(spec())).deployment == "llama-3.3-70b-ceo"
+        lost = spec(deployment="llama-3.3-70b-cxo")
+        ref = await adapter.ensure_agent(lost)
+        assert ref.deployment == "llama-3.3-70b"
+        await adapter.respond(ref, await adapter.open_conversation(KEY), (), "Hi?", 10)
+        assert model.asked[0]["model"] == "llama-3.3-70b"
+        model.models.append("llama-3.3-70b-cxo")
+        assert (await adapter.ensure_agent(lost)).deployment == "llama-3.3-70b-cxo"
+    finally:
+        await adapter.close()
+
+
 async def test_recovery_finds_a_step_or_nothing(adapter: AgentFrameworkAdapter, model: ModelServer) -> None:
     agent, conversation = await opened(adapter)
     assert await adapter.items_after(conversation, None) == []

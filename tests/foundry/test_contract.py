@@ -16,6 +16,7 @@ from aos.kernel.types import ConversationKey, ToolOutput
 from aos.storage.account import StorageAccount
 from emulators.foundry import FoundryEmulator
 from emulators.foundry.model import ModelError
+from tests.foundry.pacing import PacedModel
 from tests.foundry.project import DEPLOYMENT, Api, Project, running, spec
 from tests.foundry.script import Script, calls, says
 from tests.foundry.talk import Talk, talk
@@ -174,6 +175,44 @@ async def test_a_turn_of_several_tool_steps(project: Project) -> None:
     assert second.text
     assert await one.kinds(first.anchor) == ["output", "text"]
     assert (await one.say("@say next")).text == "next"
+
+
+# --- somebody listens
+
+
+async def test_a_streamed_step_ends_like_one_that_is_not(project: Project) -> None:
+    plain, heard = await talk(project), await talk(project)
+    pieces: list[str] = []
+    asked = f"{LOOKUP} and dusted"
+    for one, on_text in ((plain, None), (heard, pieces.append)):
+        first = await one.adapter.respond(one.ref, one.remote_id, (), asked, 10, on_text=on_text)
+        assert [json.loads(call.arguments) for call in first.calls] == [{"year": 2024}]
+        assert pieces == []
+        output = ToolOutput(first.calls[0].call_id, "1")
+        second = await one.adapter.respond(one.ref, one.remote_id, [output], None, 10, on_text=on_text)
+        assert (second.text, second.calls) == ("done and dusted", ())
+        items = await one.adapter.items_after(one.remote_id, None)
+        assert [item.kind for item in items] == ["user", "call", "output", "text"]
+        assert second.anchor == items[-1].item_id
+    assert pieces == ["done ", "and ", "dusted"]
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_text_comes_before_the_end(api: Api) -> None:
+    model, pieces, first = PacedModel(), list[str](), asyncio.Event()
+
+    def hear(piece: str) -> None:
+        pieces.append(piece)
+        first.set()
+
+    async with running(FoundryEmulator(model=model), api) as project:
+        one = await talk(project)
+        step = asyncio.create_task(one.adapter.respond(one.ref, one.remote_id, (), "@say a WAIT b", 10, on_text=hear))
+        await asyncio.wait_for(first.wait(), 5)
+        assert pieces == ["a "]
+        assert not step.done()
+        model.go.set()
+        assert (await step).text == "".join(pieces) == "a WAIT b"
 
 
 # --- after a crash

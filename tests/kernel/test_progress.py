@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aos.errors import FoundryUnavailable
 from aos.kernel.progress import LONGEST_TEXT, Listener, Progress
@@ -255,3 +259,66 @@ def test_a_foundry_that_is_down_is_heard_nothing_of() -> None:
         assert states[-1].error.code == FoundryUnavailable.code
 
     run(scenario)
+
+
+# --- whatever happens in whatever order
+
+Happening = tuple[str, int]
+HAPPENINGS = st.lists(
+    st.tuples(st.sampled_from(["say", "save", "read", "join", "leave"]), st.integers(0, 3)),
+    max_size=60,
+)
+SIZES = (1, 20_000, 50_000, LONGEST_TEXT)
+
+
+def texts_of(told: list[str | Operation]) -> list[str]:
+    """What was heard of each step; reads may have cut it in pieces."""
+    texts = [""]
+    for item in told:
+        if isinstance(item, str):
+            texts[-1] += item
+        else:
+            texts.append("")
+    return texts
+
+
+@given(HAPPENINGS)
+@settings(max_examples=200, deadline=None)
+def test_what_is_heard_of_a_step_is_its_beginning_and_the_last_state_is_heard(happenings: list[Happening]) -> None:
+    async def scenario() -> None:
+        progress = Progress()
+        readers = [(progress.listen("op"), list[str | Operation]())]
+        left: set[int] = set()
+        steps = [""]
+        tell = progress.on_text("op")
+        assert tell is not None
+        for happening, number in happenings:
+            reader = number % len(readers)
+            if happening == "say":
+                text = f"{len(steps[-1])}," * SIZES[number]
+                tell(text[: SIZES[number]])
+                steps[-1] += text[: SIZES[number]]
+            elif happening == "save":
+                steps.append("")
+                progress.saved(replace(operation(), updated_at=float(len(steps))))
+            elif happening == "read":
+                readers[reader][1].extend(await readers[reader][0].next(0.0))
+            elif happening == "join" and len(readers) < 4:
+                readers.append((progress.listen("op"), []))
+            elif happening == "leave" and reader:
+                readers[reader][0].close()
+                left.add(reader)
+        for number, (listener, told) in enumerate(readers):
+            if number in left:
+                continue
+            told += await listener.next(0.0)
+            states = [item for item in told if isinstance(item, Operation)]
+            assert [state.updated_at for state in states] == sorted({state.updated_at for state in states})
+            if number == 0 and len(steps) > 1:
+                assert states[-1].updated_at == len(steps)
+            heard = texts_of(told)
+            assert steps[-1].startswith(heard[-1])
+            for state, text in zip(states, heard[:-1], strict=True):
+                assert any(step.startswith(text) for step in steps[: int(state.updated_at) - 1])
+
+    asyncio.run(scenario())

@@ -193,6 +193,34 @@ async def test_a_stream_arrives_piece_by_piece_and_is_closed_when_the_client_lea
             await closed.wait()
 
 
+async def test_a_stream_whose_client_stops_reading_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(asgi_http, "STALLED_SECONDS", 0.2)
+    closed = asyncio.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield bytes(65_536)
+        finally:
+            closed.set()
+
+    async def endless(request: Request) -> Response:
+        del request
+        return Response(stream=pieces())
+
+    registry = RouteRegistry()
+    registry.register("endless", endless, auth_level=AuthLevel.ANONYMOUS)
+    async with serving(make(registry)) as client:
+        _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port, limit=1)
+        writer.write(b"GET /api/endless HTTP/1.1\r\nhost: h\r\n\r\n")
+        async with asyncio.timeout(5):
+            await closed.wait()
+        writer.transport.abort()
+    assert any("does not read it" in record.getMessage() for record in caplog.records)
+
+
 async def test_a_stream_that_breaks_off_is_not_mistaken_for_a_whole_answer(caplog: pytest.LogCaptureFixture) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"half"

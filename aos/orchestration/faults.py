@@ -1,0 +1,45 @@
+"""What clients of OpenAI-compatible servers raise, as errors of AOS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aos.errors import AosError
+from aos.orchestration.model_types import ModelRefused, ModelUnavailable
+
+OVERLOADED = frozenset({408, 409, 429, 500, 502, 503, 504})
+
+
+@contextmanager
+def model_errors(what: str) -> Iterator[None]:
+    """Turns errors of the openai SDK into `ModelUnavailable` or `ModelRefused`.
+
+    The SDK checks the shape of nothing, so answers are read within this context.
+    """
+    import openai
+
+    try:
+        yield
+    except AosError:
+        raise  # some of them are a `ValueError`, too
+    except openai.APIStatusError as error:
+        body = error.body if isinstance(error.body, dict) else {}
+        message = str(body.get("message") or f"HTTP {error.status_code}")[:500]
+        raise of_status(what, error.status_code, message, error.response.headers.get("retry-after")) from error
+    except (openai.APIError, TimeoutError) as error:
+        # Without details, a connection error only says that it is one.
+        reason = str(error.__cause__ or error) or type(error).__name__
+        raise ModelUnavailable(f"{what} did not answer: {reason[:300]}") from error
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise ModelUnavailable(f"{what} gave an answer that cannot be read.") from error
+
+
+def of_status(what: str, status: int, message: str, retry_after: str | None = None) -> AosError:
+    """The error behind an HTTP status."""
+    if status in OVERLOADED:
+        seconds = float(retry_after) if retry_after is not None and retry_after.isdigit() else None
+        return ModelUnavailable(f"{what} refused with HTTP {status}: {message}", retry_after=seconds)
+    if status in (401, 403):
+        return ModelRefused(f"{what} refused the sign-in: check its API key.", code="model_unauthorized")
+    return ModelRefused(f"{what} refused: {message}")
