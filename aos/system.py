@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from aos.registry.mcp_servers import parse_servers
 from aos.registry.source import BlobSource, FileSource, RegistrySource
 from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
+from aos.storage.counters import Counters
 from aos.storage.payloads import STATE_CONTAINER, Payloads
 from aos.views import agent_view, approval_view
 
@@ -98,7 +100,8 @@ class AgentOperatingSystem:
             kind=self._kind,
             desired=desired,
         )
-        self.store = TableConversations(self._account, values)
+        self._counters = Counters(self._account)
+        self.store = TableConversations(self._account, values, counters=self._counters)
         self._approvals = ApprovalBoard(self._account, values)
         self.kernel = Kernel(
             store=self.store,
@@ -206,7 +209,8 @@ class AgentOperatingSystem:
     async def agent(self, agent_id: str) -> dict[str, Any]:
         """The body of `GET agents/{agent_id}`."""
         await self.directory.entry(agent_id)
-        return self._view(agent_id, await self.directory.registry())
+        view = self._view(agent_id, await self.directory.registry())
+        return view | {"counters": asdict(await self._counters.of(agent_id))}
 
     async def agent_status(self, agent_id: str) -> dict[str, Any]:
         """The body of `GET agents/{agent_id}/status`."""
@@ -244,7 +248,7 @@ class AgentOperatingSystem:
             view |= {"foundry_agent_id": f"{bound.ref.name}:{bound.ref.version}", "tools": bound.tools.names}
         if detail is not None:
             view["detail"] = detail
-        return view
+        return view | {"counters": asdict(await self._counters.of(agent_id))}
 
     async def mcp_servers(self) -> dict[str, Any]:
         """The body of `GET mcp/servers`: as registered, running or not, and why not."""

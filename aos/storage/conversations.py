@@ -28,6 +28,7 @@ from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import Acceptance, Change, Due, Lease, Snapshot
 from aos.kernel.types import Arrival, Conversation, ConversationKey, Message, Operation
 from aos.storage.account import StorageAccount, storage_errors
+from aos.storage.counters import Counters
 from aos.storage.payloads import Payloads
 from aos.storage.rows import FIRST_LOOK, SHARDS, due_row, queued, replayable, settled, shard_of, table_key
 from aos.storage.values import RowValues
@@ -47,12 +48,24 @@ IF_UNCHANGED = MatchConditions.IfNotModified
 
 
 class TableConversations:
-    """A `ConversationStore` that any number of processes share."""
+    """A `ConversationStore` that any number of processes share.
 
-    def __init__(self, account: StorageAccount, payloads: Payloads, clock: Clock | None = None) -> None:
+    Args:
+        counters: Count what has ended, if given.
+    """
+
+    def __init__(
+        self,
+        account: StorageAccount,
+        payloads: Payloads,
+        clock: Clock | None = None,
+        *,
+        counters: Counters | None = None,
+    ) -> None:
         self._account = account
         self._values = RowValues(payloads)
         self._clock = clock or SystemClock()
+        self._counters = counters
 
     # --- arrivals
 
@@ -195,7 +208,7 @@ class TableConversations:
                     raise Conflict(f"Conversation {key.conversation_id} was changed by somebody else.") from error
                 raise
         for operation in settled(change):
-            await self._forget_due(operation)
+            await self._settle(operation)
         return str(written[0]["etag"])
 
     async def renew(self, key: ConversationKey, etag: str, lease: Lease) -> str:
@@ -238,6 +251,10 @@ class TableConversations:
         return sorted(entries, key=lambda entry: entry.at)[:limit]
 
     async def move_due(self, entry: Due, at: float | None) -> None:
+        if at is None and self._counters is not None:
+            operation = await self._operation(entry.key, entry.operation_id)
+            if operation is not None and operation.final:
+                await self._counters.count(operation)
         if at is not None:
             await self._insert_due(replace(entry, at=at))
             if due_row(entry.operation_id, at) == entry.row:
@@ -260,6 +277,15 @@ class TableConversations:
         with storage_errors("aosdue"):
             # Deleting what is not there is no error in this SDK.
             await table.delete_entity(shard_of(operation_id), row_key)
+
+    async def _settle(self, operation: Operation) -> None:
+        try:
+            if self._counters is not None:
+                await self._counters.count(operation)
+        except StorageUnavailable as error:
+            log.warning("%s stays for the sweep to be counted: %s", operation.operation_id, error.detail)
+            return
+        await self._forget_due(operation)
 
     async def _forget_due(self, operation: Operation) -> None:
         try:

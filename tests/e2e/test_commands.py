@@ -71,3 +71,15 @@ async def test_a_failed_turn_is_parked_and_replayed_from_the_command_line(aos: W
     assert again.message_id == f"{failed['operation_id']}.2.reply"
     assert (await aos.app.http.get(operation)).json()["attempt"] == 2
     await aos.client.receive("aos-poison")
+
+
+async def test_what_an_agent_did_is_still_known_after_a_crash(aos: World) -> None:
+    before = (await aos.app.http.get("agents/coo")).json()["counters"]
+    answer = await aos.app.ask("coo", "@say x")
+    counted = (await aos.app.http.get("agents/coo")).json()["counters"]
+    assert counted["turns"] == before["turns"] + 1
+    assert counted["total_tokens"] == before["total_tokens"] + answer["usage"]["total_tokens"]
+    await aos.app.kill()
+    await aos.app.restart()
+    await aos.app.ready("coo")
+    assert (await aos.app.http.get("agents/coo/status")).json()["counters"] == counted
