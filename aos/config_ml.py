@@ -15,7 +15,7 @@ Url = Annotated[str, Field(pattern=r"^https?://[^/\s]+\S*$")]
 Secret = Annotated[str | None, Field(repr=False)]
 
 # Names per field; the first one that is set and not empty counts.
-_NAMES: dict[str, tuple[str, ...]] = {
+SETTING_NAMES: dict[str, tuple[str, ...]] = {
     "enable_foundry_agent_service": ("AOS_ENABLE_FOUNDRY_AGENT_SERVICE",),
     "foundry_agent_service_endpoint": ("FOUNDRY_AGENT_SERVICE_ENDPOINT", "AZURE_AI_PROJECT_ENDPOINT"),
     "foundry_agent_service_api_key": ("FOUNDRY_AGENT_SERVICE_API_KEY", "AZURE_AI_API_KEY"),
@@ -122,7 +122,7 @@ class MLConfig(BaseModel):
         given = os.environ if environment is None else environment
         values: dict[str, object] = {}
         source: dict[str, str] = {}
-        for field, names in _NAMES.items():
+        for field, names in SETTING_NAMES.items():
             for name in names:
                 if given.get(name):
                     values[field], source[field] = given[name], name

@@ -13,7 +13,7 @@ from aos.kernel.clock import SystemClock
 from aos.kernel.types import ConversationKey
 from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
-from aos.storage.payloads import Payloads
+from aos.storage.payloads import STATE_CONTAINER, Payloads
 
 
 async def migrate_conversations(settings: Settings, one: tuple[str, str] | None, say: Callable[[str], None]) -> int:
@@ -34,7 +34,7 @@ async def migrate_conversations(settings: Settings, one: tuple[str, str] | None,
         raise SettingError(f"{STORAGE} is not set: it names the storage account that records the conversations.")
     credential = identity(settings) if settings.needs_identity else None
     account, clients = StorageAccount(settings, credential), FoundryClients(settings, credential)
-    store = TableConversations(account, Payloads(account))
+    store = TableConversations(account, Payloads(account, STATE_CONTAINER))
     migration = Migration(store, clients, SystemClock())
     left = 0
     try:

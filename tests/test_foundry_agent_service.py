@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from aos.config import MLConfig
+from aos.config_ml import SETTING_NAMES
 from aos.ml import FoundryAgentServiceClient, FoundryAgentServiceConfig
 from aos.ml.foundry_agent_service import FoundryResponse, ThreadInfo
 from aos.orchestration import ModelOrchestrator, ModelType
@@ -215,3 +217,21 @@ async def test_the_example_says_what_is_missing(monkeypatch: pytest.MonkeyPatch)
     _, errors = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 1
     assert "FOUNDRY_AGENT_SERVICE_API_KEY" in errors.decode()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+async def test_the_guide_runs_as_it_stands(number: int) -> None:
+    guide = (ROOT / "docs/models.md").read_text()
+    code = re.findall(r"^```python\n(.*?)^```", guide, flags=re.MULTILINE | re.DOTALL)[number]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code), cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    output, errors = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, errors.decode()
+    assert b"llama-3.3-70b" in output
+
+
+def test_the_guide_knows_every_setting() -> None:
+    guide = (ROOT / "docs/models.md").read_text()
+    names = {name for names in SETTING_NAMES.values() for name in names}
+    assert {name for name in names if f"`{name}" not in guide} == set()

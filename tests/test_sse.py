@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from aos.kernel.types import ToolResult
+from aos.kernel.kernel import Kernel
+from aos.kernel.types import Decision, ToolResult
 from aos.sse import PING, EventStream, event, wants_events
 from aos.views import operation_view
 from tests.kernel.world import KEY, World, run
@@ -109,12 +109,33 @@ def test_a_turn_that_fails() -> None:
     run(scenario)
 
 
-def test_the_last_event_of_a_cancelled_turn() -> None:
+def test_a_turn_that_is_cancelled_while_the_model_speaks() -> None:
     async def scenario(world: World) -> None:
         accepted = await world.accept("hello")
         stream = EventStream(world.kernel, accepted, 200.0)
-        world.kernel.progress.saved(replace(accepted, status="cancelled"))
-        assert names(await read(stream)) == ["operation", "cancelled"]
+        world.kernel.start(accepted)
+        world.later(0.65, lambda: world.deliver(cancel))
+        told = await read(stream)
+        assert [name for name in names(told) if name != "delta"] == ["operation", "cancelled"]
+        assert "answer to hello: ".startswith(text(told))
+        assert told[-1][1]["reply"] is None
+
+    async def cancel(kernel: Kernel) -> None:
+        await kernel.cancel("op0", "me")
+
+    run(scenario)
+
+
+def test_a_turn_that_waits_for_an_approval() -> None:
+    async def scenario(world: World) -> None:
+        world.later(50.0, lambda: world.deliver(approve))
+        told = [told for told in await events(world, "1: approve") if told[0] != "delta"]
+        assert names(told) == ["operation", "tool_call", "waiting", "waiting", "tool_result", "completed"]
+        assert [data["waiting_on"] for name, data in told if name == "waiting"] == ["approval", "tool"]
+        assert [told[number][1]["approval"]["state"] for number in (1, 4)] == ["pending", "approved"]
+
+    async def approve(kernel: Kernel) -> None:
+        await kernel.decide(Decision("op0.1.0", approve=True, by="ada", reason="fine"))
 
     run(scenario)
 

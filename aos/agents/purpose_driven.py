@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -114,7 +115,6 @@ class PurposeDrivenAgent:
         self.role = role
         self.is_running = False
         self.ref: AgentRef | None = None
-        self.conversation_id = f"c_{uuid.uuid4().hex}"
         self.active_goals: dict[str, Goal] = {}
         self.completed_goals: dict[str, Goal] = {}
         self.purpose_metrics = {
@@ -228,6 +228,11 @@ class PurposeDrivenAgent:
         return self._settings or load_settings()
 
     # --- turns
+
+    @cached_property
+    def conversation_id(self) -> str:
+        """The conversation of this object; made when first used, for most agents have none outside their app."""
+        return f"c_{uuid.uuid4().hex}"
 
     async def ask(self, message: str, *, conversation_id: str | None = None, timeout: float = 120.0) -> str:
         """Says something to the agent and returns its answer.

@@ -32,13 +32,14 @@ class Definitions:
     async def ensure(self, spec: AgentSpec) -> AgentRef:
         """Keeps the definition and returns the reference to it. Twice the same spec is the same reference."""
         wanted = definition_hash(spec)
-        known = self._known.get(spec.agent_id)
+        name = foundry_name(spec.agent_id)
+        known = self._known.get(name)
         if known is not None and known[0].definition_hash == wanted:
             return known[0]
-        ref = AgentRef(foundry_name(spec.agent_id), wanted[:12], wanted, spec.deployment)
+        ref = AgentRef(name, wanted[:12], wanted, spec.deployment)
         if self._account is not None:
             await self._write(self._account, ref, spec)
-        self._known[spec.agent_id] = (ref, spec)
+        self._known[name] = (ref, spec)
         return ref
 
     async def get(self, ref: AgentRef) -> AgentSpec:
@@ -47,16 +48,16 @@ class Definitions:
         Raises:
             AgentGone: It was deleted.
         """
-        for known, spec in self._known.values():
-            if known == ref:
-                return spec
+        known = self._known.get(ref.name)
+        if known is not None and known[0] == ref:
+            return known[1]
         if self._account is None:
             raise _gone(ref)
         return await self._read(self._account, ref)
 
     def forget(self, agent_id: str) -> None:
         """The next `ensure` writes it anew."""
-        self._known.pop(agent_id, None)
+        self._known.pop(foundry_name(agent_id), None)
 
     async def _write(self, account: StorageAccount, ref: AgentRef, spec: AgentSpec) -> None:
         from azure.core.exceptions import ResourceExistsError

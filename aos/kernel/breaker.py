@@ -8,15 +8,17 @@ number of calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from aos.errors import CircuitOpen, FoundryRefused, FoundryUnavailable
+from aos.errors import AosError, CircuitOpen, FoundryRefused, FoundryUnavailable, TransientError
 from aos.kernel.clock import Clock
 
 CircuitState = Literal["closed", "open", "half_open"]
+Meaning = Literal["failure", "answer", "nothing"]
+"""What an error says about a service: it fails; it answers, if not as wanted; nothing."""
 
 THRESHOLD = 5
 """Failures in a row that open a circuit."""
@@ -45,16 +47,25 @@ class Circuit:
     reason: str
 
 
+def foundry_meaning(error: AosError) -> Meaning:
+    """What an error says about the Foundry Agent Service."""
+    if isinstance(error, FoundryUnavailable):
+        return "nothing" if error.code == BUSY else "failure"
+    return "answer" if isinstance(error, FoundryRefused) else "nothing"
+
+
 class Breaker:
     """One circuit.
 
     Args:
         name: Of what is called; shown to operators.
+        meaning: What the error of a call says about what is called.
     """
 
-    def __init__(self, name: str, clock: Clock) -> None:
+    def __init__(self, name: str, clock: Clock, meaning: Callable[[AosError], Meaning] = foundry_meaning) -> None:
         self._name = name
         self._clock = clock
+        self._meaning = meaning
         self._failures = 0
         self._pause = 0.0
         self._since: float | None = None
@@ -88,13 +99,12 @@ class Breaker:
         probe = self._enter()
         try:
             yield
-        except FoundryUnavailable as error:
-            if error.code != BUSY and (probe or self.closed):
+        except AosError as error:
+            meaning = self._meaning(error)
+            if meaning == "failure" and (probe or self.closed):
                 self._fail(error)
-            raise
-        except FoundryRefused:
-            # An answer, if not the wanted one.
-            self._close(0)
+            elif meaning == "answer":
+                self._close(0)
             raise
         else:
             self._close(0 if conclusive else THRESHOLD - 1)
@@ -116,12 +126,13 @@ class Breaker:
         self._probing = True
         return True
 
-    def _fail(self, error: FoundryUnavailable) -> None:
+    def _fail(self, error: AosError) -> None:
         self._failures += 1
         self._reason = error.detail
         if self._failures >= THRESHOLD:
             now = self._clock.now()
-            self._pause = min(max(self._pause * 2, FIRST_PAUSE, error.retry_after or 0.0), LONGEST_PAUSE)
+            asked = (error.retry_after if isinstance(error, TransientError) else None) or 0.0
+            self._pause = min(max(self._pause * 2, FIRST_PAUSE, asked), LONGEST_PAUSE)
             self._until = now + self._pause
             self._since = self._since if self._since is not None else now
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from aos.config import Settings
 from aos.errors import AosError, FoundryRefused, FoundryUnavailable, TransientError
 from aos.foundry.clients import FoundryClients
+from aos.foundry.values import whole
 from aos.kernel.clock import Clock, SystemClock
 from aos.ml.errors import InvalidModelRequest
 from aos.ml.foundry_agents import Agent, AgentDefinition, FoundryAgents, service_tools
@@ -25,7 +26,6 @@ from aos.ml.foundry_turns import FoundryTurns, Way
 from aos.ml.foundry_types import FoundryResponse, ThreadInfo
 from aos.ml.metrics import Metrics
 from aos.ml.retries import Retries
-from aos.ml.text import whole_characters
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -175,7 +175,7 @@ class FoundryAgentServiceClient:
                 way = await self._retries.run(lambda: self._way(domain, system_prompt, tools), until=until)
                 if thread_id is None and self.config.enable_stateful_threads:
                     thread_id = await self._retries.run(lambda: self._threads.create({}), until=until)
-                response = await self._turns.ask(way, thread_id, whole_characters(message), until)
+                response = await self._turns.ask(way, thread_id, whole(message), until)
             tokens = int(response.usage.get("total_tokens", 0))
             succeeded = True
         except TimeoutError as error:
@@ -255,7 +255,7 @@ class FoundryAgentServiceClient:
     async def _way(self, domain: str | None, system_prompt: str | None, tools: Sequence[str] | None) -> Way:
         config = self.config
         wanted = service_tools(tools or ())
-        instructions = whole_characters(system_prompt or INSTRUCTIONS)
+        instructions = whole(system_prompt or INSTRUCTIONS)
         if config.agent_id and config.enable_entra_agent_id:
             name, _, version = config.agent_id.partition(":")
             agent = Agent(name, version or None)

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from aos.errors import FoundryRefused
 from aos.foundry.clients import FoundryClients
+from aos.foundry.deployments import Deployments
 from aos.foundry.faults import foundry_errors
 from aos.kernel.clock import Clock
 from aos.ml.errors import InvalidModelRequest
@@ -89,6 +90,7 @@ class FoundryAgents:
         self._clients = clients
         self._app_name = app_name
         self._clock = clock
+        self._project = Deployments(clients)
         self._agents: OrderedDict[str, Agent] = OrderedDict()
         self._deployments: OrderedDict[str, tuple[bool, float]] = OrderedDict()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -152,9 +154,7 @@ class FoundryAgents:
         Raises:
             FoundryUnavailable, FoundryRefused: It cannot be reached, or refuses the sign-in.
         """
-        with foundry_errors("listing deployments"):
-            async for _ in self._clients.project.deployments.list():
-                return
+        await self._project.check()
 
     async def _find(self, name: str, key: str) -> Agent | None:
         from azure.core.exceptions import ResourceNotFoundError
@@ -176,14 +176,7 @@ class FoundryAgents:
     async def _make(self, name: str, key: str, definition: AgentDefinition) -> Agent:
         from azure.ai.projects.models import CodeInterpreterTool, PromptAgentDefinition, Tool
 
-        if not await self.has_deployment(definition.deployment):
-            with foundry_errors("listing deployments"):
-                names = [found.name async for found in self._clients.project.deployments.list()]
-            raise FoundryRefused(
-                f"Failed to create agent: Model not found: the project has no deployment {definition.deployment!r}. "
-                f"Deployments: {', '.join(sorted(names)[:50]) or 'none'}. Deploy it, or correct FOUNDRY_MODEL.",
-                code="deployment_not_found",
-            )
+        await self._project.require(definition.deployment)
         tools: list[Tool] = [CodeInterpreterTool() for tool in definition.tools if tool == "code_interpreter"]
         prompt = PromptAgentDefinition(
             model=definition.deployment,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from aos.orchestration.breaker import CircuitOpen
 from aos.orchestration.model_orchestrator import ModelOrchestrator
 from aos.orchestration.model_types import ModelRefused, ModelType, ModelUnavailable
 
-__all__ = ["CircuitOpen", "ModelOrchestrator", "ModelRefused", "ModelType", "ModelUnavailable"]
+__all__ = ["ModelOrchestrator", "ModelRefused", "ModelType", "ModelUnavailable"]

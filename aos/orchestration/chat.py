@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from aos.ml.text import whole_characters
+from aos.foundry.values import whole
 from aos.orchestration.model_types import ModelRequest, ModelType, Said, Thread, ThreadStore
 
 INSTRUCTIONS = "You are an agent of a company. Answer truthfully and to the point; say so where you do not know."
@@ -19,9 +19,7 @@ async def went_on(
     backend: ModelType, request: ModelRequest, threads: ThreadStore, thread: Thread, answer: str
 ) -> Thread:
     """The conversation with a question and its answer, saved."""
-    grown = Thread(
-        thread.thread_id, (*thread.history, Said("user", request.text), Said("assistant", whole_characters(answer)))
-    )
+    grown = Thread(thread.thread_id, (*thread.history, Said("user", request.text), Said("assistant", whole(answer))))
     await threads.save(backend, request.conversation_id, grown)
     return grown
 

@@ -5,10 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from aos.errors import AosError
+from aos.errors import AosError, CircuitOpen, FoundryRefused, FoundryUnavailable
+from aos.kernel.breaker import BUSY, Meaning
 from aos.orchestration.model_types import ModelRefused, ModelUnavailable
 
+UNUSABLE = frozenset({"foundry_unauthorized", "model_unauthorized", "deployment_not_found"})
+"""Refusals that concern the model's service rather than the request."""
 OVERLOADED = frozenset({408, 409, 429, 500, 502, 503, 504})
+
+
+def cannot_answer(error: AosError) -> bool:
+    """Whether an error says that the model cannot answer at present, rather than that it will not answer this."""
+    return isinstance(error, FoundryUnavailable | ModelUnavailable | CircuitOpen) or error.code in UNUSABLE
+
+
+def meaning(error: AosError) -> Meaning:
+    """What an error says to the circuit breaker of a model."""
+    if error.code == BUSY:
+        return "nothing"
+    if cannot_answer(error):
+        return "failure"
+    return "answer" if isinstance(error, FoundryRefused | ModelRefused) else "nothing"
 
 
 @contextmanager

@@ -13,11 +13,12 @@ from weakref import WeakValueDictionary
 
 from aos.config import MLConfig
 from aos.errors import AosError
+from aos.kernel.breaker import Breaker
 from aos.kernel.clock import Clock, SystemClock
 from aos.ml import InvalidModelRequest, ModelSettingError
 from aos.ml.retries import Retries
 from aos.orchestration.backends import build_backends
-from aos.orchestration.breaker import CircuitBreaker, at_fault
+from aos.orchestration.faults import cannot_answer, meaning
 from aos.orchestration.model_types import ModelAnswer, ModelBackend, ModelRequest, ModelType, Thread, ThreadStore
 from aos.orchestration.requests import parse_request, parse_type
 from aos.orchestration.threads import RememberedThreads, StoredThreads
@@ -61,7 +62,7 @@ class ModelOrchestrator:
         self._clock = clock or SystemClock()
         self._threads: ThreadStore = RememberedThreads() if account is None else StoredThreads(account)
         self._backends = build_backends(self.config, credential, self._clock, app_name)
-        self._breakers = {kind: CircuitBreaker(kind.value, self._clock) for kind in self._backends}
+        self._breakers = {kind: Breaker(kind.value, self._clock, meaning) for kind in self._backends}
         self._locks: WeakValueDictionary[tuple[ModelType, str], asyncio.Lock] = WeakValueDictionary()
         self._retries = Retries(self.config.model_retries, RETRY_DELAY, self._clock)
         self._health: dict[ModelType, tuple[str | None, float]] = {}
@@ -141,7 +142,7 @@ class ModelOrchestrator:
                 answer, thread = await self._ask(self._backends[kind], request)
             except AosError as error:
                 failures.append({"model_type": kind.value, "error_code": error.code, "error": error.detail})
-                if kind is order[-1] or not at_fault(error):
+                if kind is order[-1] or not cannot_answer(error):
                     self._counts["failed_requests"] += 1
                     raise
                 log.warning("%s cannot answer (%s), trying the next model", kind.value, error.code)
@@ -164,7 +165,7 @@ class ModelOrchestrator:
                 "FOUNDRY_AGENT_SERVICE_API_KEY, or the settings of another model."
             )
         for kind in configured:
-            if self._breakers[kind].state != "open" and await self._problem(kind) is None:
+            if self._breakers[kind].circuit.state != "open" and await self._problem(kind) is None:
                 return kind
         # All are down: asking the preferred one says why.
         return configured[0]
@@ -222,14 +223,17 @@ class ModelOrchestrator:
         for kind in kinds:
             configured = self._configured(kind, None)
             problem = next(found) if configured else None
-            circuit = self._breakers[kind].state
+            circuit = self._breakers[kind].circuit.state
             well = configured and problem is None and circuit != "open"
             models[kind.value] = {"configured": configured, "healthy": well, "circuit": circuit, "problem": problem}
         return {"healthy": any(model["healthy"] for model in models.values()), "models": models}
 
     def get_orchestrator_status(self) -> dict[str, Any]:
         """Counters of this process and the state of every circuit breaker."""
-        return {**self._counts, "circuits": {kind.value: breaker.state for kind, breaker in self._breakers.items()}}
+        return {
+            **self._counts,
+            "circuits": {kind.value: breaker.circuit.state for kind, breaker in self._breakers.items()},
+        }
 
     async def _process(self, request: Mapping[str, Any]) -> dict[str, Any]:
         arguments = dict(request)

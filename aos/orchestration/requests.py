@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from aos.foundry.values import whole
 from aos.ml import InvalidModelRequest
-from aos.ml.text import whole_characters
 from aos.orchestration.model_types import ModelRequest, ModelType
 
 LONGEST_TEXT = 250_000
@@ -49,7 +49,7 @@ def parse_request(
         raise InvalidModelRequest(f"system_prompt: text of up to {LONGEST_TEXT} characters.")
     if timeout is not None and not 0 < timeout <= 3600:
         raise InvalidModelRequest(f"timeout: {timeout}; seconds, up to 3600.")
-    return ModelRequest(domain, whole_characters(text), conversation_id, instructions, tuple(tools), timeout)
+    return ModelRequest(domain, whole(text), conversation_id, instructions, tuple(tools), timeout)
 
 
 def _require_name(field: str, value: str, longest: int) -> None:

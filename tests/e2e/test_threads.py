@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.e2e.harness import ROOT, App, World, world
+from tests.e2e.test_faults import accepted, completed
 from tests.e2e.test_main_job import QUESTION, revenue
 
 
@@ -63,6 +64,16 @@ async def test_an_agent_without_its_deployment_says_what_it_thinks_with(older: W
     assert (await older.app.ask("counsel", "@say yes"))["model"] == "llama-3.3-70b"
     other = (await older.app.http.get("agents/ceo/status")).json()
     assert "fallback" not in other
+
+
+@pytest.mark.slow
+async def test_turns_survive_a_kill(older: World) -> None:
+    operations = [await accepted(older, QUESTION) for _ in range(5)]
+    await older.app.kill()
+    await older.app.restart()
+    for operation_id in operations:
+        body = await completed(older, operation_id, 100)
+        assert {call["status"] for call in body["tool_calls"]} == {"succeeded"}
 
 
 async def test_conversations_go_along_to_the_current_generation(older: World) -> None:

@@ -102,9 +102,12 @@ class Chaos(RuleBasedStateMachine):
 
         return self.runner.run(find())
 
-    async def _send(self, process: Process, key: ConversationKey, message: Message) -> None:
+    async def _send(
+        self, process: Process, key: ConversationKey, message: Message, deployment: str | None = None
+    ) -> None:
+        """With a deployment it is refused while that one's circuit is open, and nobody sends it again."""
         try:
-            await process.kernel.accept(key, message, message.text, fresh=False)
+            await process.kernel.accept(key, message, message.text, fresh=False, deployment=deployment)
         except (TransientError, Killed):
             return
         process.do(process.kernel.drive(key))
@@ -126,7 +129,7 @@ class Chaos(RuleBasedStateMachine):
             message = self.world.message(f"{orders} {len(self.messages)}", reply=reply)
             self.messages.append((key, message))
             self.world.accepted.append((key, message))
-            await self._send(self.processes()[which], key, message)
+            await self._send(self.processes()[which], key, message, "llama")
             await asyncio.sleep(then)
 
         self.runner.run(send())

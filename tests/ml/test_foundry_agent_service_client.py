@@ -308,3 +308,13 @@ async def test_an_answer_counts_although_its_use_could_not_be_noted(
     await project.fail(500, f"/conversations/{thread}", method="POST", times=9)
     response = await client.send_message("@say heard", thread)
     assert (response.success, response.content) == (True, "heard")
+
+
+async def test_messages_to_one_thread_at_once_wait_for_each_other() -> None:
+    async with running(FoundryEmulator(latency_ms=50)) as project:
+        config = FoundryAgentServiceConfig(project.emulator.endpoint, "local", max_retries=8, retry_delay=0.05)
+        async with FoundryAgentServiceClient(config) as client:
+            thread = await client.create_thread()
+            answers = await asyncio.gather(*(client.send_message(f"@say {n}", thread) for n in range(3)))
+            assert [answer.content for answer in answers] == ["0", "1", "2"]
+            assert (await client.get_thread_info(thread)).message_count == 3

@@ -201,12 +201,12 @@ async def test_another_model_answers_and_the_result_says_so(server: ModelServer,
     config = served(server, **foundry(project, foundry_agent_service_endpoint="http://127.0.0.1:9/api/projects/p"))
     config = config.model_copy(update={"foundry_max_retries": 0})
     async with ModelOrchestrator(config) as orchestrator:
-        for _ in range(4):
+        for _ in range(6):
             answer = await orchestrator.process_model_request("foundry_agent_service", "ceo", "hi", "c")
             assert (answer["model_type"], answer["fallback_from"]) == ("vllm", "foundry_agent_service")
         assert answer["failures"][0]["error_code"] == "circuit_open"
         status = orchestrator.get_orchestrator_status()
-        assert (status["fallbacks"], status["circuits"]["foundry_agent_service"]) == (4, "open")
+        assert (status["fallbacks"], status["circuits"]["foundry_agent_service"]) == (6, "open")
         assert await orchestrator.select_optimal_model("ceo") is ModelType.VLLM
         with pytest.raises(AosError) as refused:
             await orchestrator.process_model_request("foundry_agent_service", "ceo", "hi", "c", fallback=False)
