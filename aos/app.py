@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from aos.approvals import ApprovalDecision, Listed
+from aos.commands import AgentOrder
 from aos.config import SERVICE_BUS, Settings
 from aos.errors import (
     AgentDisabled,
     AgentNotReady,
+    AgentStopped,
     AosError,
     ApprovalSettled,
     BacklogFull,
@@ -30,7 +32,7 @@ from aos.messaging.envelopes import (
     MCP_REQUESTS,
     MCP_RESPONSES,
 )
-from aos.messaging.incoming import Incoming
+from aos.messaging.incoming import REPLAY, Incoming, replay_number
 from aos.sse import LONGEST_STREAM, MEDIA_TYPE, EventStream, location, wants_events
 from aos.views import operation_view
 from runtime import AuthLevel, BusMessage, HttpMethod, Problem, Request, Response, RouteRegistry, TimerTick
@@ -54,6 +56,7 @@ _STATUS: dict[type[AosError], int] = {
     UnknownApproval: 404,
     ApprovalSettled: 409,
     AgentDisabled: 409,
+    AgentStopped: 409,
     OperationConflict: 409,
     OperationFinal: 409,
     BacklogFull: 429,
@@ -83,6 +86,17 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
     registry.register("agents/{agent_id}/status", _http(agent_status), name="agent_status")
     registry.register("agents/{agent_id}", _http(ask), [HttpMethod.POST], name="ask", request_model=Ask)
     registry.register("operations/{operation_id}", _http(operation), name="operation")
+    registry.register(
+        "agents/{agent_id}/commands",
+        _http(command_agent),
+        [HttpMethod.POST],
+        auth_level=AuthLevel.ADMIN,
+        name="command_agent",
+        request_model=AgentOrder,
+    )
+    registry.register(
+        "registry/reload", _http(reload), [HttpMethod.POST], auth_level=AuthLevel.ADMIN, name="reload_registry"
+    )
     registry.register("operations/{operation_id}", _http(cancel), [HttpMethod.DELETE], name="cancel")
     # Who talks to an agent must not approve its writes: these take the admin key.
     registry.register("approvals", _http(approvals), auth_level=AuthLevel.ADMIN, name="approvals")
@@ -163,6 +177,19 @@ async def ask(request: Request) -> Response:
 async def operation(request: Request) -> Response:
     """What became of an accepted message."""
     return Response(body=operation_view(await _system(request).kernel.operation(request.route_params["operation_id"])))
+
+
+async def command_agent(request: Request) -> Response:
+    """Starts, stops or restarts an agent, and answers with its status."""
+    system, agent_id = _system(request), request.route_params["agent_id"]
+    order = request.parse(AgentOrder)
+    await system.commands.order(agent_id, order.command)
+    return Response(body={"command": order.command, **await system.agent_status(agent_id)})
+
+
+async def reload(request: Request) -> Response:
+    """Reads the registries now and answers with what changed."""
+    return Response(body=await _system(request).commands.reload())
 
 
 async def cancel(request: Request) -> Response:
@@ -277,6 +304,7 @@ def _incoming(message: BusMessage) -> Incoming:
         reply_to=message.reply_to,
         reply_to_session_id=message.reply_to_session_id,
         session_id=message.session_id,
+        replay=replay_number(message.application_properties.get(REPLAY)),
     )
 
 

@@ -69,6 +69,13 @@ class AgentNotReady(TransientError):
     title = "The agent is not ready yet."
 
 
+class AgentStopped(AgentNotReady):
+    """An operator stopped the agent: what is sent to it over the bus waits until it is started."""
+
+    code = "agent_stopped"
+    title = "The agent is stopped."
+
+
 class UnknownOperation(AosError):
     code = "unknown_operation"
     title = "No operation has this id."

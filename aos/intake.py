@@ -18,6 +18,7 @@ from dataclasses import replace
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from aos.agents.directory import AgentDirectory
+from aos.commands import Commands
 from aos.errors import AosError, OperationConflict, TransientError, UnknownEntity
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.kernel import Kernel
@@ -36,7 +37,7 @@ from aos.messaging.envelopes import (
     ToolResponse,
     parse_body,
 )
-from aos.messaging.incoming import Incoming, put_off, reason, taken_up
+from aos.messaging.incoming import REPLAY, Incoming, origin, put_off, reason, taken_up
 from aos.messaging.replies import error_reply, parked, reply_address
 from aos.outlet import BusOutlet
 
@@ -77,8 +78,10 @@ class Intake:
         directory: AgentDirectory,
         claim_check: ClaimCheck,
         send: Callable[[Sequence[Outbound]], Awaitable[None]],
+        commands: Commands,
         clock: Clock | None = None,
     ) -> None:
+        self._commands = commands
         self._kernel = kernel
         self._directory = directory
         self._claim_check = claim_check
@@ -95,14 +98,20 @@ class Intake:
             UnknownAgent, AgentDisabled, AgentNotReady, OperationConflict, BacklogFull, TransientError: Nothing was
                 accepted.
         """
-        # An agent that cannot be made ready refuses before anything is stored.
-        bound = await self._directory.bind(agent_id)
         operation_id = _operation_id("http", caller, agent_id, idempotency_key)
+        fingerprint = _fingerprint(agent_id, ask.message, ask.context, ask.conversation_id)
+        try:
+            # An agent that cannot be made ready refuses before anything is stored.
+            bound = await self._directory.bind(agent_id)
+        except AosError:
+            known = None if idempotency_key is None else await self._kernel.known(operation_id, fingerprint)
+            if known is None:
+                raise
+            return known
         fresh = ask.conversation_id is None
         key = ConversationKey(agent_id, ask.conversation_id or f"c_{operation_id[3:]}")
         now = self._clock.now()
         message = Message(operation_id, _ask_text(ask), now, now + self._kernel.options.turn)
-        fingerprint = _fingerprint(agent_id, ask.message, ask.context, ask.conversation_id)
         deployment = bound.ref.deployment
         operation, _ = await self._kernel.accept(key, message, fingerprint, fresh=fresh, deployment=deployment)
         return operation
@@ -120,27 +129,26 @@ class Intake:
             incoming = replace(incoming, message_id=uuid.uuid4().hex)
         try:
             body = await self._claim_check.unpack(incoming.body)
-            await self._dispatch(replace(incoming, body=body))
+            await self._dispatch(replace(incoming, body=body), incoming.body)
         except TransientError as error:
             await self._put_off(incoming, error)
         except AosError as error:
             await self._refuse(incoming, error)
 
-    async def _dispatch(self, incoming: Incoming) -> None:
+    async def _dispatch(self, incoming: Incoming, packed: bytes) -> None:
         if incoming.entity == AGENT_EVENTS:
-            await self._event(incoming)
+            await self._event(incoming, packed)
         elif incoming.entity == MCP_RESPONSES:
             await self._tool_response(incoming)
         else:
             await self._command(incoming)
 
-    async def _event(self, incoming: Incoming) -> None:
+    async def _event(self, incoming: Incoming, packed: bytes) -> None:
         event = parse_body(AgentEvent, incoming.body)
         address = reply_address(
             incoming.reply_to, incoming.correlation_id, incoming.message_id, incoming.reply_to_session_id
         )
         now = self._clock.now()
-        await self._directory.enabled_entry(event.agent_id, since=now)
         conversation_id = event.conversation_id or _session_conversation(incoming.session_id) or PERPETUAL
         key = ConversationKey(event.agent_id, conversation_id)
         operation_id = _operation_id("bus", "", event.agent_id, incoming.message_id)
@@ -149,13 +157,23 @@ class Intake:
             _event_text(event),
             now,
             now + self._kernel.options.turn,
+            attempt=incoming.replay,
             event_type=event.event_type,
             reply_to=address,
+            origin=origin(incoming, packed),
         )
         fingerprint = _fingerprint(event.agent_id, event.event_type, event.payload, event.conversation_id)
-        bound = self._directory.bound(event.agent_id)
-        deployment = None if bound is None else bound.ref.deployment
-        operation, new = await self._kernel.accept(key, message, fingerprint, fresh=False, deployment=deployment)
+        try:
+            await self._directory.enabled_entry(event.agent_id, since=now)
+        except AosError:
+            known = await self._kernel.known(operation_id, fingerprint)
+            if known is None or known.attempt < incoming.replay:
+                raise
+            operation, new = known, False
+        else:
+            bound = self._directory.bound(event.agent_id)
+            deployment = None if bound is None else bound.ref.deployment
+            operation, new = await self._kernel.accept(key, message, fingerprint, fresh=False, deployment=deployment)
         if operation.final and not new and address is not None:
             await self._outlet.send(key, [SendReply(replace(operation, reply_to=address))])
             return
@@ -179,11 +197,11 @@ class Intake:
         elif command.command == "redeliver":
             await self.receive(taken_up(params, (AGENT_EVENTS, MCP_RESPONSES, AGENT_COMMANDS)))
         elif command.command == "reload_registry":
-            await self._directory.reload()
+            await self._commands.reload()
+        elif command.agent_id is None:
+            raise EnvelopeInvalid(f"/agent_id: {command.command} needs the agent that it is for")
         else:
-            raise EnvelopeInvalid(
-                f"/command: {command.command!r} is not carried out by this version of AOS", code="unsupported_command"
-            )
+            await self._commands.order(command.agent_id, command.command)
 
     # --- what cannot be handled now, or ever
 
@@ -212,12 +230,13 @@ class Intake:
                 log.warning("nobody is told that message %s was refused: %s", message_id, unknown.detail)
         why = "MessageIdReused" if isinstance(error, OperationConflict) else reason(error)
         body = await self._claim_check.pack(incoming.body, "parked")
-        park = parked(body, message_id, incoming.entity, why, error.detail)
+        park = parked(body, message_id, incoming.entity, why, error.detail, {REPLAY: incoming.replay})
         # Replayed, it asks for the same answer in the same conversation.
         park = replace(
             park,
             correlation_id=incoming.correlation_id,
             reply_to=incoming.reply_to,
+            reply_to_session_id=incoming.reply_to_session_id,
             session_id=incoming.session_id,
         )
         await self._send([park])

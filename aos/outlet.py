@@ -14,7 +14,7 @@ from aos.mcp.bridge import tool_request
 from aos.messaging.bus import Outbound
 from aos.messaging.claim_check import ClaimCheck
 from aos.messaging.envelopes import AGENT_COMMANDS
-from aos.messaging.replies import agent_reply, parked
+from aos.messaging.replies import agent_reply, parked, parked_turn
 
 log = logging.getLogger("aos.outlet")
 
@@ -37,6 +37,8 @@ class BusOutlet:
         for effect in effects:
             if effect.kind == "reply":
                 await self._reply(effect)
+            elif effect.kind == "park":
+                await self._send([parked_turn(effect)])
 
     async def wake(self, key: ConversationKey, delay: float) -> None:
         params = {"agent_id": key.agent_id, "conversation_id": key.conversation_id}

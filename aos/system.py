@@ -6,16 +6,19 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from aos.agents.desired import DesiredStates
 from aos.agents.directory import AgentDirectory
 from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
 from aos.agents.purpose_driven import PurposeDrivenAgent
 from aos.agents.runtimes import open_runtime
 from aos.approvals import ApprovalBoard, ApprovalDecision, ApprovalOutlet, Listed
+from aos.commands import Commands
 from aos.config import SERVICE_BUS, STORAGE, Settings
-from aos.errors import AosError, TransientError
+from aos.errors import AgentStopped, AosError, TransientError
 from aos.health import Check, Health, worst
 from aos.identity import identity
 from aos.intake import Intake
@@ -38,6 +41,7 @@ from aos.registry.mcp_servers import parse_servers
 from aos.registry.source import BlobSource, FileSource, RegistrySource
 from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
+from aos.storage.counters import Counters
 from aos.storage.payloads import STATE_CONTAINER, Payloads
 from aos.views import agent_view, approval_view
 
@@ -85,6 +89,7 @@ class AgentOperatingSystem:
         values = Payloads(self._account, STATE_CONTAINER)
         catalogue = ToolCatalogue(self._account, values)
         self._board = ServerStatusBoard(self._account)
+        desired = DesiredStates(self._account)
         self.directory = AgentDirectory(
             self._agents,
             self._servers,
@@ -93,8 +98,10 @@ class AgentOperatingSystem:
             self._send,
             settings.model_deployment,
             kind=self._kind,
+            desired=desired,
         )
-        self.store = TableConversations(self._account, values)
+        self._counters = Counters(self._account)
+        self.store = TableConversations(self._account, values, counters=self._counters)
         self._approvals = ApprovalBoard(self._account, values)
         self.kernel = Kernel(
             store=self.store,
@@ -103,7 +110,8 @@ class AgentOperatingSystem:
             outlet=ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals),
             options=options,
         )
-        self.intake = Intake(self.kernel, self.directory, claim_check, self._send)
+        self.commands = Commands(self.kernel, self.directory, desired)
+        self.intake = Intake(self.kernel, self.directory, claim_check, self._send, self.commands)
         self.mcp: McpServers | None = None
         if "mcp" in settings.roles:
             self.mcp = McpServers(
@@ -196,12 +204,13 @@ class AgentOperatingSystem:
             {"pointer": problem.pointer, "detail": problem.detail, "agent_id": problem.agent_id}
             for problem in registry.problems
         ]
-        return {"agents": agents, "problems": problems}
+        return {"agents": agents, "problems": problems, "generation": self.directory.generation}
 
     async def agent(self, agent_id: str) -> dict[str, Any]:
         """The body of `GET agents/{agent_id}`."""
         await self.directory.entry(agent_id)
-        return self._view(agent_id, await self.directory.registry())
+        view = self._view(agent_id, await self.directory.registry())
+        return view | {"counters": asdict(await self._counters.of(agent_id))}
 
     async def agent_status(self, agent_id: str) -> dict[str, Any]:
         """The body of `GET agents/{agent_id}/status`."""
@@ -211,6 +220,8 @@ class AgentOperatingSystem:
             try:
                 bound = await self.directory.bind(agent_id)
                 status = "running"
+            except AgentStopped as error:
+                status, detail = "stopped", error.detail
             except TransientError as error:
                 status, detail = "starting", error.detail
             except AosError as error:
@@ -219,6 +230,7 @@ class AgentOperatingSystem:
             "agent_id": agent_id,
             "status": status,
             "is_running": status == "running",
+            "generation": self.directory.generation,
             "type": self._kind.__name__,
             "runtime": self._kind.runtime,
             "lora_adapter": entry.domain_knowledge.domain,
@@ -236,7 +248,7 @@ class AgentOperatingSystem:
             view |= {"foundry_agent_id": f"{bound.ref.name}:{bound.ref.version}", "tools": bound.tools.names}
         if detail is not None:
             view["detail"] = detail
-        return view
+        return view | {"counters": asdict(await self._counters.of(agent_id))}
 
     async def mcp_servers(self) -> dict[str, Any]:
         """The body of `GET mcp/servers`: as registered, running or not, and why not."""

@@ -28,6 +28,10 @@ def operation_view(operation: Operation) -> dict[str, Any]:
         "model": operation.model,
         "attempt": operation.attempt,
     }
+    if operation.generation:
+        view |= {"agent_version": operation.agent_version, "generation": operation.generation}
+    if operation.parked:
+        view["parked"] = True
     if usage.adopted:
         view["usage"]["adopted"] = usage.adopted
     if operation.error is not None:

@@ -68,9 +68,13 @@ class OneAgent:
     """An agent with one tool."""
 
     ref = REF
+    running_since = 0.0
     limits: Limits | None = None
 
     async def bind(self, agent_id: str) -> OneAgent:
+        return self
+
+    async def bound_to(self, agent_id: str, ref: AgentRef) -> OneAgent:
         return self
 
     async def forget(self, agent_id: str) -> None:

@@ -5,15 +5,18 @@ import json
 import re
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from aos.commands import Commands
 from aos.config import Settings
 from aos.errors import (
     AgentDisabled,
+    AgentStopped,
     AosError,
     BusUnavailable,
     OperationConflict,
@@ -65,7 +68,8 @@ class House:
             clock=office.clock,
             options=options,
         )
-        self.intake = Intake(self.kernel, office.directory, self.claim_check, office.send, office.clock)
+        commands = Commands(self.kernel, office.directory, office.desired)
+        self.intake = Intake(self.kernel, office.directory, self.claim_check, office.send, commands, office.clock)
 
     async def ask(
         self, text: str = "@say yes", *, key: str | None = None, caller: str = "app", **more: Any
@@ -505,7 +509,8 @@ async def test_reload_reads_the_registry_now(house: House) -> None:
     ("body", "why", "said"),
     [
         ({"command": "dance"}, "InvalidMessage", "/command"),
-        ({"command": "start", "agent_id": "cfo"}, "UnsupportedCommand", "/command"),
+        ({"command": "start"}, "InvalidMessage", "/agent_id"),
+        ({"command": "stop", "agent_id": "nobody"}, "UnknownAgent", "nobody"),
         ({"command": "resume", "params": {"agent_id": "cfo"}}, "InvalidMessage", "/params/conversation_id"),
         ({"command": "redeliver", "params": {}}, "InvalidMessage", "/entity"),
         ({"command": "redeliver", "params": {"entity": "aos-poison", "body": ""}}, "InvalidMessage", "/params/entity"),
@@ -524,3 +529,97 @@ async def test_many_events_at_once_are_each_answered_once(house: House) -> None:
     told = [json.loads(reply.body)["response"] for reply in house.take(ANSWERS)]
     assert sorted(told, key=int) == [str(number) for number in range(20)]
     assert len(await house.said("main")) == 20
+
+
+async def test_a_stopped_agent_refuses_callers_and_keeps_its_events(house: House) -> None:
+    agent_id = f"a{uuid.uuid4().hex[:8]}"
+    house.office.write(agent_entry(agent_id))
+    await command(house, {"command": "stop", "agent_id": agent_id})
+    with pytest.raises(AgentStopped, match="start"):
+        await house.intake.ask(agent_id, Ask(message="@say yes"), caller="app", idempotency_key=None)
+    await house.event({**event(), "agent_id": agent_id})
+    house.office.later(3600)
+    await house.kernel.sweep()
+    assert house.office.sent == [], "neither answered, nor parked, nor put off"
+    await command(house, {"command": "start", "agent_id": agent_id})
+    (wake,) = house.take("agent-commands")
+    await house.deliver(wake)
+    assert (await house.reply())["response"] == "yes"
+
+
+async def test_a_stopped_agent_keeps_no_more_than_its_backlog(office: Office) -> None:
+    house = House(office, KernelOptions(backlog=2))
+    agent_id = f"a{uuid.uuid4().hex[:8]}"
+    office.write(agent_entry(agent_id))
+    await command(house, {"command": "stop", "agent_id": agent_id})
+    for _ in range(3):
+        await house.event({**event(), "agent_id": agent_id})
+    assert json.loads(house.put_off().body)["command"] == "redeliver"
+
+
+async def test_a_restart_makes_an_agent_ready_anew(house: House) -> None:
+    agent_id = f"a{uuid.uuid4().hex[:8]}"
+    house.office.write(agent_entry(agent_id))
+    first = await house.office.directory.bind(agent_id)
+    await house.office.project.adapter._clients.project.agents.delete(agent_id)
+    assert await house.office.directory.bind(agent_id) is first
+    await command(house, {"command": "restart", "agent_id": agent_id})
+    assert await house.office.directory.bind(agent_id) is not first
+    assert await house.office.project.adapter.find_agent(agent_id) is not None
+
+
+# --- parked turns, replays, and repeats while the agent is away
+
+
+async def test_the_message_of_a_failed_turn_is_parked_as_it_came_and_can_be_replayed(house: House) -> None:
+    incoming = await house.event(event("@fail content_filter"), "m1", correlation_id="c", session_id="red")
+    failed = await house.reply()
+    assert failed["status"] == "failed"
+    parked = house.parked()
+    assert (parked.body, parked.message_id, parked.reply_to) == (incoming.body, "m1", ANSWERS)
+    assert (parked.correlation_id, parked.session_id) == ("c", "red")
+    assert parked.properties["aos-source"] == "agent-events"
+    assert (parked.properties["aos-operation"], parked.properties["aos-replay"]) == (failed["operation_id"], 1)
+    assert (await house.kernel.operation(failed["operation_id"])).parked
+    await house.intake.receive(incoming)
+    assert await house.reply() == failed, "the same message again is no replay"
+    for _ in range(2):
+        await house.intake.receive(replace(incoming, replay=2))
+        (reply,) = house.take(ANSWERS)
+        assert reply.message_id == f"{failed['operation_id']}.2.reply"
+    assert len(await house.said("red")) == 2
+    assert house.parked().properties["aos-replay"] == 2
+
+
+async def test_what_was_refused_is_parked_with_its_number(house: House) -> None:
+    await house.event(b"nonsense", replay=3)
+    assert house.parked().properties["aos-replay"] == 3
+
+
+async def test_a_replay_that_is_put_off_stays_one(office: Office) -> None:
+    house = House(office, KernelOptions(backlog=0))
+    await house.event(event(), "m1", replay=2)
+    await House(office).deliver(house.put_off())
+    assert house.take(ANSWERS)[0].message_id.endswith(".2.reply")
+
+
+async def test_a_repeat_is_answered_though_the_agent_is_disabled(house: House) -> None:
+    done = await house.ask(key="k")
+    house.kernel.start(done)
+    done = await house.kernel.wait(done, 10)
+    await house.event(event(), "m1")
+    first = await house.reply()
+    house.office.write(agent_entry("cfo", enabled=False))
+    house.office.later(16)
+    assert await house.ask(key="k") == done
+    await house.event(event(), "m1")
+    assert await house.reply() == first
+    with pytest.raises(AgentDisabled):
+        await house.ask(key="k2")
+    with pytest.raises(OperationConflict):
+        await house.ask("@say no", key="k")
+    await house.event(event("@say no"), "m1")
+    assert house.parked().properties["DeadLetterReason"] == "MessageIdReused"
+    await house.reply()
+    await house.event(event(), "m2")
+    assert house.parked().properties["DeadLetterReason"] == "AgentDisabled"

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+from aos.agents.desired import Desired, DesiredStates
 from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
 from aos.agents.purpose_driven import PurposeDrivenAgent
-from aos.errors import AgentDisabled, AgentNotReady, BusUnavailable, UnknownAgent
+from aos.errors import AgentDisabled, AgentNotReady, AgentStopped, BusUnavailable, UnknownAgent
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import FoundryPort
 from aos.kernel.turn import PlannedCall
@@ -36,6 +38,8 @@ REFRESH = 10.0
 """Seconds between looks at the registry for an agent that it does not have."""
 ASK_AGAIN = 5.0
 """Seconds between requests to list the tools of a server that has not."""
+REMEMBERED = 8
+"""Definitions of one agent that a process remembers for turns in work."""
 ON_TOP = 90.0
 """Seconds that a tool's result may take beyond the server's own time-outs: the way over the bus, twice."""
 
@@ -48,9 +52,35 @@ class BoundAgent:
     ref: AgentRef
     tools: FunctionTools
     limits: Limits | None = None
+    running_since: float = 0.0
 
     def plan(self, call: FunctionCall) -> PlannedCall:
         return self.tools.plan(call)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A generation of the agent registry in short: each agent's fingerprint, and whether it is enabled."""
+
+    generation: str
+    agents: Mapping[str, tuple[str, bool]]
+
+    def since(self, before: Seen) -> dict[str, Any]:
+        """What changed since another generation: agent ids by kind of change."""
+        old, new = before.agents, self.agents
+        return {
+            "generation": self.generation,
+            "added": sorted(new.keys() - old.keys()),
+            "changed": sorted(
+                agent_id
+                for agent_id in new.keys() & old.keys()
+                if new[agent_id] != old[agent_id] and (new[agent_id][1] or not old[agent_id][1])
+            ),
+            "disabled": sorted(
+                agent_id for agent_id in new.keys() & old.keys() if old[agent_id][1] and not new[agent_id][1]
+            ),
+            "removed": sorted(old.keys() - new.keys()),
+        }
 
 
 class AgentDirectory:
@@ -59,6 +89,7 @@ class AgentDirectory:
     Args:
         send: Puts messages on the bus; used to ask the MCP side for tools that it has not listed yet.
         base_deployment: Setting `AZURE_AI_MODEL_DEPLOYMENT`.
+        desired: What operators want of agents; without it none is ever stopped.
         kind: What the agents are on the runtime in use.
     """
 
@@ -72,6 +103,8 @@ class AgentDirectory:
         base_deployment: str,
         clock: Clock | None = None,
         kind: type[PurposeDrivenAgent] = PurposeDrivenAgentFoundry,
+        *,
+        desired: DesiredStates | None = None,
     ) -> None:
         self._kind = kind
         self._agents = agents
@@ -80,6 +113,8 @@ class AgentDirectory:
         self._foundry = foundry
         self._send = send
         self._base = base_deployment
+        self._desired = desired
+        self._definitions: dict[str, dict[str, BoundAgent]] = {}
         self._clock = clock or SystemClock()
         self._view: tuple[tuple[str, str], AgentRegistry] | None = None
         self._bound: dict[str, tuple[tuple[str, ...], BoundAgent]] = {}
@@ -146,21 +181,61 @@ class AgentDirectory:
         return entry
 
     async def bind(self, agent_id: str) -> BoundAgent:
-        entry = await self.enabled_entry(agent_id)
-        servers = (await self._servers.current()).value
-        wanted, versions = await self._tools(entry, servers)
-        state = (entry.fingerprint, *versions)
+        await self.enabled_entry(agent_id)
+        wanted = Desired() if self._desired is None else await self._desired.get(agent_id)
+        if wanted.stopped:
+            raise AgentStopped(f"Agent {agent_id!r} was stopped by an operator; command `start` starts it.")
+        return await self._bind(agent_id, wanted)
+
+    async def bound_to(self, agent_id: str, ref: AgentRef) -> BoundAgent:
+        known = self._definitions.get(agent_id, {}).get(ref.definition_hash)
+        if known is not None:
+            return known
+        return await self._bind(agent_id, Desired() if self._desired is None else await self._desired.get(agent_id))
+
+    async def _bind(self, agent_id: str, wanted: Desired) -> BoundAgent:
+        state, sources = await self._definition(agent_id, wanted)
         known = self._bound.get(agent_id)
-        if known is not None and known[0] == state:
-            return known[1]
-        async with self._locks.setdefault(agent_id, asyncio.Lock()):
-            known = self._bound.get(agent_id)
-            if known is None or known[0] != state:
-                agent = self._kind.from_entry(entry)
-                tools = convert_mcp_tools_to_function_tools(wanted)
-                ref = await self._foundry.ensure_agent(agent.spec(self._base, tools.definitions))
-                known = self._bound[agent_id] = (state, BoundAgent(agent, ref, tools, _limits(entry)))
+        if known is None or known[0] != state:
+            async with self._locks.setdefault(agent_id, asyncio.Lock()):
+                # Only a holder of the newest registry makes agents; what another process just read is newer.
+                await self._agents.refresh()
+                state, sources = await self._definition(agent_id, wanted)
+                known = self._bound.get(agent_id)
+                if known is None or known[0] != state:
+                    entry = await self.entry(agent_id)
+                    agent = self._kind.from_entry(entry)
+                    tools = convert_mcp_tools_to_function_tools(sources)
+                    ref = await self._foundry.ensure_agent(agent.spec(self._base, tools.definitions))
+                    known = self._bound[agent_id] = (
+                        state,
+                        BoundAgent(agent, ref, tools, _limits(entry), wanted.running_since),
+                    )
+        if known[1].ref.generation != (generation := self.generation):
+            bound = replace(known[1], ref=replace(known[1].ref, generation=generation))
+            known = self._bound[agent_id] = (state, bound)
+            self._remember(bound)
         return known[1]
+
+    async def _definition(self, agent_id: str, wanted: Desired) -> tuple[tuple[str, ...], list[ToolSource]]:
+        """What the agent is made from: a key that changes with it, and its tools."""
+        entry = await self.entry(agent_id)
+        sources, versions = await self._tools(entry, (await self._servers.current()).value)
+        return (entry.fingerprint, str(wanted.running_since), str(wanted.restarts), *versions), sources
+
+    def _remember(self, bound: BoundAgent) -> None:
+        """Turns in work end with the definition that they began with, also when the registry has changed."""
+        definitions = self._definitions.setdefault(bound.agent.agent_id, {})
+        definitions.pop(bound.ref.definition_hash, None)
+        definitions[bound.ref.definition_hash] = bound
+        while len(definitions) > REMEMBERED:
+            del definitions[next(iter(definitions))]
+
+    @property
+    def generation(self) -> str:
+        """The ETag of the agent registry that is in force in this process; empty before the first look."""
+        loaded = self._agents.peek()
+        return "" if loaded is None else loaded.generation.strip('"')
 
     def bound(self, agent_id: str) -> BoundAgent | None:
         """The agent as this process last bound it."""
@@ -178,6 +253,14 @@ class AgentDirectory:
     async def reload(self) -> None:
         """Reads both registries now."""
         await asyncio.gather(self._agents.reload(), self._servers.reload())
+
+    def seen(self) -> Seen:
+        """The agents as this process last saw them, without any look."""
+        entries = {} if self._view is None else self._view[1].entries
+        return Seen(
+            self.generation,
+            {entry.agent_id: (entry.fingerprint, entry.enabled) for entry in entries.values()},
+        )
 
     async def _tools(self, entry: AgentEntry, servers: ServerRegistry) -> tuple[list[ToolSource], list[str]]:
         sources: list[ToolSource] = []

@@ -20,7 +20,7 @@ from aos.identity import identity
 from aos.kernel.clock import SystemClock
 from aos.kernel.kernel import Kernel
 from aos.kernel.ports import ConversationStore, FoundryPort
-from aos.kernel.types import ConversationKey, Message, Operation, Outgoing
+from aos.kernel.types import AgentRef, ConversationKey, Message, Operation, Outgoing
 from aos.mcp.functions import convert_mcp_tools_to_function_tools
 from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
@@ -151,6 +151,9 @@ class _Here:
             ref = await self._foundry.ensure_agent(self._agent.spec(self._base, tools.definitions))
             self._bound = BoundAgent(self._agent, ref, tools)
         return self._bound
+
+    async def bound_to(self, agent_id: str, ref: AgentRef) -> BoundAgent:
+        return await self.bind(agent_id)
 
     async def forget(self, agent_id: str) -> None:
         self._bound = None

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from aos.errors import (
     AgentGone,
+    AgentStopped,
     AosError,
     ApprovalSettled,
     Conflict,
@@ -89,6 +90,8 @@ PERSISTENCE = 600.0
 """Seconds for which this process tries to go on with a turn that it accepted over HTTP while storage or the bus is
 down; the sweep would take up to a minute and a half to find it."""
 LONGEST_PAUSE = 15.0
+WOKEN = 1000
+"""Unfinished operations that are looked at when an agent was started."""
 BATCH = 30
 """Messages, and arrivals, taken up in one write: stores bound the rows of a transaction."""
 LONG_STEP = 1.0
@@ -192,6 +195,10 @@ class Kernel:
             await self._admit(deployment, message.operation_id)
         backlog = self.options.backlog
         return await self._store.accept(Acceptance(key, message, fingerprint, fresh, backlog))
+
+    async def known(self, operation_id: str, fingerprint: str) -> Operation | None:
+        """The operation of this id, if it was accepted before; see `ConversationStore.known` for errors."""
+        return await self._store.known(operation_id, fingerprint)
 
     async def _admit(self, deployment: str, operation_id: str) -> None:
         """Lets a new message in when Foundry answers again: the waiting time of one that is not accepted is free."""
@@ -325,6 +332,12 @@ class Kernel:
         if not operation.final:
             await self._outlet.wake(ConversationKey(operation.agent_id, operation.conversation_id), 0.0)
 
+    async def wake_agent(self, agent_id: str) -> None:
+        """Has the conversations of an agent driven in which something waits; the sweep finds those beyond the first."""
+        entries = await self._store.due(self._clock.now() + 2 * SWEEP_INTERVAL, WOKEN)
+        for key in {entry.key for entry in entries if entry.key.agent_id == agent_id}:
+            await self._outlet.wake(key, 0.0)
+
     def drives(self, operation: Operation) -> bool:
         """Whether this process works on its conversation right now, so that its progress is told here."""
         return ConversationKey(operation.agent_id, operation.conversation_id) in self._again
@@ -410,7 +423,7 @@ class Kernel:
             if hold.state.outbox:
                 await self._outlet.send(hold.key, hold.state.outbox)
                 for effect in hold.state.outbox:
-                    if effect.kind == "reply":
+                    if effect.kind in ("reply", "park") and not _replayed(hold, effect.operation):
                         # Written once more, now that nothing remains to be done for it: stores forget its due entry.
                         hold.operations[effect.operation.operation_id] = effect.operation
                 hold.state = replace(hold.state, outbox=())
@@ -439,7 +452,11 @@ class Kernel:
             message = hold.inbox[0]
             # A message that took long to be stored may find its place passed already: it is the next one then.
             placed = replace(message, seq=max(message.seq, hold.state.last_seq + 1))
-            event = await self._begin(hold, placed)
+            try:
+                event = await self._begin(hold, placed)
+            except AgentStopped:
+                # Nothing is written: who starts the agent wakes its conversations.
+                return
             self._apply(hold, event)
             if isinstance(event, PutOff):
                 return
@@ -488,6 +505,8 @@ class Kernel:
             if hold.state.unsettled or hold.state.remote_id is None:
                 with self.breakers.of(binding.ref.deployment).guard():
                     await self._open(hold)
+        except AgentStopped:
+            raise
         except TransientError as error:
             if self._clock.now() < message.deadline:
                 log.warning("agent %s cannot take a message yet: %s", hold.key.agent_id, error.detail)
@@ -495,6 +514,8 @@ class Kernel:
             return MessageRefused(self._clock.now(), message, _failure(error))
         except AosError as error:
             return MessageRefused(self._clock.now(), message, _failure(error))
+        if message.accepted_at < binding.running_since:
+            message = replace(message, deadline=max(message.deadline, binding.running_since + self.options.turn))
         return TurnStarted(self._clock.now(), message, binding.ref, binding.limits)
 
     async def _open(self, hold: _Hold) -> None:
@@ -607,7 +628,7 @@ class Kernel:
         hold.reopened = False
         planned: tuple[PlannedCall, ...] = ()
         if reply.calls:
-            binding = await self._agents.bind(hold.key.agent_id)
+            binding = await self._agents.bound_to(hold.key.agent_id, turn.agent)
             planned = tuple(binding.plan(call) for call in reply.calls)
         return ModelAnswered(self._clock.now(), turn.step, reply, planned)
 
@@ -665,7 +686,10 @@ class Kernel:
         if not operation.final:
             return False
         state = (await self._store.read(entry.key)).state
-        return all(out.kind != "reply" or out.operation.operation_id != entry.operation_id for out in state.outbox)
+        return all(
+            out.kind not in ("reply", "park") or out.operation.operation_id != entry.operation_id
+            for out in state.outbox
+        )
 
     async def close(self, grace: float = 10.0) -> None:
         """Lets running turns go on for up to `grace` seconds, then leaves them to the next owner."""
@@ -748,6 +772,12 @@ def _hold(snapshot: Snapshot, key: ConversationKey, lease: Lease) -> _Hold:
         arrivals=snapshot.arrivals[:BATCH],
         recovering=turn is not None and turn.phase == "model",
     )
+
+
+def _replayed(hold: _Hold, operation: Operation) -> bool:
+    """Whether a further attempt of an operation has begun: what became of the last one is history."""
+    turn = hold.state.turn
+    return turn is not None and turn.message.operation_id == operation.operation_id
 
 
 def _back_off(attempt: int, retry_after: float | None, *, first: float = 1.0) -> float:

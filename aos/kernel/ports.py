@@ -117,6 +117,11 @@ class AgentBinding(Protocol):
     def ref(self) -> AgentRef: ...
 
     @property
+    def running_since(self) -> float:
+        """When an operator last started the agent after a stop: the time of what waited for that begins there."""
+        ...
+
+    @property
     def limits(self) -> Limits | None:
         """Bounds of its turns; None: those of the kernel."""
         ...
@@ -132,7 +137,16 @@ class AgentDirectory(Protocol):
 
         Raises:
             UnknownAgent, AgentDisabled: As it says.
+            AgentStopped: An operator stopped it; its messages wait, however long.
             AgentNotReady: Its tools or its Foundry agent are not there yet.
+        """
+        ...
+
+    async def bound_to(self, agent_id: str, ref: AgentRef) -> AgentBinding:
+        """The agent as it was when a turn began with `ref`, if this process still knows it; else as it is now.
+
+        Raises:
+            As `bind`, but a turn in work goes on while its agent is stopped or disabled.
         """
         ...
 
@@ -231,11 +245,20 @@ class ConversationStore(Protocol):
         """Stores a message at the end of the conversation's inbox, with its operation and its due entry.
 
         Returns:
-            The operation, and whether it is new. The same operation id again returns what is there.
+            The operation, and whether it is new. The same operation id again returns what is there, unless it failed
+            (or was cancelled) and the message has a higher attempt: that starts, once.
 
         Raises:
             OperationConflict: The id is known with another fingerprint.
             BacklogFull: Too many messages wait in the conversation.
+        """
+        ...
+
+    async def known(self, operation_id: str, fingerprint: str) -> Operation | None:
+        """The operation, if its acceptance finished.
+
+        Raises:
+            OperationConflict: The id is known with another fingerprint.
         """
         ...
 

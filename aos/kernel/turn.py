@@ -26,6 +26,7 @@ from aos.kernel.types import (
     ModelReply,
     Operation,
     Outgoing,
+    Park,
     SendReply,
     SendTool,
     ShowApproval,
@@ -348,7 +349,7 @@ def _call(turn: Turn, index: int, planned: PlannedCall, at: float) -> ToolCall:
     approval = Approval("pending", at + APPROVAL_EXPIRY) if planned.approval and planned.refusal is None else None
     return ToolCall(
         call_id=planned.call.call_id,
-        request_id=f"{turn.message.operation_id}.{turn.step}.{index}",
+        request_id=f"{turn.message.operation_id}.{_numbered(turn)}.{index}",
         function=planned.call.name,
         server=planned.server,
         tool=planned.tool or planned.call.name,
@@ -361,6 +362,12 @@ def _call(turn: Turn, index: int, planned: PlannedCall, at: float) -> ToolCall:
         time_limit=planned.time_limit,
         approval=approval,
     )
+
+
+def _numbered(turn: Turn) -> str:
+    """The step, told apart from the same step of an earlier attempt, which the tool ledger remembers."""
+    attempt = turn.message.attempt
+    return str(turn.step) if attempt == 1 else f"{attempt}-{turn.step}"
 
 
 def _over_limit(turn: Turn, limits: Limits) -> Failure | None:
@@ -515,9 +522,14 @@ def _end(
         )
     turn = replace(turn, calls=calls)
     operation = _operation(state, turn, at, status, reply=reply, failure=failure)
+    origin = turn.message.origin if status == "failed" else None
+    operation = replace(operation, parked=origin is not None)
     outbox = tuple(out for out in state.outbox if out.kind != "tool") + withdrawn
     ended = replace(state, turn=None, outbox=outbox, orphans=orphans, unsettled=unsettled, turns=state.turns + 1)
     ended, effects = _tell(ended, operation)
+    if origin is not None:
+        park = Park(operation, origin)
+        ended, effects = replace(ended, outbox=(*ended.outbox, park)), (*effects, park)
     return ended, (Record(operation), *withdrawn, *effects)
 
 
@@ -564,5 +576,6 @@ def _operation(
         model=turn.model,
         event_type=message.event_type,
         agent_version=turn.agent.version,
+        generation=turn.agent.generation,
         reply_to=message.reply_to,
     )

@@ -48,12 +48,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class AgentRef:
-    """One immutable version of an agent in Foundry, and the hash of the definition that it was made from."""
+    """One immutable version of an agent in Foundry, and the hash of the definition that it was made from.
+
+    `generation`: of the registry that the definition was read from.
+    """
 
     name: str
     version: str
     definition_hash: str
     deployment: str
+    generation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,23 @@ class ReplyAddress:
 
     entity: str
     correlation_id: str | None = None
+    session_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The bus message that an operation began with, for parking it when its turn fails.
+
+    Attributes:
+        body: As it was sent, which may be a reference to a blob.
+    """
+
+    entity: str
+    message_id: str
+    body: str
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    reply_to_session_id: str | None = None
     session_id: str | None = None
 
 
@@ -149,6 +170,7 @@ class Message:
     seq: int = 0
     event_type: str = ""
     reply_to: ReplyAddress | None = None
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +282,9 @@ class Operation:
     model: str = ""
     event_type: str = ""
     agent_version: str = ""
+    generation: str = ""
     reply_to: ReplyAddress | None = None
+    parked: bool = False
 
     @property
     def final(self) -> bool:
@@ -287,6 +311,15 @@ class SendReply:
 
 
 @dataclass(frozen=True, slots=True)
+class Park:
+    """Effect: put the message of a failed turn where an operator can replay it."""
+
+    operation: Operation
+    origin: Origin
+    kind: Literal["park"] = "park"
+
+
+@dataclass(frozen=True, slots=True)
 class ApprovalRecord:
     """A call that waits, or waited, for a person, as approvers see it. `arguments` are those that will be sent."""
 
@@ -309,7 +342,7 @@ class ShowApproval:
     kind: Literal["approval"] = "approval"
 
 
-Outgoing = SendTool | SendReply | ShowApproval
+Outgoing = SendTool | SendReply | Park | ShowApproval
 """Effects that leave the process. They are saved with the state and sent after it: the record is its own outbox."""
 
 

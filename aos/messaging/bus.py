@@ -39,6 +39,7 @@ class Outbound:
     correlation_id: str | None = None
     session_id: str | None = None
     reply_to: str | None = None
+    reply_to_session_id: str | None = None
     subject: str | None = None
     delay: float = 0.0
     properties: Mapping[str, str | int] = field(default_factory=dict)
@@ -77,6 +78,10 @@ class Bus:
     async def prepare(self, *entities: str) -> None:
         """Opens senders ahead of their first use (it takes about half a second each)."""
         await asyncio.gather(*(self._open(entity) for entity in entities))
+
+    def client(self) -> ServiceBusClient:
+        """The SDK's client, for receiving; closed with the bus."""
+        return self._connection()
 
     async def close(self) -> None:
         senders, self._senders = list(self._senders.values()), {}
@@ -175,6 +180,7 @@ def _wire(message: Outbound) -> ServiceBusMessage:
         correlation_id=message.correlation_id,
         session_id=message.session_id,
         reply_to=message.reply_to,
+        reply_to_session_id=message.reply_to_session_id,
         subject=message.subject,
         content_type="application/json",
         application_properties=dict(message.properties.items()),

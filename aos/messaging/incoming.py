@@ -11,14 +11,17 @@ import hashlib
 import json
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from aos.errors import AosError
+from aos.kernel.types import Origin
 from aos.messaging.bus import Outbound
 from aos.messaging.envelopes import EnvelopeInvalid, parse_body
 
+REPLAY = "aos-replay"
+"""Application property: the attempt that a replayed message starts, or the last one of a parked message."""
 LONGEST_DELAY = 300.0
 LONGEST_ID = 128
 """Characters of a MessageId, CorrelationId or SessionId that Service Bus takes."""
@@ -31,6 +34,7 @@ class Incoming:
     Attributes:
         entity: Where it was received, without the subscription.
         attempt: How often AOS put it off already.
+        replay: 1, or the attempt that an operator starts with it.
     """
 
     entity: str
@@ -41,7 +45,7 @@ class Incoming:
     reply_to_session_id: str | None = None
     session_id: str | None = None
     attempt: int = 0
-    properties: Mapping[str, object] = field(default_factory=dict)
+    replay: int = 1
 
 
 class _Wrapped(BaseModel):
@@ -53,6 +57,7 @@ class _Wrapped(BaseModel):
     reply_to_session_id: str | None = None
     session_id: str | None = None
     attempt: int = 1
+    replay: int = Field(default=1, ge=1, le=1_000_000)
 
 
 def put_off(incoming: Incoming, queue: str, delay: float | None = None) -> Outbound:
@@ -71,6 +76,7 @@ def put_off(incoming: Incoming, queue: str, delay: float | None = None) -> Outbo
         "reply_to_session_id": incoming.reply_to_session_id,
         "session_id": incoming.session_id,
         "attempt": incoming.attempt + 1,
+        "replay": incoming.replay,
     }
     body = json.dumps({"command": "redeliver", "params": wrapped}).encode()
     message_id = short_id(f"{incoming.message_id or uuid.uuid4().hex}.again{incoming.attempt + 1}")
@@ -98,6 +104,32 @@ def taken_up(params: Mapping[str, object], entities: Collection[str]) -> Incomin
     return Incoming(**{**wrapped.model_dump(), "body": body})
 
 
+def origin(incoming: Incoming, packed: bytes) -> Origin:
+    """What is kept of a message, for parking it should its turn fail.
+
+    Args:
+        packed: Its body as it was sent.
+    """
+    return Origin(
+        incoming.entity,
+        incoming.message_id or "",
+        packed.decode(errors="replace"),
+        incoming.correlation_id,
+        incoming.reply_to,
+        incoming.reply_to_session_id,
+        incoming.session_id,
+    )
+
+
+def replay_number(value: object) -> int:
+    """The property `aos-replay` of a message; 1 for what is none."""
+    try:
+        number = int(str(value))
+    except ValueError:
+        return 1
+    return number if 1 <= number <= 1_000_000 else 1
+
+
 def short_id(text: str) -> str:
     """The text, or its hash where it is longer than an id may be."""
     return text if len(text) <= LONGEST_ID else hashlib.sha256(text.encode()).hexdigest()
@@ -105,4 +137,9 @@ def short_id(text: str) -> str:
 
 def reason(error: AosError) -> str:
     """An error's code as a dead-letter reason: `unknown_agent` becomes `UnknownAgent`."""
-    return "".join(word.capitalize() for word in error.code.split("_"))
+    return as_reason(error.code)
+
+
+def as_reason(code: str) -> str:
+    """An error code as a dead-letter reason."""
+    return "".join(word.capitalize() for word in code.split("_"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
-from aos.kernel.types import Operation, ReplyAddress
+from aos.kernel.types import Operation, Park, ReplyAddress
 from aos.messaging.bus import Outbound
 from aos.messaging.envelopes import OWN_ENTITIES, POISON, AgentReply, EnvelopeInvalid
-from aos.messaging.incoming import short_id
+from aos.messaging.incoming import REPLAY, as_reason, short_id
 
 
 def reply_address(
@@ -82,7 +83,12 @@ def error_reply(address: ReplyAddress, message_id: str, agent_id: str, code: str
 
 
 def parked(
-    body: bytes, message_id: str, source: str, reason: str, description: str, more: Mapping[str, str] | None = None
+    body: bytes,
+    message_id: str,
+    source: str,
+    reason: str,
+    description: str,
+    more: Mapping[str, str | int] | None = None,
 ) -> Outbound:
     """A message for the queue `aos-poison`, where an operator lists and replays what can never succeed by itself."""
     return Outbound(
@@ -95,4 +101,26 @@ def parked(
             "aos-source": source,
             **(more or {}),
         },
+    )
+
+
+def parked_turn(park: Park) -> Outbound:
+    """The message of a turn that failed. Sent twice, it carries the same id."""
+    operation, origin = park.operation, park.origin
+    error = operation.error
+    code, detail = ("failed", "") if error is None else (error.code, f"{error.title} {error.detail}")
+    message = parked(
+        origin.body.encode(),
+        origin.message_id,
+        origin.entity,
+        as_reason(code),
+        detail,
+        {"aos-operation": operation.operation_id, REPLAY: operation.attempt},
+    )
+    return replace(
+        message,
+        correlation_id=origin.correlation_id,
+        reply_to=origin.reply_to,
+        reply_to_session_id=origin.reply_to_session_id,
+        session_id=origin.session_id,
     )

@@ -28,8 +28,9 @@ from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import Acceptance, Change, Due, Lease, Snapshot
 from aos.kernel.types import Arrival, Conversation, ConversationKey, Message, Operation
 from aos.storage.account import StorageAccount, storage_errors
+from aos.storage.counters import Counters
 from aos.storage.payloads import Payloads
-from aos.storage.rows import FIRST_LOOK, SHARDS, due_row, queued, settled, shard_of, table_key
+from aos.storage.rows import FIRST_LOOK, SHARDS, due_row, queued, replayable, settled, shard_of, table_key
 from aos.storage.values import RowValues
 
 log = logging.getLogger("aos.storage")
@@ -47,12 +48,24 @@ IF_UNCHANGED = MatchConditions.IfNotModified
 
 
 class TableConversations:
-    """A `ConversationStore` that any number of processes share."""
+    """A `ConversationStore` that any number of processes share.
 
-    def __init__(self, account: StorageAccount, payloads: Payloads, clock: Clock | None = None) -> None:
+    Args:
+        counters: Count what has ended, if given.
+    """
+
+    def __init__(
+        self,
+        account: StorageAccount,
+        payloads: Payloads,
+        clock: Clock | None = None,
+        *,
+        counters: Counters | None = None,
+    ) -> None:
         self._account = account
         self._values = RowValues(payloads)
         self._clock = clock or SystemClock()
+        self._counters = counters
 
     # --- arrivals
 
@@ -71,17 +84,25 @@ class TableConversations:
             try:
                 await index.create_entity(new_row)
             except ResourceExistsError:
-                row = await index.get_entity(operation_id, "index")
-                if row["fingerprint"] != acceptance.fingerprint:
-                    raise OperationConflict(
-                        f"Operation {operation_id} was accepted before with a different request; use a new key."
-                    ) from None
-                known = await self._operation(ConversationKey(row["agent_id"], row["conversation_id"]), operation_id)
-                if known is not None:
+                known = await self.known(operation_id, acceptance.fingerprint)
+                if known is not None and not replayable(known, message):
                     return known, False
-                # An acceptance that did not finish: go on from there.
+                # An acceptance that did not finish, or an attempt after one that failed: go on from there.
         await self._insert_due(Due(key, operation_id, message.accepted_at + FIRST_LOOK, ""))
         return await self._append(acceptance)
+
+    async def known(self, operation_id: str, fingerprint: str) -> Operation | None:
+        index = await self._account.table("aosoperations")
+        with storage_errors("aosoperations"):
+            try:
+                row = await index.get_entity(operation_id, "index")
+            except ResourceNotFoundError:
+                return None
+        if row["fingerprint"] != fingerprint:
+            raise OperationConflict(
+                f"Operation {operation_id} was accepted before with a different request; use a new key."
+            )
+        return await self._operation(ConversationKey(row["agent_id"], row["conversation_id"]), operation_id)
 
     async def _append(self, acceptance: Acceptance) -> tuple[Operation, bool]:
         key, message = acceptance.key, acceptance.message
@@ -98,21 +119,36 @@ class TableConversations:
             highest = max([snapshot.state.last_seq, *(waiting.seq for waiting in snapshot.inbox)])
         operation = queued(key, message)
         operation_row = await self._row(partition, f"OP:{message.operation_id}", OPERATION, operation)
+        write_operation: tuple[Any, ...] = ("create", operation_row)
+        if message.attempt > 1 and (failed := await self._failed(key, message)) is not None:
+            unchanged = {"mode": UpdateMode.REPLACE, "etag": failed, "match_condition": IF_UNCHANGED}
+            write_operation = ("update", operation_row, unchanged)
         seq = max(int(self._clock.now() * 1e6), highest + 1)
         for _ in range(INSERT_TRIES):
             row = await self._row(partition, f"in:{seq:020d}", MESSAGE, replace(message, seq=seq))
             try:
                 with storage_errors("aosconversations"):
-                    await table.submit_transaction([("create", row), ("create", operation_row)])
+                    await table.submit_transaction([("create", row), write_operation])
                 return operation, True
             except TableTransactionError as error:
-                if error.status_code != 409:
+                if error.status_code not in (409, 412):
                     raise
                 known = await self._operation(key, message.operation_id)
-                if known is not None:
+                if known is not None and not replayable(known, message):
                     return known, False
                 seq += 1
         raise StorageUnavailable(f"No free place in conversation {key.conversation_id} after {INSERT_TRIES} tries.")
+
+    async def _failed(self, key: ConversationKey, message: Message) -> str | None:
+        """The ETag of an operation that the message starts anew."""
+        table = await self._table()
+        with storage_errors("aosconversations"):
+            try:
+                row = await table.get_entity(table_key(*key), f"OP:{message.operation_id}")
+            except ResourceNotFoundError:
+                return None
+        known = await self._value(row, OPERATION)
+        return str(row.metadata["etag"]) if replayable(known, message) else None
 
     async def add_arrival(self, key: ConversationKey, arrival: Arrival) -> bool:
         table = await self._table()
@@ -172,7 +208,7 @@ class TableConversations:
                     raise Conflict(f"Conversation {key.conversation_id} was changed by somebody else.") from error
                 raise
         for operation in settled(change):
-            await self._forget_due(operation)
+            await self._settle(operation)
         return str(written[0]["etag"])
 
     async def renew(self, key: ConversationKey, etag: str, lease: Lease) -> str:
@@ -215,6 +251,10 @@ class TableConversations:
         return sorted(entries, key=lambda entry: entry.at)[:limit]
 
     async def move_due(self, entry: Due, at: float | None) -> None:
+        if at is None and self._counters is not None:
+            operation = await self._operation(entry.key, entry.operation_id)
+            if operation is not None and operation.final:
+                await self._counters.count(operation)
         if at is not None:
             await self._insert_due(replace(entry, at=at))
             if due_row(entry.operation_id, at) == entry.row:
@@ -237,6 +277,15 @@ class TableConversations:
         with storage_errors("aosdue"):
             # Deleting what is not there is no error in this SDK.
             await table.delete_entity(shard_of(operation_id), row_key)
+
+    async def _settle(self, operation: Operation) -> None:
+        try:
+            if self._counters is not None:
+                await self._counters.count(operation)
+        except StorageUnavailable as error:
+            log.warning("%s stays for the sweep to be counted: %s", operation.operation_id, error.detail)
+            return
+        await self._forget_due(operation)
 
     async def _forget_due(self, operation: Operation) -> None:
         try:

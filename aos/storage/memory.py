@@ -10,7 +10,7 @@ from aos.errors import BacklogFull, Conflict, OperationConflict
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import Acceptance, Change, Due, Lease, Snapshot
 from aos.kernel.types import Arrival, Conversation, ConversationKey, Message, Operation
-from aos.storage.rows import FIRST_LOOK, queued, settled
+from aos.storage.rows import FIRST_LOOK, queued, replayable, settled
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class MemoryConversations:
         if self._index.setdefault(operation_id, acceptance.fingerprint) != acceptance.fingerprint:
             raise OperationConflict(f"Operation {operation_id} was accepted before with a different request.")
         known = self._operations.get(operation_id)
-        if known is not None:
+        if known is not None and not replayable(known, message):
             return known, False
         partition = self._partition(key)
         if len(partition.inbox) >= acceptance.backlog:
@@ -52,6 +52,11 @@ class MemoryConversations:
         operation = self._operations[operation_id] = queued(key, message)
         self._due[operation_id] = Due(key, operation_id, message.accepted_at + FIRST_LOOK, operation_id)
         return operation, True
+
+    async def known(self, operation_id: str, fingerprint: str) -> Operation | None:
+        if self._index.get(operation_id, fingerprint) != fingerprint:
+            raise OperationConflict(f"Operation {operation_id} was accepted before with a different request.")
+        return self._operations.get(operation_id)
 
     async def add_arrival(self, key: ConversationKey, arrival: Arrival) -> bool:
         arrivals = self._partition(key).arrivals

@@ -31,8 +31,13 @@ def due_row(operation_id: str, at: float) -> str:
 
 def settled(change: Change) -> list[Operation]:
     """The operations for which nothing remains to be done: they ended, and their replies are out."""
-    waiting = {out.operation.operation_id for out in change.state.outbox if out.kind == "reply"}
+    waiting = {out.operation.operation_id for out in change.state.outbox if out.kind in ("reply", "park")}
     return [operation for operation in change.operations if operation.final and operation.operation_id not in waiting]
+
+
+def replayable(known: Operation, message: Message) -> bool:
+    """Whether the message starts a further attempt of an operation that failed."""
+    return known.status in ("failed", "cancelled") and message.attempt > known.attempt
 
 
 def queued(key: ConversationKey, message: Message) -> Operation:

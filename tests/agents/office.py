@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aos.agents.desired import DesiredStates
 from aos.agents.directory import AgentDirectory
 from aos.errors import AosError
 from aos.kernel.clock import SystemClock
@@ -77,6 +78,7 @@ class Office:
         self.outages: list[AosError] = []
         self.payloads = Payloads(account)
         self.catalogue = ToolCatalogue(account, self.payloads, self.clock)
+        self.desired = DesiredStates(account, self.clock)
         self.source = CountedSource(folder / "agents.json")
         self._folder = folder
         self.directory = AgentDirectory(
@@ -87,6 +89,7 @@ class Office:
             self.send,
             BASE,
             self.clock,
+            desired=self.desired,
         )
         self.write()
 

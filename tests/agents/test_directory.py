@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
+from dataclasses import replace
 
 import pytest
 
@@ -254,3 +255,47 @@ async def test_reload_reads_both_registries_now(office: Office) -> None:
     office.write(agent_entry("cfo"))
     await office.directory.reload()
     assert "cfo" in (await office.directory.registry()).entries
+
+
+# --- definitions and generations
+
+
+async def test_a_turn_ends_with_the_definition_that_it_began_with(office: Office) -> None:
+    agent_id, server = an_agent(), a_server()
+    office.write(agent_entry(agent_id, (server, "lookup")), servers=[server_entry(server)])
+    await office.list_tools(server)
+    began = await office.directory.bind(agent_id)
+    call = FunctionCall("c", began.tools.names[0], '{"year": 2024}')
+    office.write(agent_entry(agent_id, enabled=False))
+    office.later(16)
+    with pytest.raises(AgentDisabled):
+        await office.directory.bind(agent_id)
+    assert (await office.directory.bound_to(agent_id, began.ref)).plan(call).tool == "lookup"
+    unknown = replace(began.ref, definition_hash="of a process that is no more")
+    assert (await office.directory.bound_to(agent_id, unknown)).plan(call).refusal
+
+
+async def test_the_generation_is_told_and_an_unchanged_agent_stays(office: Office) -> None:
+    agent_id = an_agent()
+    office.write(agent_entry(agent_id))
+    before = await office.directory.bind(agent_id)
+    assert before.ref.generation == office.directory.generation != ""
+    seen = office.directory.seen()
+    office.write(agent_entry(agent_id), agent_entry("another"))
+    office.later(16)
+    after = await office.directory.bind(agent_id)
+    assert (after.ref.version, after.tools) == (before.ref.version, before.tools)
+    assert after.ref.generation == office.directory.generation != before.ref.generation
+    changes = office.directory.seen().since(seen)
+    assert (changes["added"], changes["changed"], changes["removed"]) == (["another"], [], [])
+
+
+async def test_an_agent_is_made_from_the_newest_registry_only(office: Office) -> None:
+    agent_id = an_agent()
+    office.write(agent_entry(agent_id, purpose="Old."))
+    await office.directory.registry()
+    office.write(agent_entry(agent_id, purpose="New."))
+    office.later(2)
+    bound = await office.directory.bind(agent_id)
+    assert bound.agent.purpose == "New."
+    assert bound.ref.version == "1", "the old one was never made"

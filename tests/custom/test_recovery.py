@@ -64,6 +64,9 @@ class OneAgent:
         ref = await self._adapter.ensure_agent(self._agent.spec("llama-3.3-70b", ()))
         return BoundAgent(self._agent, ref, tools)
 
+    async def bound_to(self, agent_id: str, ref: AgentRef) -> BoundAgent:
+        return await self.bind(agent_id)
+
     async def forget(self, agent_id: str) -> None:
         await self._adapter.forget_agent(agent_id)
 

@@ -20,6 +20,8 @@ async def test_every_route_is_indexed(aos: World) -> None:
         "agent_status",
         "ask",
         "operation",
+        "command_agent",
+        "reload_registry",
         "cancel",
         "approvals",
         "decide",

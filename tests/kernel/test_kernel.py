@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import Literal
 
 import pytest
 
 from aos.errors import BusUnavailable, OperationConflict, StorageUnavailable, UnknownOperation
 from aos.kernel.kernel import BATCH, WAKE_SLACK, KernelOptions
 from aos.kernel.ports import Change, Lease, Snapshot
-from aos.kernel.types import Conversation, ConversationKey, Limits, Operation, ToolResult, Usage
+from aos.kernel.types import (
+    Conversation,
+    ConversationKey,
+    Limits,
+    Message,
+    Operation,
+    Origin,
+    ReplyAddress,
+    ToolResult,
+    Usage,
+)
 from tests.kernel.world import KEY, Fault, World, run
 
 OTHER = ConversationKey("ceo", "other")
@@ -343,14 +354,50 @@ def test_a_step_that_ends_after_the_deadline_does_not_spoil_the_conversation(tex
     run(scenario, KernelOptions(turn=100.0))
 
 
-def test_an_agent_that_is_disabled_in_the_middle_of_a_step() -> None:
+@pytest.mark.parametrize("state", ["disabled", "stopped"])
+def test_a_turn_ends_though_its_agent_is_switched_off(state: Literal["disabled", "stopped"]) -> None:
     async def scenario(world: World) -> None:
         operation = await world.accept("2: go")
         drive = asyncio.create_task(world.kernel.drive(KEY))
         await asyncio.sleep(world.foundry.latency / 2)
-        world.agents.state = "disabled"
+        world.agents.state = state
         await drive
-        assert code(await world.kernel.operation(operation.operation_id)) == "agent_disabled"
+        assert (await world.finished(operation)).status == "completed"
+
+    run(scenario)
+
+
+def test_messages_of_a_stopped_agent_wait_and_have_their_time_when_it_starts() -> None:
+    async def scenario(world: World) -> None:
+        world.agents.state = "stopped"
+        operation = await world.tell("hello", reply=True)
+        writes = (await world.store.read(KEY)).etag
+        for _ in range(120):
+            await asyncio.sleep(30)
+            await world.kernel.sweep()
+        assert (await world.kernel.operation(operation.operation_id)).status == "queued"
+        assert (await world.store.read(KEY)).etag == writes, "waiting writes nothing"
+        assert world.bus.wakes == []
+        world.agents.state, world.agents.running_since = "ready", world.now
+        await world.kernel.wake_agent("cfo")
+        assert world.bus.wakes == []
+        await world.kernel.wake_agent(KEY.agent_id)
+        assert len(world.bus.wakes) == 1
+        await asyncio.sleep(2)
+        done = await world.kernel.operation(operation.operation_id)
+        assert (done.status, done.reply) == ("completed", "answer to hello: ")
+
+    run(scenario)
+
+
+def test_an_agent_that_is_removed_in_the_middle_of_a_step() -> None:
+    async def scenario(world: World) -> None:
+        operation = await world.accept("2: go")
+        drive = asyncio.create_task(world.kernel.drive(KEY))
+        await asyncio.sleep(world.foundry.latency / 2)
+        world.agents.state = "unknown"
+        await drive
+        assert code(await world.kernel.operation(operation.operation_id)) == "unknown_agent"
         world.agents.state = "ready"
         assert (await world.tell("hello")).reply == "answer to hello: "
 
@@ -878,5 +925,56 @@ def test_closing_leaves_what_takes_too_long_to_the_next_owner() -> None:
         world.process.kill()
         world.start()
         assert (await world.finished(operation)).usage == Usage(adopted=1)
+
+    run(scenario)
+
+
+# --- parked messages and further attempts
+
+ORIGIN = Origin("agent-events", "m1", '{"agent_id": "ceo"}')
+
+
+async def say(world: World, text: str, attempt: int) -> Operation:
+    message = Message("op_x", text, world.now, world.now + 600, attempt, reply_to=ReplyAddress("a"), origin=ORIGIN)
+    await world.kernel.accept(KEY, message, "print", fresh=False)
+    world.accepted.append((KEY, message))
+    await world.kernel.drive(KEY)
+    return await world.kernel.operation("op_x")
+
+
+def test_the_message_of_a_failed_turn_is_parked_and_its_next_attempt_begins_anew() -> None:
+    async def scenario(world: World) -> None:
+        world.bus.tools_answer = False
+        world.foundry.faults = ["refuse"]
+        first = await say(world, "1: go", 1)
+        assert (first.status, first.parked, first.attempt) == ("failed", True, 1)
+        assert [(park.operation, park.origin) for park in world.bus.parked] == [(first, ORIGIN)]
+        second = await say(world, "1: go", 2)
+        assert (second.status, second.parked, second.attempt) == ("waiting", False, 2)
+        assert list(world.ledger) == ["op_x.2-1.0"], "the tool ledger remembers the calls of the first attempt"
+        assert await say(world, "1: go", 2) == second, "again is the same attempt"
+        await world.kernel.add_result("op_x", world.ledger["op_x.2-1.0"][1])
+        done = await world.kernel.operation("op_x")
+        assert (done.status, done.attempt) == ("completed", 2)
+        assert await say(world, "1: go", 3) == done, "what succeeded is not done again"
+        assert len(world.bus.parked) == 1
+        assert [reply.attempt for reply in world.bus.replies["op_x"]] == [1, 2]
+
+    run(scenario)
+
+
+def test_a_parked_message_leaves_also_when_the_bus_was_away() -> None:
+    async def scenario(world: World) -> None:
+        world.foundry.faults = ["refuse"]
+        world.bus.down = True
+        with pytest.raises(BusUnavailable):
+            await say(world, "go", 1)
+        assert (await world.kernel.operation("op_x")).parked
+        world.bus.down = False
+        for _ in range(4):
+            await asyncio.sleep(60)
+            await world.kernel.sweep()
+        assert len(world.bus.parked) == 1
+        assert await world.store.due(1e12, 10) == []
 
     run(scenario)

@@ -11,12 +11,13 @@ import re
 import selectors
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from aos.errors import (
     AgentDisabled,
     AgentNotReady,
+    AgentStopped,
     BusUnavailable,
     ConversationGone,
     FoundryRefused,
@@ -48,6 +49,7 @@ from aos.kernel.types import (
     ModelReply,
     Operation,
     Outgoing,
+    Park,
     ReplyAddress,
     SendTool,
     ToolOutput,
@@ -278,6 +280,7 @@ class Binding:
     time_limit: float
     limits: Limits | None = None
     mixed: bool = False
+    running_since: float = 0.0
 
     def plan(self, call: FunctionCall) -> PlannedCall:
         if call.name == "unknown":
@@ -288,7 +291,8 @@ class Binding:
 
 class Agents:
     def __init__(self) -> None:
-        self.state: Literal["ready", "starting", "disabled", "unknown"] = "ready"
+        self.state: Literal["ready", "starting", "stopped", "disabled", "unknown"] = "ready"
+        self.running_since = 0.0
         self.version = 1
         self.time_limit = 90.0
         self.limits: Limits | None = None
@@ -299,16 +303,27 @@ class Agents:
         match self.state:
             case "starting":
                 raise AgentNotReady(f"Agent {agent_id} is starting.")
+            case "stopped":
+                raise AgentStopped(f"Agent {agent_id} is stopped.")
             case "disabled":
                 raise AgentDisabled(f"Agent {agent_id} is disabled.")
             case "unknown":
                 raise UnknownAgent(f"No agent {agent_id}.")
+        return self._binding(agent_id)
+
+    def _binding(self, agent_id: str) -> Binding:
         return Binding(
             AgentRef(f"aos-{agent_id}", str(self.version), f"hash {self.version}", "llama"),
             self.time_limit,
             self.limits,
             self.mixed,
+            self.running_since,
         )
+
+    async def bound_to(self, agent_id: str, ref: AgentRef) -> Binding:
+        if self.state == "unknown":
+            raise UnknownAgent(f"No agent {agent_id}.")
+        return replace(self._binding(agent_id), ref=ref)
 
 
 # --- tools, senders, and the bus between them
@@ -328,6 +343,7 @@ class Bus:
         self.asked: list[str] = []
         self.replies: defaultdict[str, list[Operation]] = defaultdict(list)
         self.wakes: list[tuple[float, float]] = []
+        self.parked: list[Park] = []
         self.approvals: list[ApprovalRecord] = []
 
     async def send(self, key: ConversationKey, effects: Sequence[Outgoing]) -> None:
@@ -336,6 +352,8 @@ class Bus:
         for effect in effects:
             if effect.kind == "tool":
                 self._run(key, effect)
+            elif effect.kind == "park":
+                self.parked.append(effect)
             elif effect.kind == "approval":
                 self.approvals.append(effect.record)
             else:
@@ -460,6 +478,9 @@ class StoreLink:
     async def accept(self, acceptance: Acceptance) -> tuple[Operation, bool]:
         return await self._ask(self.store.accept(acceptance))
 
+    async def known(self, operation_id: str, fingerprint: str) -> Operation | None:
+        return await self._ask(self.store.known(operation_id, fingerprint))
+
     async def add_arrival(self, key: ConversationKey, arrival: Arrival) -> bool:
         return await self._ask(self.store.add_arrival(key, arrival))
 
@@ -538,6 +559,9 @@ class AgentsLink:
 
     async def bind(self, agent_id: str) -> Binding:
         return await self.process.through(self.agents.bind(agent_id))
+
+    async def bound_to(self, agent_id: str, ref: AgentRef) -> Binding:
+        return await self.process.through(self.agents.bound_to(agent_id, ref))
 
     async def forget(self, agent_id: str) -> None:
         self.agents.forgotten.append(agent_id)

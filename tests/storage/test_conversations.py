@@ -501,3 +501,49 @@ async def test_every_call_says_that_storage_is_down(dead_account: StorageAccount
     ]
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(result) for result in results] == [StorageUnavailable] * len(calls)
+
+
+# --- further attempts
+
+
+async def failed(store: ConversationStore, key: ConversationKey, asked: Message) -> Operation:
+    """Accepts a message and ends its operation as failed."""
+    await store.accept(Acceptance(key, asked, "print"))
+    snapshot = await store.read(key)
+    ended = replace(queued(key, snapshot.inbox[-1]), status="failed")
+    state = replace(snapshot.state, last_seq=snapshot.inbox[-1].seq)
+    await store.commit(key, snapshot.etag, Change(state, Lease(), messages=snapshot.inbox, operations=(ended,)))
+    return ended
+
+
+async def test_a_further_attempt_of_what_failed_starts_once(store: ConversationStore, key: ConversationKey) -> None:
+    asked = message()
+    ended = await failed(store, key, asked)
+    assert await store.accept(Acceptance(key, asked, "print")) == (ended, False)
+    again = replace(asked, attempt=2, accepted_at=NOW + 100)
+    results = await asyncio.gather(*(store.accept(Acceptance(key, again, "print")) for _ in range(4)))
+    assert sorted(new for _, new in results) == [False, False, False, True]
+    assert {(operation.status, operation.attempt) for operation, _ in results} == {("queued", 2)}
+    assert [waiting.attempt for waiting in (await store.read(key)).inbox] == [2]
+    assert await store.operation(asked.operation_id) == results[0][0]
+
+
+async def test_what_did_not_fail_has_no_further_attempt(store: ConversationStore, key: ConversationKey) -> None:
+    asked = message()
+    first, _ = await store.accept(Acceptance(key, asked, "print"))
+    assert await store.accept(Acceptance(key, replace(asked, attempt=2), "print")) == (first, False)
+    assert len((await store.read(key)).inbox) == 1
+
+
+async def test_a_first_sight_may_be_a_further_attempt(store: ConversationStore, key: ConversationKey) -> None:
+    operation, new = await store.accept(Acceptance(key, replace(message(), attempt=3), "print"))
+    assert (operation.attempt, new) == (3, True)
+
+
+async def test_what_is_known(store: ConversationStore, key: ConversationKey) -> None:
+    asked = message()
+    assert await store.known(asked.operation_id, "print") is None
+    operation, _ = await store.accept(Acceptance(key, asked, "print"))
+    assert await store.known(asked.operation_id, "print") == operation
+    with pytest.raises(OperationConflict):
+        await store.known(asked.operation_id, "other")

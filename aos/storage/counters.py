@@ -1,0 +1,118 @@
+"""What each agent did, counted in table `aoscounters` so that it survives restarts.
+
+An operation is counted when it has ended and before its due entry is forgotten: after a crash in between the sweep has
+it counted. Each row remembers the operations that it counted last, so that once is once. An agent's counts lie in
+several rows, because many of its turns may end at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from dataclasses import dataclass
+
+from aos.errors import StorageUnavailable
+from aos.kernel.types import Operation
+from aos.storage.account import StorageAccount, storage_errors
+from aos.storage.rows import table_key
+
+TABLE = "aoscounters"
+SHARDS = 8
+REMEMBERED = 200
+"""Operations that a row remembers: many more than end in it between a crash and the sweep after it."""
+TRIES = 10
+NAMES = ("turns", "failed_turns", "tool_calls", "input_tokens", "output_tokens", "total_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of one agent since it was first asked. `turns` holds the failed and cancelled ones, too."""
+
+    turns: int = 0
+    failed_turns: int = 0
+    tool_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, name) + getattr(other, name) for name in NAMES))
+
+
+class Counters:
+    """The rows of `aoscounters`: partition = agent, one row per shard."""
+
+    def __init__(self, account: StorageAccount) -> None:
+        self._account = account
+        self._locks = [asyncio.Lock() for _ in range(SHARDS)]
+
+    async def count(self, operation: Operation) -> bool:
+        """Counts an attempt of an operation that ended. False: it was counted before.
+
+        Raises:
+            StorageUnavailable: It was not counted.
+        """
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
+        from azure.data.tables import UpdateMode
+
+        table = await self._account.table(TABLE)
+        mark = f"{operation.operation_id}.{operation.attempt}"
+        shard = hashlib.sha256(operation.operation_id.encode()).digest()[0] % SHARDS
+        partition, row_key = table_key(operation.agent_id), f"{shard:02d}"
+        for _ in range(TRIES):
+            async with self._locks[shard]:
+                with storage_errors(TABLE):
+                    try:
+                        entity = await table.get_entity(partition, row_key)
+                        row, etag = dict(entity), entity.metadata["etag"]
+                    except ResourceNotFoundError:
+                        row, etag = {"PartitionKey": partition, "RowKey": row_key, "agent_id": operation.agent_id}, None
+                    recent: list[str] = json.loads(row.get("recent", "[]"))
+                    if mark in recent:
+                        return False
+                    sums = _counts(row) + _of(operation)
+                    # As text: a number of the SDK has 32 bits unless it is told otherwise.
+                    row |= {name: str(getattr(sums, name)) for name in NAMES}
+                    row["recent"] = json.dumps([*recent, mark][-REMEMBERED:])
+                    try:
+                        if etag is None:
+                            await table.create_entity(row)
+                        else:
+                            await table.update_entity(
+                                row,
+                                mode=UpdateMode.REPLACE,
+                                etag=etag,
+                                match_condition=MatchConditions.IfNotModified,
+                            )
+                        return True
+                    except (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError):
+                        continue
+        raise StorageUnavailable(f"The counters of agent {operation.agent_id} change too fast.")
+
+    async def of(self, agent_id: str) -> Counts:
+        """The counts of an agent."""
+        table = await self._account.table(TABLE)
+        found = Counts()
+        with storage_errors(TABLE):
+            rows = table.query_entities("PartitionKey eq @p", parameters={"p": table_key(agent_id)})
+            async for row in rows:
+                found += _counts(row)
+        return found
+
+
+def _counts(row: dict[str, object]) -> Counts:
+    return Counts(*(int(str(row.get(name, 0))) for name in NAMES))
+
+
+def _of(operation: Operation) -> Counts:
+    usage = operation.usage
+    return Counts(
+        turns=1,
+        failed_turns=int(operation.status == "failed"),
+        tool_calls=len(operation.tool_calls),
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        total_tokens=usage.total_tokens,
+    )

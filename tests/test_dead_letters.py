@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage, ServiceBusReceiveMode
+from azure.servicebus.aio import ServiceBusClient
+from typer.testing import CliRunner
+
+from aos.__main__ import cli
+from aos.config import load_settings
+from aos.dead_letters import DeadLetters, UnknownLetter, letter_filter
+from aos.messaging.bus import Bus, Outbound
+from aos.messaging.claim_check import ClaimCheck
+from aos.messaging.replies import parked
+from emulators.servicebus import ServiceBusEmulator, load_entities
+
+HERE = ["aos-poison"]
+MORE: dict[str, str | int] = {"aos-operation": "op_1", "aos-replay": 3}
+
+
+@pytest.fixture(scope="module")
+async def emulator() -> AsyncIterator[ServiceBusEmulator]:
+    async with ServiceBusEmulator(load_entities()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def bus(emulator: ServiceBusEmulator) -> AsyncIterator[Bus]:
+    bus = Bus(load_settings({"AZURE_SERVICE_BUS_CONNECTION_STRING": emulator.connection_string}))
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture
+async def letters(bus: Bus) -> AsyncIterator[DeadLetters]:
+    dead_letters = DeadLetters(bus, ClaimCheck(None))
+    yield dead_letters
+    await drained(bus.client(), "aos-poison", 0)
+
+
+async def drained(client: ServiceBusClient, queue: str, count: int) -> list[ServiceBusReceivedMessage]:
+    """The messages of a queue; waits until there are so many."""
+    found: list[ServiceBusReceivedMessage] = []
+    async with client.get_queue_receiver(queue, receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE) as receiver:
+        while page := await receiver.receive_messages(10, max_wait_time=5 if len(found) < count else 0.2):
+            found += page
+    return found
+
+
+def park(message_id: str, source: str = "agent-events", **more: str | int) -> Outbound:
+    return parked(b'{"agent_id": "ceo"}', message_id, source, "Sad", f"It is sad: {message_id}.", more)
+
+
+def command_of(message: ServiceBusReceivedMessage) -> Mapping[str, object]:
+    body = json.loads(str(message))
+    assert body["command"] == "redeliver"
+    params: Mapping[str, object] = body["params"]
+    return params
+
+
+async def test_what_is_parked_is_listed_and_shown(bus: Bus, letters: DeadLetters) -> None:
+    await bus.send([park("m1"), park("m2", "mcp-requests", **MORE)])
+    first, second = await letters.letters(10, HERE)
+    assert first.id.startswith("aos-poison:")
+    assert (first.message_id, first.source, first.reason, first.attempt) == ("m1", "agent-events", "Sad", 1)
+    assert first.description == "It is sad: m1."
+    assert (second.operation_id, second.attempt, second.source) == ("op_1", 3, "mcp-requests")
+    assert await letters.show(second.id) == second
+    assert await letters.letters(1, HERE) == [first]
+
+
+async def test_one_is_replayed_and_the_others_stay(bus: Bus, letters: DeadLetters) -> None:
+    await bus.send([park("m1"), park("m2"), park("m3")])
+    listed = await letters.letters(10, HERE)
+    wanted, places = letter_filter([listed[1].id], None)
+    sent = await letters.replay(wanted, places, 100)
+    assert [letter.id for letter in sent] == [listed[1].id]
+    assert [letter.message_id for letter in await letters.letters(10, HERE)] == ["m1", "m3"]
+    (message,) = await drained(bus.client(), "agent-commands", 1)
+    assert message.message_id == "m2.replay2"
+    assert (message.application_properties or {})[b"aos-replay"] == 2
+    params = command_of(message)
+    assert (params["entity"], params["message_id"], params["replay"]) == ("agent-events", "m2", 2)
+    assert base64.b64decode(str(params["body"])) == b'{"agent_id": "ceo"}'
+    with pytest.raises(UnknownLetter):
+        await letters.show(listed[1].id)
+
+
+async def test_where_letters_are_sent_again(bus: Bus, letters: DeadLetters) -> None:
+    sources = ("mcp-requests", "mcp-server-commands", "businessinfinity-responses")
+    await bus.send([park(source, source) for source in sources])
+    assert len(await letters.replay(lambda letter: True, HERE, 100)) == 3
+    commands, replies = await asyncio.gather(
+        drained(bus.client(), "mcp-server-commands", 2), drained(bus.client(), "businessinfinity-responses", 1)
+    )
+    assert {message.message_id for message in commands} == {"mcp-requests.replay2", "mcp-server-commands"}
+    assert [message.message_id for message in replies] == ["businessinfinity-responses"]
+    assert {(message.application_properties or {})[b"aos-replay"] for message in commands} == {2}
+    assert await letters.letters(10, HERE) == []
+
+
+async def test_the_brokers_own_dead_letters_are_replayed_to_the_role(bus: Bus, letters: DeadLetters) -> None:
+    client = bus.client()
+    async with client.get_queue_sender("agent-events") as sender:
+        await sender.send_messages(ServiceBusMessage(b"{}", message_id="m1", reply_to="r", session_id="s"))
+    async with client.get_subscription_receiver("agent-events", "realm-agents") as receiver:
+        (message,) = await receiver.receive_messages(1, max_wait_time=5)
+        await receiver.dead_letter_message(message, reason="MaxDeliveryCountExceeded", error_description="Ten times.")
+    (letter,) = await letters.letters(10, ["agent-events.dead"])
+    assert letter.id.startswith("agent-events.dead:")
+    assert (letter.source, letter.reason) == ("agent-events", "MaxDeliveryCountExceeded")
+    assert (letter.reply_to, letter.session_id) == ("r", "s")
+    wanted, _ = letter_filter([], "MaxDeliveryCountExceeded")
+    await letters.replay(wanted, ["agent-events.dead"], 100)
+    (again,) = await drained(client, "agent-commands", 1)
+    params = command_of(again)
+    assert (params["message_id"], params["reply_to"], params["session_id"]) == ("m1", "r", "s")
+    assert await letters.letters(10, ["agent-events.dead"]) == []
+
+
+@pytest.mark.parametrize("letter_id", ["", "aos-poison", "aos-poison:x", "elsewhere:1", "aos-poison:999999"])
+async def test_a_letter_that_is_none(letters: DeadLetters, letter_id: str) -> None:
+    with pytest.raises(UnknownLetter):
+        await letters.show(letter_id)
+
+
+def test_what_is_to_be_replayed() -> None:
+    with pytest.raises(UnknownLetter):
+        letter_filter(["elsewhere:1"], None)
+    _, places = letter_filter(["aos-poison:1", "aos-poison:2"], None)
+    assert places == ["aos-poison"]
+
+
+async def test_the_command_line(
+    emulator: ServiceBusEmulator, bus: Bus, letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_SERVICE_BUS_CONNECTION_STRING", emulator.connection_string)
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "AccountName=a;AccountKey=c2VjcmV0")
+    monkeypatch.setenv("AZURE_AI_API_KEY", "none")
+    await bus.send([park("m1")])
+    (letter,) = await letters.letters(10, HERE)
+
+    async def said(*arguments: str, code: int = 0) -> str:
+        result = await asyncio.to_thread(CliRunner().invoke, cli, ["dead-letters", *arguments])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    assert letter.id in await said("list")
+    shown = await said("show", letter.id)
+    assert "reason: Sad" in shown
+    assert '"agent_id": "ceo"' in shown
+    await said("replay", code=2)
+    await said("replay", letter.id, "--all", code=2)
+    assert "no id of a dead letter" in await said("replay", "nothing", code=2)
+    assert "Not there: aos-poison:999999" in await said("replay", "aos-poison:999999", code=1)
+    assert "1 replayed." in await said("replay", letter.id)
+    assert "No dead letters." in await said("list")
+
+
+async def test_a_namespace_that_does_not_answer_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AZURE_SERVICE_BUS_CONNECTION_STRING", "AZURE_STORAGE_CONNECTION_STRING"):
+        monkeypatch.delenv(name, raising=False)
+    result = await asyncio.to_thread(CliRunner().invoke, cli, ["dead-letters", "list"])
+    assert result.exit_code == 2
+    assert "AZURE_SERVICE_BUS_CONNECTION_STRING is not set" in result.output
