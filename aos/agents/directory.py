@@ -29,7 +29,7 @@ from aos.registry.agents import AgentEntry, AgentRegistry
 from aos.registry.errors import RegistryInvalid, RegistryMissing, RegistryUnreadable
 from aos.registry.live import LiveRegistry
 from aos.registry.mcp_servers import ServerEntry, ServerRegistry
-from aos.registry.policies import approval_policy, turn_limits
+from aos.registry.policies import tool_configuration, turn_limits
 from aos.registry.tools import check_tools
 
 log = logging.getLogger("aos.agents")
@@ -288,9 +288,18 @@ class AgentDirectory:
                     f"{server.server_id!r} does not have. Its tools: {names}.",
                     code="unknown_tool",
                 )
-            policy = approval_policy(reference.configuration)
-            approval = policy == "always" or (policy == "writes" and not info.read_only)
-            sources.append(ToolSource(server.server_id, info, _time_limit(server), approval))
+            how = tool_configuration(reference.configuration)
+            sources.append(
+                ToolSource(
+                    server.server_id,
+                    info,
+                    how.timeout_seconds or _time_limit(server),
+                    how.approves(read_only=info.read_only),
+                    how.defaults,
+                    how.fixed,
+                    how.locked,
+                )
+            )
         return sources, [f"{server}={version}" for server, version in sorted(versions.items())]
 
     async def _ask_for_tools(self, server_id: str) -> None:
