@@ -24,6 +24,7 @@ from aos.kernel.types import AgentRef, FunctionCall, Limits
 from aos.mcp.bridge import list_request
 from aos.mcp.catalogue import ToolCatalogue
 from aos.mcp.functions import FunctionTools, ToolSource, convert_mcp_tools_to_function_tools
+from aos.mcp.hosted import changed
 from aos.messaging.bus import Outbound
 from aos.registry.agents import AgentEntry, AgentRegistry
 from aos.registry.errors import RegistryInvalid, RegistryMissing, RegistryUnreadable
@@ -288,6 +289,8 @@ class AgentDirectory:
                     f"{server.server_id!r} does not have. Its tools: {names}.",
                     code="unknown_tool",
                 )
+            if info.changed:
+                raise AgentNotReady(changed(server.server_id, info.name), code="tool_changed")
             how = tool_configuration(reference.configuration)
             sources.append(
                 ToolSource(
