@@ -30,6 +30,7 @@ from aos.mcp.catalogue import ToolCatalogue
 from aos.mcp.errors import UnknownServer
 from aos.mcp.ledger import TableLedger
 from aos.mcp.pins import ToolPins
+from aos.mcp.results import ToolResults
 from aos.mcp.secrets import EnvironmentSecrets
 from aos.mcp.servers import McpServers
 from aos.mcp.status import Desired, ServerStatusBoard
@@ -114,7 +115,14 @@ class AgentOperatingSystem:
             options=options,
         )
         self.commands = Commands(self.kernel, self.directory, desired)
-        self.intake = Intake(self.kernel, self.directory, claim_check, self._send, self.commands)
+        self.intake = Intake(
+            self.kernel,
+            self.directory,
+            claim_check,
+            self._send,
+            self.commands,
+            results=ToolResults(payloads if settings.storage_configured else None),
+        )
         self.mcp: McpServers | None = None
         if "mcp" in settings.roles:
             self.mcp = McpServers(
