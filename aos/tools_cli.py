@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from aos.errors import AosError
+from aos.mcp.invisible import revealed
 from aos.mcp.pins import Lock, Pin, ToolPins
 from aos.mcp.tools import ServerTools, ToolInfo
 
@@ -67,6 +68,7 @@ def reviewed(listings: list[ServerTools], lock: Lock, server: str = "", tool: st
 def list_tools(server: Server = "") -> None:
     """List the tools that servers listed last, and whether they are what was approved."""
     from rich.table import Table
+    from rich.text import Text
 
     found = _run(lambda pins, catalogue: _reviewed(pins, catalogue, server))
     table = Table("server", "tool", "state", "annotations", "hash", "approved")
@@ -76,7 +78,8 @@ def list_tools(server: Server = "") -> None:
         digest = info.definition_hash if info else each.pin.hash if each.pin else ""
         since = f"{each.pin.since:%Y-%m-%d %H:%M} {each.pin.by}" if each.pin else ""
         colour = "red" if each.state == "changed" else ""
-        table.add_row(each.server, each.name, each.state, notes, digest[:12], since, style=colour)
+        # A name is whatever its server chose: it is no markup.
+        table.add_row(Text(each.server), Text(each.name), each.state, notes, digest[:12], since, style=colour)
     _console().print(table if found else "No server has listed its tools yet.")
 
 
@@ -139,7 +142,7 @@ def _known(found: list[Reviewed], server: str, tool: str) -> None:
 
 def _text(tool: ToolInfo) -> list[str]:
     data = tool.model_dump(include={"name", "description", "input_schema", "read_only", "idempotent"})
-    return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False).splitlines()
+    return revealed(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False)).split("\n")
 
 
 def _console() -> Console:

@@ -22,6 +22,11 @@ def visible(text: str) -> str:
     return text if text.isascii() and text.isprintable() else "".join(filter(_shown, text))
 
 
+def revealed(text: str) -> str:
+    """The text with what `visible` would remove as escapes, for somebody who has to judge it."""
+    return "".join(c if _shown(c) else c.encode("unicode-escape").decode() for c in text)
+
+
 def cleaned(tool: ToolInfo) -> ToolInfo:
     """The tool with its name and prose made visible; `wire_name` keeps a name that had to be changed."""
     name, description = visible(tool.name), visible(tool.description)

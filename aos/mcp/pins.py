@@ -141,13 +141,6 @@ class ToolPins:
         await self.current(fresh=True)
         await self._add(server_id, lambda lock: pins)
 
-    async def forget(self, server_id: str, names: Iterable[str]) -> None:
-        """Removes definitions: the next ones that are seen are trusted. Raises as `current`."""
-        gone = frozenset(names)
-        await self._change(
-            lambda lock: _with(lock, server_id, {n: p for n, p in lock.pins(server_id).items() if n not in gone})
-        )
-
     async def _add(self, server_id: str, wanted: Callable[[Lock], dict[str, Pin]]) -> None:
         def changed(lock: Lock) -> Lock:
             pins = wanted(lock)

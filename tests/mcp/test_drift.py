@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aos.mcp.drift import LONGEST, MOST, Drift, bounded, compared, tidied
-from aos.mcp.invisible import visible
+from aos.mcp.invisible import revealed, visible
 from aos.mcp.tools import ServerTools, ToolInfo
 from tests.mcp.conftest import server_entry
 
@@ -43,6 +43,10 @@ def kinds(*tools: ToolInfo, declared: tuple[str, ...] = ()) -> list[tuple[str, s
 )
 def test_what_nobody_sees_is_removed(text: str, seen: str) -> None:
     assert visible(text) == seen
+
+
+def test_what_nobody_sees_is_shown_to_who_judges_it() -> None:
+    assert revealed("a\u200bö\n\x1b[31m\U000e0041") == "a\\u200bö\n\\x1b[31m\\U000e0041"
 
 
 def test_names_descriptions_and_the_prose_of_schemas_are_made_visible() -> None:

@@ -136,9 +136,3 @@ async def test_a_lock_that_cannot_be_read_trusts_nothing(
     with pytest.raises(LockInvalid, match=rf"{container}/{LOCK} is not valid: /version") as refused:
         await pins.hold(listing(tool()))
     assert "delete it to trust" in refused.value.detail
-
-
-async def test_what_is_forgotten_is_trusted_when_it_is_seen_next(pins: ToolPins) -> None:
-    await pins.hold(listing(tool(), tool("save")))
-    await pins.forget("crm", ["find"])
-    assert changed(await pins.hold(listing(tool(description="new"), tool("save", description="new")))) == ["save"]
