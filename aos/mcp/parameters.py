@@ -37,6 +37,9 @@ def parameters(schema: Mapping[str, Any], defaults: Mapping[str, Any], locked: C
     """
     shown: Schema = {"type": "object", "properties": {}, **inlined(schema)}
     unsaid = {key: shown.pop(key) for key in _REFUSED_AT_THE_TOP if key in shown}
+    if unsaid and "unevaluatedProperties" in shown:
+        # It looks at what the others let through: without them it would forbid what they allow.
+        unsaid["unevaluatedProperties"] = shown.pop("unevaluatedProperties")
     shown["properties"] = {
         name: _with_default(value, defaults[name]) if name in defaults else value
         for name, value in shown["properties"].items()

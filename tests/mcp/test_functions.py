@@ -25,6 +25,7 @@ from aos.mcp.functions import (
 )
 from aos.mcp.tools import ToolInfo
 from aos.registry.policies import ToolConfiguration
+from aos.registry.schemas import schema_fault
 
 Schema = dict[str, Any]
 YEAR: Schema = {"type": "object", "properties": {"year": {"type": "integer"}}, "required": ["year"]}
@@ -408,6 +409,13 @@ def test_arguments_fit_as_the_specification_says(schema: Schema, value: Any) -> 
     whole = {"type": "object", "properties": {}, **schema}
     oracle = jsonschema.validators.validator_for(whole, default=jsonschema.Draft202012Validator)(whole)
     assert (made.plan(call(json.dumps(value))).refusal is None) is oracle.is_valid(value)
+    shown = made.definitions[0].parameters
+    assert schema_fault(shown) is None
+    if oracle.is_valid(value):
+        # What is shown may say less than what holds, never more.
+        assert jsonschema.validators.validator_for(shown, default=jsonschema.Draft202012Validator)(shown).is_valid(
+            value
+        )
 
 
 @pytest.mark.parametrize(
