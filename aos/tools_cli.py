@@ -110,7 +110,7 @@ def approve(
     everything: Annotated[bool, typer.Option("--all", help="Of every server.")] = False,
     hash_: Annotated[str, typer.Option("--hash", help="Only if this is the hash that `diff` showed.")] = "",
 ) -> None:
-    """Allow what servers list now; it is in use within seconds."""
+    """Allow what servers list now; it is in use within a minute."""
     if everything == bool(server):
         typer.secho("Name a server, or say --all.", fg="red", err=True)
         raise typer.Exit(2)

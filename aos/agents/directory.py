@@ -270,6 +270,9 @@ class AgentDirectory:
             server = servers.find(reference.server_name)
             if server is None:
                 raise UnknownAgent(f"Agent {entry.agent_id!r} uses MCP server {reference.server_name!r}: unknown.")
+            if any((source.server, source.info.name) == (server.server_id, reference.tool_name) for source in sources):
+                # The same tool, of a server that is once named by its id and once by its name: the first counts.
+                continue
             if not server.enabled:
                 # Switched off for a while: the agent goes on without its tools (the registry warns of it).
                 continue

@@ -260,7 +260,8 @@ class McpServers:
         if command.command == "reload_registry":
             await self._loaded(self._registry.reload())
             if self._pins is not None:
-                await self._pins.current(fresh=True)
+                with _logged("the approved definitions of tools could not be read"):
+                    await self._pins.current(fresh=True)
             await self.sync()
             self._wake.set()
             return

@@ -79,6 +79,8 @@ def tool_configuration(configuration: Mapping[str, JsonValue]) -> ToolConfigurat
 
 def configuration_faults(configuration: Mapping[str, JsonValue]) -> Iterator[Finding]:
     """What is wrong with the `configuration` of a tool."""
+    if not configuration:
+        return
     try:
         found = tool_configuration(configuration)
     except ValidationError as error:
@@ -95,5 +97,7 @@ def configuration_faults(configuration: Mapping[str, JsonValue]) -> Iterator[Fin
 
 def configuration_cautions(configuration: Mapping[str, JsonValue]) -> Iterator[Finding]:
     """What in a valid `configuration` is probably a mistake."""
+    if not configuration:
+        return
     for name in tool_configuration(configuration).model_extra or ():
         yield ("configuration", name), f"AOS does not know this key.{suggest(name, ToolConfiguration.model_fields)}"

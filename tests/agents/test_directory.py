@@ -327,3 +327,13 @@ async def test_the_entry_says_how_a_tool_is_used(office: Office) -> None:
     planned = bound.plan(FunctionCall("c", definition.name, "{}"))
     assert (planned.call.arguments, planned.time_limit) == ('{"year": 2024}', 7)
     assert planned.approval is not LOOKUP.read_only
+
+
+async def test_a_tool_that_is_named_in_two_ways_is_one_function(office: Office) -> None:
+    agent, server = an_agent(), a_server()
+    entry = agent_entry(agent, (server, "lookup"), (server.title(), "lookup"))
+    entry["mcp_tools"][0]["configuration"] = {"fixed": {"year": 2024}}
+    office.write(entry, servers=[server_entry(server)])
+    await office.list_tools(server)
+    (definition,) = (await office.directory.bind(agent)).tools.definitions
+    assert definition.parameters["properties"] == {}, "what the first reference says holds"

@@ -58,7 +58,7 @@ class Apps:
 async def apps(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Apps]:
     state: Path = tmp_path_factory.mktemp("apps")
     folder = project_folder(state)
-    ports = dict.fromkeys(("blob_port", "queue_port", "table_port", "servicebus_port", "foundry_port"), 0)
+    ports = {name: 0 for name in StackSettings.model_fields if name.endswith("_port")}
     settings = StackSettings.model_validate({"state_dir": state, "azurite_dir": ROOT / ".aos", **ports})
     async with Stack(settings, project=folder) as stack:
         apps = Apps(stack, folder)

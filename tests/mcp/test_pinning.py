@@ -202,6 +202,10 @@ async def test_a_lock_of_no_use_stops_the_tools_and_is_said(shop: Shop) -> None:
     await (await shop.account.container(shop.container)).upload_blob(LOCK, b"nonsense")
     assert (await shop.call("steady")).startswith("not_configured: ")
     assert shop.drift() == [("lock", "")]
+    await shop.servers.handle_command(ServerCommand(command="reload_registry"))
+    await (await shop.account.container(shop.container)).delete_blob(LOCK)
+    assert await shop.call("steady") == "steady"
+    assert shop.drift() == []
 
 
 async def test_a_listing_that_is_not_as_declared_is_said(shop: Shop) -> None:
