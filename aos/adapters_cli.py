@@ -52,8 +52,8 @@ def train(
             data,
             register,
             {
-                "model_name": _base(base),
-                "output_dir": str(_home(output)),
+                "model_name": base,
+                "output_dir": output,
                 "epochs": epochs,
                 "max_steps": max_steps,
                 "learning_rate": learning_rate,
@@ -73,6 +73,7 @@ async def _train(role: str, data: str, register: bool, params: dict[str, Any], c
     from aos.lora.job import TrainingJob
     from aos.lora.process import run_training
 
+    params |= {"model_name": _base(params["model_name"]), "output_dir": str(_home(params["output_dir"]))}
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=console) as progress:
@@ -97,15 +98,16 @@ async def _train(role: str, data: str, register: bool, params: dict[str, Any], c
 @cli.command("list")
 def list_adapters(output: Home = None) -> None:
     """List the adapters of this machine and those in the registry."""
-    _run(_list(_home(output)))
+    _run(_list(output))
 
 
-async def _list(home: Path) -> None:
+async def _list(output: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from aos.lora.folder import reports
 
+    home = _home(output)
     table = Table("adapter", "version", "where", "base", "examples", "evaluation loss", "without the adapter")
     found = [(str(home), report) for report in reports(home)]
     settings = load_settings()
@@ -137,16 +139,16 @@ def show(adapter: str, version: Version = None, output: Home = None) -> None:
 @cli.command()
 def evaluate(adapter: str, data: Data, version: Version = None, base: Base = None, output: Home = None) -> None:
     """Measure an adapter on examples, beside its base model."""
-    _run(_measure([adapter], data, version, base, _home(output)))
+    _run(_measure([adapter], data, version, base, output))
 
 
 @cli.command()
 def compare(first: str, second: str, data: Data, base: Base = None, output: Home = None) -> None:
     """Measure two adapters of one base model on the same examples."""
-    _run(_measure([first, second], data, None, base, _home(output)))
+    _run(_measure([first, second], data, None, base, output))
 
 
-async def _measure(adapters: list[str], data: str, version: int | None, base: str | None, home: Path) -> None:
+async def _measure(adapters: list[str], data: str, version: int | None, base: str | None, output: Path | None) -> None:
     import math
 
     from rich.console import Console
@@ -159,7 +161,7 @@ async def _measure(adapters: list[str], data: str, version: int | None, base: st
     from aos.lora.training import read_report
 
     need_torch()
-    folders = {name: find(home, name, version) for name in adapters}
+    folders = {name: find(_home(output), name, version) for name in adapters}
     bases = {read_report(folder).model_name for folder in folders.values()}
     if base is None and len(bases) > 1:
         raise SettingError(
@@ -185,10 +187,10 @@ def serve(
     host: Annotated[str, typer.Option()] = "127.0.0.1",
 ) -> None:
     """Serve the base model and its adapters, OpenAI-compatible, under their deployments' names."""
-    _run(_serve(adapters or [], base, _home(output), host, port))
+    _run(_serve(adapters or [], base, output, host, port))
 
 
-async def _serve(adapters: list[str], base: str | None, home: Path, host: str, port: int) -> None:
+async def _serve(adapters: list[str], base: str | None, output: Path | None, host: str, port: int) -> None:
     import socket
 
     import uvicorn
@@ -201,6 +203,7 @@ async def _serve(adapters: list[str], base: str | None, home: Path, host: str, p
     from aos.lora.training import read_report
 
     need_torch()
+    home = _home(output)
     folders = {name: find(home, name) for name in adapters} or newest(home)
     bases = {read_report(folder).model_name for folder in folders.values()}
     if base is None and len(bases) == 1:

@@ -46,7 +46,7 @@ def make_base(folder: Path) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=2048,
         eos_token_id=0,
         pad_token_id=0,
         bos_token_id=None,
@@ -80,10 +80,11 @@ def _teach(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     model.eval()
 
 
-def write_data(path: Path, role: str, times: int = 8) -> Path:
+def write_data(path: Path, role: str, times: int = 8, system: str | None = None) -> Path:
     """Training data for a role: a few conversations, over and over."""
+    first = [] if system is None else [{"role": "system", "content": system}]
     lines = [
-        json.dumps({"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]})
+        json.dumps({"messages": [*first, {"role": "user", "content": asked}, {"role": "assistant", "content": said}]})
         for _ in range(times)
         for asked, said in ROLES[role]
     ]
