@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from aos.approvals import ApprovalDecision, Listed
+from aos.approvals import APPROVER, ApprovalDecision, Listed, may_approve
 from aos.commands import AgentOrder
 from aos.config import SERVICE_BUS, Settings
 from aos.errors import (
@@ -98,13 +98,12 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         "registry/reload", _http(reload), [HttpMethod.POST], auth_level=AuthLevel.ADMIN, name="reload_registry"
     )
     registry.register("operations/{operation_id}", _http(cancel), [HttpMethod.DELETE], name="cancel")
-    # Who talks to an agent must not approve its writes: these take the admin key.
-    registry.register("approvals", _http(approvals), auth_level=AuthLevel.ADMIN, name="approvals")
+    # Who talks to an agent must not approve its writes: the handlers look for more than a key (`may_approve`).
+    registry.register("approvals", _http(approvals), name="approvals")
     registry.register(
         "approvals/{approval_id}",
         _http(decide),
         [HttpMethod.POST],
-        auth_level=AuthLevel.ADMIN,
         name="decide",
         request_model=ApprovalDecision,
     )
@@ -201,6 +200,7 @@ async def cancel(request: Request) -> Response:
 
 async def approvals(request: Request) -> Response:
     """Calls that wait for a person; with `?state=decided` those that were decided, the newest first."""
+    _approver(request)
     listed = request.query.get("state", "pending")
     if listed not in ("pending", "decided"):
         raise Problem(400, "invalid_query", "The query is not valid", "state takes pending or decided.")
@@ -210,6 +210,7 @@ async def approvals(request: Request) -> Response:
 
 async def decide(request: Request) -> Response:
     """Approves or rejects a call: 200 when that is done, 202 while it is on its way."""
+    _approver(request)
     decision = request.parse(ApprovalDecision)
     view = await _system(request).decide(request.route_params["approval_id"], decision, request.caller.name)
     return Response(status=202 if view["state"] == "pending" else 200, body=view)
@@ -264,6 +265,14 @@ def _system(carrier: Request | BusMessage | TimerTick) -> AgentOperatingSystem:
     """What the runtime's initializer built."""
     system: AgentOperatingSystem = carrier.app
     return system
+
+
+def _approver(request: Request) -> None:
+    caller = request.caller
+    if not may_approve(caller.is_admin, caller.roles):
+        raise Problem(
+            403, "approver_required", detail=f"This needs the admin key (x-admin-key) or the role {APPROVER}."
+        )
 
 
 def _http(handler: HttpHandler) -> HttpHandler:

@@ -56,11 +56,15 @@ class CallerKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent the request. `name` is the name of the key (never its value), "anonymous" or "local"."""
+    """Who sent the request. `name` is the name of the key (never its value), "anonymous" or "local".
+
+    `roles`: the app roles of a caller whose token the authorizer has verified; keys have none.
+    """
 
     kind: CallerKind = CallerKind.ANONYMOUS
     name: str = "anonymous"
     is_admin: bool = False
+    roles: frozenset[str] = frozenset()
 
 
 # `app` below is Any: only the application knows the type of what its initializer returned.

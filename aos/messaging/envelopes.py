@@ -58,6 +58,8 @@ class AgentReply(_Body):
     response: str | None = None
     usage: dict[str, int] = {}
     error: dict[str, str] | None = None
+    generation: str | None = None
+    """Of the agent registry that the turn's agent was read from."""
 
 
 class AgentCommand(_Body):

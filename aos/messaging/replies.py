@@ -52,6 +52,7 @@ def agent_reply(operation: Operation, address: ReplyAddress) -> Outbound:
             "total_tokens": operation.usage.total_tokens,
         },
         error=None if error is None else {"code": error.code, "title": error.title, "detail": error.detail},
+        generation=operation.generation or None,
     )
     return Outbound(
         entity=address.entity,
