@@ -28,6 +28,7 @@ from aos.intake import Ask
 from aos.messaging.envelopes import (
     AGENT_COMMANDS,
     AGENT_EVENTS,
+    AOS_REQUESTS,
     MCP_COMMANDS,
     MCP_REQUESTS,
     MCP_RESPONSES,
@@ -119,6 +120,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         MCP_RESPONSES, AGENTS_SUBSCRIPTION, on_agent_message, connection=SERVICE_BUS, name="on_mcp_response"
     )
     registry.register_queue(AGENT_COMMANDS, on_agent_message, connection=SERVICE_BUS, name="on_agent_command")
+    registry.register_queue(AOS_REQUESTS, on_agent_message, connection=SERVICE_BUS, name="on_aos_request")
     registry.register_timer("sweep", "*/10 * * * * *", sweep)
     registry.register_timer("reconcile", "0 */5 * * * *", reconcile)
 
@@ -225,7 +227,7 @@ async def mcp_servers(request: Request) -> Response:
 
 
 async def on_agent_message(message: BusMessage) -> None:
-    """Events for agents, results of their tools, and commands."""
+    """Events for agents, results of their tools, commands, and requests of other applications."""
     await _system(message).intake.receive(_incoming(message))
 
 

@@ -39,10 +39,13 @@ from aos.registry.agents import AgentEntry, AgentRegistry, parse_agents
 from aos.registry.live import LiveRegistry
 from aos.registry.mcp_servers import parse_servers
 from aos.registry.source import BlobSource, FileSource, RegistrySource
+from aos.requests import RequestDesk
 from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
 from aos.storage.counters import Counters
 from aos.storage.payloads import STATE_CONTAINER, Payloads
+from aos.storage.requests import RequestRecords
+from aos.storage.shared import SharedContainers
 from aos.views import agent_view, approval_view
 
 log = logging.getLogger("aos.system")
@@ -112,6 +115,17 @@ class AgentOperatingSystem:
         )
         self.commands = Commands(self.kernel, self.directory, desired)
         self.intake = Intake(self.kernel, self.directory, claim_check, self._send, self.commands)
+        self.requests = RequestDesk(
+            kernel=self.kernel,
+            intake=self.intake,
+            views=self,
+            servers=self._servers,
+            records=RequestRecords(self._account, values),
+            shared=SharedContainers(self._account, settings.shared_containers),
+            claim_check=claim_check,
+            send=self._send,
+        )
+        self.intake.requests = self.requests
         self.mcp: McpServers | None = None
         if "mcp" in settings.roles:
             self.mcp = McpServers(
@@ -173,6 +187,7 @@ class AgentOperatingSystem:
     async def sweep(self) -> None:
         """Looks after turns that a dead process left behind, and after deadlines."""
         await self.kernel.sweep()
+        await self.requests.sweep()
 
     # --- views
 

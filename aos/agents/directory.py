@@ -279,7 +279,7 @@ class AgentDirectory:
                     f"MCP server {server.server_id!r} has not listed its tools yet; GET /api/mcp/servers says why.",
                     retry_after=1.0,
                 )
-            versions[server.server_id] = f"{listed.hash}/{_time_limit(server)}"
+            versions[server.server_id] = f"{listed.hash}/{time_limit(server)}"
             info = next((tool for tool in listed.tools if tool.name == reference.tool_name), None)
             if info is None:
                 names = ", ".join(tool.name for tool in listed.tools)
@@ -290,7 +290,7 @@ class AgentDirectory:
                 )
             policy = approval_policy(reference.configuration)
             approval = policy == "always" or (policy == "writes" and not info.read_only)
-            sources.append(ToolSource(server.server_id, info, _time_limit(server), approval))
+            sources.append(ToolSource(server.server_id, info, time_limit(server), approval))
         return sources, [f"{server}={version}" for server, version in sorted(versions.items())]
 
     async def _ask_for_tools(self, server_id: str) -> None:
@@ -309,5 +309,6 @@ def _limits(entry: AgentEntry) -> Limits | None:
     return None if own is None else Limits(own.model_steps, own.tool_calls, own.total_tokens)
 
 
-def _time_limit(server: ServerEntry) -> float:
+def time_limit(server: ServerEntry) -> float:
+    """Seconds after which the result of a call is not waited for any more."""
     return server.timeout_seconds * (server.max_retries + 1) + ON_TOP

@@ -62,11 +62,15 @@ class AgentRef:
 
 @dataclass(frozen=True, slots=True)
 class ReplyAddress:
-    """Where the sender of a bus message wants the answer: its ReplyTo, CorrelationId and ReplyToSessionId."""
+    """Where the sender of a bus message wants the answer: its ReplyTo, CorrelationId and ReplyToSessionId.
+
+    `requester`: the application that asked over `aos-requests`, and is answered in an envelope of its own.
+    """
 
     entity: str
     correlation_id: str | None = None
     session_id: str | None = None
+    requester: str = ""
 
 
 @dataclass(frozen=True, slots=True)
