@@ -123,6 +123,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
     registry.register_queue(AOS_REQUESTS, on_agent_message, connection=SERVICE_BUS, name="on_aos_request")
     registry.register_timer("sweep", "*/10 * * * * *", sweep)
     registry.register_timer("reconcile", "0 */5 * * * *", reconcile)
+    registry.register_timer("schedules", "0 * * * * *", schedules)
 
 
 # --- HTTP
@@ -244,6 +245,11 @@ async def on_mcp_command(message: BusMessage) -> None:
 async def sweep(tick: TimerTick) -> None:
     """Resumes turns that a dead process left behind, and applies deadlines."""
     await _system(tick).sweep()
+
+
+async def schedules(tick: TimerTick) -> None:
+    """Has agents act by themselves whose schedules ticked."""
+    await _system(tick).schedules.run()
 
 
 async def reconcile(tick: TimerTick) -> None:

@@ -182,8 +182,9 @@ class RequestDesk:
         request = _Request(envelope, address, incoming, packed, request_key(envelope.header))
         handler = self._handlers.get(request.message_type)
         if handler is None:
+            supported = ", ".join(self._handlers)
             raise RequestUnsupported(
-                f"/header/message_type: {request.message_type!r} is not supported. Supported: {', '.join(self._handlers)}."
+                f"/header/message_type: {request.message_type!r} is not supported. Supported: {supported}."
             )
         if request.message_type not in RECORDED and self._late(request):
             raise self._expired(request)

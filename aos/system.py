@@ -40,6 +40,7 @@ from aos.registry.live import LiveRegistry
 from aos.registry.mcp_servers import parse_servers
 from aos.registry.source import BlobSource, FileSource, RegistrySource
 from aos.requests import RequestDesk
+from aos.schedules import Schedules
 from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
 from aos.storage.counters import Counters
@@ -126,6 +127,7 @@ class AgentOperatingSystem:
             send=self._send,
         )
         self.intake.requests = self.requests
+        self.schedules = Schedules(self.kernel, self.store, self.directory)
         self.mcp: McpServers | None = None
         if "mcp" in settings.roles:
             self.mcp = McpServers(
@@ -263,6 +265,8 @@ class AgentOperatingSystem:
             view |= {"foundry_agent_id": f"{bound.ref.name}:{bound.ref.version}", "tools": bound.tools.names}
         if detail is not None:
             view["detail"] = detail
+        if entry.agent_type == "perpetual" or "schedule" in entry.metadata:
+            view |= await self.schedules.heartbeat(entry)
         return view | {"counters": asdict(await self._counters.of(agent_id))}
 
     async def mcp_servers(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from aos.registry.document import decode
 from aos.registry.entries import FilledText, Finding, Flag, Id, JsonObject, Name, RegistryModel, Text, parse_entries
 from aos.registry.policies import approval_fault, limits_faults
 from aos.registry.problems import RegistryProblem
+from aos.registry.schedules import schedule_cautions, schedule_faults
 
 AgentType = Literal["purpose_driven", "perpetual", "leadership"]
 
@@ -64,7 +65,8 @@ class AgentEntry(RegistryModel):
     system_message: Text | None = None
     enabled: Flag = True
     metadata: JsonObject = Field(default_factory=dict)
-    """`limits` in it bounds the agent's turns, see `aos.registry.policies.TurnLimits`."""
+    """`limits` in it bounds the agent's turns, see `aos.registry.policies.TurnLimits`; `schedule` has it act by itself,
+    see `aos.registry.schedules`."""
 
     @property
     def distinct_tools(self) -> tuple[ToolReference, ...]:
@@ -76,11 +78,13 @@ class AgentEntry(RegistryModel):
 
     def faults(self) -> Iterator[Finding]:
         yield from limits_faults(self.metadata)
+        yield from schedule_faults(self.metadata)
         for index, tool in enumerate(self.mcp_tools):
             if (fault := approval_fault(tool.configuration)) is not None:
                 yield ("mcp_tools", index, *fault[0]), fault[1]
 
     def cautions(self) -> Iterator[Finding]:
+        yield from schedule_cautions(self.metadata)
         seen: dict[tuple[str, str], int] = {}
         for index, tool in enumerate(self.mcp_tools):
             first = seen.setdefault((tool.server_name, tool.tool_name), index)
