@@ -17,14 +17,17 @@ from aos.errors import (
     AosError,
     ApprovalSettled,
     BacklogFull,
+    ConversationBusy,
     OperationConflict,
     OperationFinal,
     TransientError,
     UnknownAgent,
     UnknownApproval,
+    UnknownConversation,
     UnknownOperation,
 )
 from aos.intake import Ask
+from aos.kernel.types import ConversationKey
 from aos.messaging.envelopes import (
     AGENT_COMMANDS,
     AGENT_EVENTS,
@@ -55,6 +58,8 @@ _STATUS: dict[type[AosError], int] = {
     UnknownAgent: 404,
     UnknownOperation: 404,
     UnknownApproval: 404,
+    UnknownConversation: 404,
+    ConversationBusy: 409,
     ApprovalSettled: 409,
     AgentDisabled: 409,
     AgentStopped: 409,
@@ -87,6 +92,13 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
     registry.register("agents/{agent_id}/status", _http(agent_status), name="agent_status")
     registry.register("agents/{agent_id}", _http(ask), [HttpMethod.POST], name="ask", request_model=Ask)
     registry.register("operations/{operation_id}", _http(operation), name="operation")
+    registry.register("agents/{agent_id}/conversations/{conversation_id}", _http(conversation), name="conversation")
+    registry.register(
+        "agents/{agent_id}/conversations/{conversation_id}",
+        _http(delete_conversation),
+        [HttpMethod.DELETE],
+        name="delete_conversation",
+    )
     registry.register(
         "agents/{agent_id}/commands",
         _http(command_agent),
@@ -181,6 +193,20 @@ async def operation(request: Request) -> Response:
     return Response(body=operation_view(await _system(request).kernel.operation(request.route_params["operation_id"])))
 
 
+async def conversation(request: Request) -> Response:
+    """A page of what was said in a conversation, in the order in which it was accepted."""
+    after = request.query.get("after", "0")
+    if not after.isdecimal() or len(after) > 20:
+        raise Problem(400, "invalid_query", "The query is not valid", "after takes `next` of the page before.")
+    return Response(body=await _system(request).conversations.page(_conversation(request), int(after)))
+
+
+async def delete_conversation(request: Request) -> Response:
+    """Forgets a conversation, here and in Foundry; 204 also when there is none (any more)."""
+    await _system(request).conversations.delete(_conversation(request))
+    return Response(status=204)
+
+
 async def command_agent(request: Request) -> Response:
     """Starts, stops or restarts an agent, and answers with its status."""
     system, agent_id = _system(request), request.route_params["agent_id"]
@@ -273,6 +299,10 @@ def _system(carrier: Request | BusMessage | TimerTick) -> AgentOperatingSystem:
     """What the runtime's initializer built."""
     system: AgentOperatingSystem = carrier.app
     return system
+
+
+def _conversation(request: Request) -> ConversationKey:
+    return ConversationKey(request.route_params["agent_id"], request.route_params["conversation_id"])
 
 
 def _approver(request: Request) -> None:

@@ -18,6 +18,7 @@ from aos.agents.runtimes import open_runtime
 from aos.approvals import ApprovalBoard, ApprovalDecision, ApprovalOutlet, Listed
 from aos.commands import Commands
 from aos.config import SERVICE_BUS, STORAGE, Settings
+from aos.conversations import Conversations
 from aos.errors import AgentStopped, AosError, TransientError
 from aos.health import Check, Health, worst
 from aos.identity import identity
@@ -127,6 +128,7 @@ class AgentOperatingSystem:
             send=self._send,
         )
         self.intake.requests = self.requests
+        self.conversations = Conversations(self.kernel, self.store, self.foundry)
         self.schedules = Schedules(self.kernel, self.store, self.directory)
         self.mcp: McpServers | None = None
         if "mcp" in settings.roles:

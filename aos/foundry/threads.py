@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from aos.errors import ConversationGone, FoundryRefused, FoundryUnavailable
 from aos.foundry.clients import FoundryClients
+from aos.foundry.deletion import delete_conversation
 from aos.foundry.deployments import Deployments
 from aos.foundry.faults import foundry_errors
 from aos.foundry.provisioning import KnownAgent, Provisioner
@@ -367,6 +368,9 @@ class ThreadsAdapter:
         return "".join(texts), anchor
 
     # --- around
+
+    async def delete_conversation(self, remote_id: str) -> None:
+        await delete_conversation(self._clients, remote_id)
 
     async def check(self) -> None:
         await self._deployments.check()

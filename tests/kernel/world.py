@@ -34,6 +34,7 @@ from aos.kernel.ports import (
     Change,
     ConversationStore,
     Due,
+    HistoryEntry,
     Lease,
     RemoteItem,
     Snapshot,
@@ -499,6 +500,12 @@ class StoreLink:
     async def locate(self, operation_id: str) -> ConversationKey | None:
         return await self._ask(self.store.locate(operation_id))
 
+    async def history(self, key: ConversationKey, after: int, limit: int) -> list[HistoryEntry]:
+        return await self._ask(self.store.history(key, after, limit))
+
+    async def erase(self, key: ConversationKey, etag: str) -> None:
+        return await self._ask(self.store.erase(key, etag))
+
     async def due(self, before: float, limit: int) -> list[Due]:
         return await self._ask(self.store.due(before, limit))
 
@@ -544,6 +551,12 @@ class FoundryLink:
         items = self.foundry.items_after(remote_id, anchor)
         await self.process.point()
         return items
+
+    async def delete_conversation(self, remote_id: str) -> None:
+        await self.process.point()
+        self.foundry.available()
+        self.foundry.remotes.pop(remote_id, None)
+        await self.process.point()
 
     async def check(self) -> None:
         self.foundry.available()

@@ -547,3 +547,86 @@ async def test_what_is_known(store: ConversationStore, key: ConversationKey) -> 
     assert await store.known(asked.operation_id, "print") == operation
     with pytest.raises(OperationConflict):
         await store.known(asked.operation_id, "other")
+
+
+# --- history
+
+
+async def told(store: ConversationStore, key: ConversationKey, texts: list[str]) -> str:
+    """Messages that were accepted and answered; returns the ETag of the state."""
+    wanted = [message(text) for text in texts]
+    for each in wanted:
+        await store.accept(acceptance(key, each))
+    snapshot = await store.read(key)
+    done = tuple(replace(queued(key, each), status="completed", reply="yes") for each in snapshot.inbox)
+    state = Conversation(key, last_seq=snapshot.inbox[-1].seq, turns=len(texts))
+    return await store.commit(key, None, Change(state, Lease(), snapshot.inbox, (), done))
+
+
+async def test_the_history_is_what_was_accepted_in_its_order(store: ConversationStore, key: ConversationKey) -> None:
+    await told(store, key, ["one", "x" * 100_000, "three"])
+    await store.accept(acceptance(key, message("waits")))
+    entries = await store.history(key, 0, 10)
+    assert [entry.message.text[:5] for entry in entries] == ["one", "xxxxx", "three", "waits"]
+    assert [entry.operation.status for entry in entries if entry.operation] == ["completed"] * 3 + ["queued"]
+    assert await store.history(key, entries[1].message.seq, 1) == [entries[2]]
+    assert await store.history(key, entries[3].message.seq, 10) == []
+    assert await store.history(replace_id(key), 0, 10) == []
+
+
+async def test_a_conversation_is_forgotten_but_not_that_its_messages_were_accepted(
+    store: ConversationStore, key: ConversationKey
+) -> None:
+    etag = await told(store, key, ["one", "two"])
+    late = message("late")
+    await store.accept(acceptance(key, late))
+    before = await store.history(key, 0, 10)
+    await store.erase(key, etag)
+    snapshot = await store.read(key)
+    assert (snapshot.etag, snapshot.state) == (None, Conversation(key))
+    assert [waiting.text for waiting in snapshot.inbox] == ["late"]
+    assert [entry.message.text for entry in await store.history(key, 0, 10)] == ["late"]
+    first = before[0].operation
+    assert first is not None
+    left = await store.operation(first.operation_id)
+    assert left is not None
+    assert (left.status, left.reply, left.tool_calls) == ("completed", None, ())
+    again = replace(before[0].message, seq=0)
+    operation, new = await store.accept(acceptance(key, again))
+    assert (operation.status, new) == ("completed", False), "repeated, it is no second turn"
+
+
+async def test_a_conversation_that_somebody_writes_is_not_forgotten(
+    store: ConversationStore, key: ConversationKey
+) -> None:
+    etag = await told(store, key, ["one"])
+    newer = await store.renew(key, etag, Lease("somebody", NOW + 30, 1))
+    with pytest.raises(Conflict):
+        await store.erase(key, etag)
+    assert (await store.history(key, 0, 10))[0].message.text == "one"
+    await store.erase(key, newer)
+    assert await store.history(key, 0, 10) == []
+
+
+async def test_a_long_history_is_forgotten_in_several_writes(tables: TableConversations, key: ConversationKey) -> None:
+    etag = None
+    for batch in range(4):
+        etag = await told_more(tables, key, etag, 30, batch)
+    assert etag is not None
+    assert len(await tables.history(key, 0, 1000)) == 120
+    await tables.erase(key, etag)
+    assert await tables.history(key, 0, 1000) == []
+    assert (await tables.read(key)).etag is None
+
+
+async def told_more(store: ConversationStore, key: ConversationKey, etag: str | None, count: int, place: int) -> str:
+    for index in range(count):
+        await store.accept(acceptance(key, message(f"{batch}.{index}")))
+    snapshot = await store.read(key)
+    done = tuple(replace(queued(key, each), status="completed") for each in snapshot.inbox)
+    state = Conversation(key, last_seq=snapshot.inbox[-1].seq)
+    return await store.commit(key, etag, Change(state, Lease(), snapshot.inbox, (), done))
+
+
+def replace_id(key: ConversationKey) -> ConversationKey:
+    return key._replace(conversation_id=f"{key.conversation_id}-other")
