@@ -135,6 +135,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
     registry.register_queue(AOS_REQUESTS, on_agent_message, connection=SERVICE_BUS, name="on_aos_request")
     registry.register_timer("sweep", "*/10 * * * * *", sweep)
     registry.register_timer("reconcile", "0 */5 * * * *", reconcile)
+    registry.register_timer("purge", "0 */10 * * * *", purge)
     registry.register_timer("schedules", "0 * * * * *", schedules)
 
 
@@ -276,6 +277,11 @@ async def sweep(tick: TimerTick) -> None:
 async def schedules(tick: TimerTick) -> None:
     """Has agents act by themselves whose schedules ticked."""
     await _system(tick).schedules.run()
+
+
+async def purge(tick: TimerTick) -> None:
+    """Removes what is not kept any longer, a piece at a time."""
+    await _system(tick).retention.run()
 
 
 async def reconcile(tick: TimerTick) -> None:

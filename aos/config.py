@@ -27,7 +27,7 @@ def _named(name: str, *older: str) -> AliasChoices:
 
 
 ContainerName = Annotated[str, Field(pattern=r"^[a-z0-9](-?[a-z0-9]){2,62}$")]
-OWN_CONTAINERS = frozenset({"aos-state", "aos-payloads", "aos-conversations"})
+OWN_CONTAINERS = frozenset({"aos-state", "aos-payloads", "aos-conversations", "app-values"})
 """Where AOS keeps what it knows: never shared."""
 
 

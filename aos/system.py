@@ -47,6 +47,7 @@ from aos.storage.conversations import TableConversations
 from aos.storage.counters import Counters
 from aos.storage.payloads import STATE_CONTAINER, Payloads
 from aos.storage.requests import RequestRecords
+from aos.storage.retention import Retention
 from aos.storage.shared import SharedContainers
 from aos.views import agent_view, approval_view
 
@@ -129,6 +130,7 @@ class AgentOperatingSystem:
         )
         self.intake.requests = self.requests
         self.conversations = Conversations(self.kernel, self.store, self.foundry)
+        self.retention = Retention(self._account)
         self.schedules = Schedules(self.kernel, self.store, self.directory)
         self.mcp: McpServers | None = None
         if "mcp" in settings.roles:

@@ -619,7 +619,7 @@ async def test_a_long_history_is_forgotten_in_several_writes(tables: TableConver
     assert (await tables.read(key)).etag is None
 
 
-async def told_more(store: ConversationStore, key: ConversationKey, etag: str | None, count: int, place: int) -> str:
+async def told_more(store: ConversationStore, key: ConversationKey, etag: str | None, count: int, batch: int) -> str:
     for index in range(count):
         await store.accept(acceptance(key, message(f"{batch}.{index}")))
     snapshot = await store.read(key)
