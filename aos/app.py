@@ -313,7 +313,7 @@ def _conversation(request: Request) -> ConversationKey:
 
 def _approver(request: Request) -> None:
     caller = request.caller
-    if not may_approve(caller.is_admin, caller.roles):
+    if not may_approve(caller.is_admin, caller.scopes):
         raise Problem(
             403, "approver_required", detail=f"This needs the admin key (x-admin-key) or the role {APPROVER}."
         )

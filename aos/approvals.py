@@ -32,12 +32,12 @@ Listed = Literal["pending", "decided"]
 RECORD = TypeAdapter(ApprovalRecord)
 
 
-def may_approve(is_admin: bool, roles: Collection[str]) -> bool:
+def may_approve(is_admin: bool, scopes: Collection[str] | None) -> bool:
     """Whether a caller may see and decide about calls: administrators, and who has the role `approver`.
 
     A key that lets an app talk to agents is not enough: it must not approve what those agents write.
     """
-    return is_admin or APPROVER in roles
+    return is_admin or APPROVER in (scopes or ())
 
 
 class ApprovalDecision(BaseModel):

@@ -58,13 +58,14 @@ class CallerKind(StrEnum):
 class Caller:
     """Who sent the request. `name` is the name of the key (never its value), "anonymous" or "local".
 
-    `roles`: the app roles of a caller whose token the authorizer has verified; keys have none.
+    `scopes`: what the authorizer has verified that the caller was given, such as the app roles of a token; None:
+    nothing in particular.
     """
 
     kind: CallerKind = CallerKind.ANONYMOUS
     name: str = "anonymous"
     is_admin: bool = False
-    roles: frozenset[str] = frozenset()
+    scopes: frozenset[str] | None = None
 
 
 # `app` below is Any: only the application knows the type of what its initializer returned.

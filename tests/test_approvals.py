@@ -108,8 +108,8 @@ async def test_more_than_a_page_is_listed_page_by_page(board: ApprovalBoard) -> 
     ("caller", "may"),
     [
         (Caller(CallerKind.KEY, "function"), False),
-        (Caller(CallerKind.KEY, "partner", roles=frozenset({"reader"})), False),
-        (Caller(CallerKind.KEY, "ada", roles=frozenset({"approver"})), True),
+        (Caller(CallerKind.KEY, "partner", scopes=frozenset({"reader"})), False),
+        (Caller(CallerKind.KEY, "ada", scopes=frozenset({"approver"})), True),
         (Caller(CallerKind.KEY, "admin", is_admin=True), True),
     ],
 )

@@ -30,7 +30,7 @@ from aos.storage.values import RowValues
 log = logging.getLogger("aos.storage")
 
 KEPT = timedelta(days=7)
-"""After their last change: ended operations and what was said in them, calls, requests, approvals, travelling values."""
+"""After their last change: ended operations and their messages, tool calls, requests, approvals, values in transit."""
 GRACE = timedelta(days=1)
 """Age of a blob before it can count as named by nothing: it is written before the row that names it."""
 LIMIT = 1000
