@@ -7,6 +7,7 @@ each schedule, and only if it was due within the last five minutes.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ from aos.registry.schedules import Schedule, schedules
 
 log = logging.getLogger("aos.schedules")
 
+AT_ONCE = 8
+"""Ticks that are taken up at the same time."""
 RECENT = 300.0
 """Seconds after which a tick that nobody took up is left out."""
 
@@ -61,23 +64,34 @@ class Schedules:
             How many became turns.
         """
         registry = await self._directory.registry()
-        now, taken = self._clock.now(), 0
-        for entry in registry.enabled:
-            for schedule in schedules(entry.metadata):
-                tick, name = schedule.previous(now), (entry.agent_id, schedule.model_dump_json())
-                if now - tick > RECENT or self._taken.get(name, 0.0) >= tick:
-                    continue
+        now = self._clock.now()
+        due = [
+            (entry.agent_id, schedule, tick)
+            for entry in registry.enabled
+            for schedule in schedules(entry.metadata)
+            if now - (tick := schedule.previous(now)) <= RECENT
+        ]
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def look(agent_id: str, schedule: Schedule, tick: float) -> bool:
+            name = (agent_id, schedule.model_dump_json())
+            if self._taken.get(name, 0.0) >= tick:
+                return False
+            async with gate:
                 try:
-                    taken += await self._take(entry.agent_id, schedule, tick)
+                    taken = await self._take(agent_id, schedule, tick)
                 except TransientError as error:
-                    log.info("the tick of agent %s waits: %s", entry.agent_id, error.detail)
+                    log.info("the tick of agent %s waits: %s", agent_id, error.detail)
+                    return False
                 except AosError as error:
-                    log.warning("the tick of agent %s is left out: %s", entry.agent_id, error.detail)
-                else:
-                    self._taken[name] = tick
-        current = {entry.agent_id for entry in registry.enabled}
-        self._taken = {name: tick for name, tick in self._taken.items() if name[0] in current and now - tick <= RECENT}
-        return taken
+                    log.warning("the tick of agent %s is left out: %s", agent_id, error.detail)
+                    return False
+            self._taken[name] = tick
+            return taken
+
+        results = await asyncio.gather(*(look(*each) for each in due))
+        self._taken = {name: tick for name, tick in self._taken.items() if now - tick <= RECENT}
+        return sum(results)
 
     async def _take(self, agent_id: str, schedule: Schedule, tick: float) -> bool:
         """Accepts a tick. False: it was accepted before, or another one of its kind still waits."""

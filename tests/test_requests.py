@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
@@ -399,6 +400,30 @@ async def test_a_write_that_is_delivered_again_does_not_undo_a_later_one(counter
     await counter.ask("aos.storage.set", first, message_id=name)
     assert await counter.answer() == told
     assert (await counter.asked("aos.storage.get", {"key": key, "container": SHARED[1]}))["data"] == "two"
+
+
+async def test_a_write_whose_answer_could_not_be_sent_is_not_done_again(counter: Counter) -> None:
+    key = f"tests/{uuid.uuid4().hex}"
+    counter.office.outages.append(BusUnavailable("Down."))
+    await counter.ask("aos.storage.set", {"key": key, "value": "one"})
+    later = counter.house.put_off()
+    await counter.asked("aos.storage.set", {"key": key, "value": "two"})
+    await counter.house.deliver(later)
+    assert (await counter.answer())[1]["size"] == 3
+    assert (await counter.asked("aos.storage.get", {"key": key}))["data"] == "two"
+
+
+async def test_two_deliveries_of_a_call_at_once_are_one_request(counter: Counter) -> None:
+    name = uuid.uuid4().hex
+    call = {"server_id": "files", "tool_name": "lookup"}
+    await asyncio.gather(*(counter.ask("aos.mcp.call", call, message_id=name) for _ in range(4)))
+    requests = counter.house.take("mcp-requests")
+    assert {request.message_id for request in requests} == {requests[0].message_id}
+    await counter.tool_answers(requests[0], result={"content": []})
+    await counter.answer()
+    counter.office.later(3600)
+    await counter.desk.sweep()
+    assert counter.office.sent == []
 
 
 async def test_keys_are_listed_page_by_page(counter: Counter) -> None:
