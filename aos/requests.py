@@ -52,6 +52,8 @@ Payload = TypeVar("Payload", bound=BaseModel)
 
 RECORDED = frozenset({AGENT_QUERY, "aos.mcp.call", "aos.storage.set", "aos.storage.delete"})
 """Answered from what is there when they come again, however late."""
+LONGEST_DETAIL = 4096
+"""Characters of an error that are told; what is wrong with a body may be found in many places."""
 SWEEP = 50
 """Calls that are given up in one sweep."""
 
@@ -414,7 +416,7 @@ class RequestDesk:
         except EnvelopeInvalid:
             address = None
         if address is not None:
-            told: dict[str, Any] = {"code": error.code, "title": error.title, "detail": error.detail}
+            told: dict[str, Any] = {"code": error.code, "title": error.title, "detail": error.detail[:LONGEST_DETAIL]}
             if isinstance(error, RequestUnsupported):
                 told["supported"] = list(self._handlers)
             name = incoming.message_id or address.correlation_id or uuid.uuid4().hex

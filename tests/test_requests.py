@@ -178,6 +178,40 @@ async def test_a_body_that_is_no_envelope_is_answered_and_parked(
     assert pointer in str(counter.house.parked().properties["DeadLetterErrorDescription"])
 
 
+HEADER = '{"message_id": "m", "source": "partner", "timestamp": "2026-01-01T00:00:00Z", "message_type": "%s"%s}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff",
+        b"null",
+        b"[]",
+        b'"text"',
+        b'{"header": null}',
+        b'{"header": {"source": "../x"}}',
+        b'{"$blob": {"container": "aos-state", "name": "x", "sha256": "", "size": 1}}',
+        b'{"$blob": {"container": "aos-payloads", "name": "../x", "sha256": "", "size": 1}}',
+        b'{"header": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+        ('{"header": ' + HEADER % ("aos.system.ping", ', "ttl_seconds": -1') + "}").encode(),
+        ('{"header": ' + HEADER % ("aos.system.ping", ', "priority": 1') + "}").encode(),
+        ('{"header": ' + HEADER % ("aos.system.ping", ', "timestamp": "9999-12-31T23:59:59-10:00"') + "}").encode(),
+        ('{"header": ' + HEADER % ("aos.system.ping", ', "timestamp": "0001-01-01T00:00:00+10:00"') + "}").encode(),
+        ('{"header": ' + HEADER % ("aos.system.ping", ', "reply_to": "sb://["') + "}").encode(),
+        ('{"header": ' + HEADER % ("aos.agent.query", ', "ttl_seconds": null') + ', "payload": 7}').encode(),
+        (
+            '{"header": ' + HEADER % ("aos.mcp.call", ', "ttl_seconds": null') + ', "payload": {"server_id": []}}'
+        ).encode(),
+    ],
+)
+async def test_whatever_comes_is_parked_and_never_comes_again(counter: Counter, body: bytes) -> None:
+    await counter.ask("", body=body)
+    assert counter.house.parked().properties["DeadLetterReason"]
+    counter.house.take(ANSWERS)
+    assert counter.office.sent == []
+
+
 async def test_a_payload_that_does_not_fit_is_named(counter: Counter) -> None:
     await counter.ask("aos.agent.query", {"agent_id": "cfo", "conversation_id": "a b"})
     detail = (await counter.error("InvalidMessage"))["detail"]

@@ -56,7 +56,10 @@ class Header(BaseModel):
     @field_validator("timestamp")
     @classmethod
     def _in_utc(cls, value: datetime) -> datetime:
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        try:
+            return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("is no time between the years 1 and 9999 in UTC") from None
 
     def expired(self, now: float) -> bool:
         """Whether its time is over, at a time in seconds since the epoch."""
