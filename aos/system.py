@@ -108,7 +108,7 @@ class AgentOperatingSystem:
             foundry=self.foundry,
             agents=self.directory,
             outlet=ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals),
-            options=options,
+            options=options or KernelOptions(context_tokens=settings.context_tokens),
         )
         self.commands = Commands(self.kernel, self.directory, desired)
         self.intake = Intake(self.kernel, self.directory, claim_check, self._send, self.commands)

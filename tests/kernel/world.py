@@ -38,6 +38,7 @@ from aos.kernel.ports import (
     RemoteItem,
     Snapshot,
 )
+from aos.kernel.rollover import ALREADY_CALLED, SUMMARY_REQUEST, message_of
 from aos.kernel.types import (
     AgentRef,
     ApprovalRecord,
@@ -124,7 +125,8 @@ def run(scenario: Callable[[World], Coroutine[Any, Any, T]], options: KernelOpti
 
 # --- Foundry
 
-Fault = Literal["refuse", "never sent", "lost request", "lost answer", "late answer"]
+Fault = Literal["refuse", "never sent", "lost request", "lost answer", "late answer", "too long"]
+Summaries = Literal["text", "tools", "nothing", "refused", "late"]
 
 
 @dataclass(slots=True)
@@ -144,12 +146,22 @@ class Remote:
         calls = {item.call_id for item in self.items if item.kind == "call"}
         return calls - {item.call_id for item in self.items if item.kind == "output"}
 
+    @property
+    def tokens(self) -> int:
+        return sum(1 + (len(item.text) + len(item.arguments)) // 4 for item in self.items)
+
 
 class Foundry:
     """The service. The input appears when a step starts, the output when it completes, whoever still listens.
 
     The model reads its orders in the last user message: `2,1: text` makes two calls, then one, then answers. Calls of
-    a text with `approve` in it need an approval (all but the first of a step, if `Agents.mixed`).
+    a text with `approve` in it need an approval (all but the first of a step, if `Agents.mixed`). What was carried over
+    from another conversation is no order; a model that is told of calls made for the message makes none again.
+
+    Attributes:
+        window: Tokens that a conversation may hold.
+        counted: Whether usage says how long the conversation is.
+        summaries: What it answers when it is asked for one.
     """
 
     def __init__(self) -> None:
@@ -165,6 +177,10 @@ class Foundry:
         self.asked = 0
         self.last_agent: AgentRef | None = None
         self.running: set[asyncio.Task[ModelReply]] = set()
+        self.window = 1_000_000
+        self.counted = False
+        self.summaries: Summaries = "text"
+        self.summed_up = 0
 
     def forget(self) -> None:
         self.remotes.clear()
@@ -209,9 +225,16 @@ class Foundry:
         remote = self._remote(remote_id)
         if remote.locked:
             raise FoundryUnavailable("A step is running.", sent=False, code="conversation_locked")
+        said = sum(1 + len(output.output) // 4 for output in outputs) + len(text or "") // 4
+        if fault == "too long" or remote.tokens + said > self.window:
+            raise FoundryRefused("The input exceeds the context window.", code="context_length_exceeded")
+        summary = text == SUMMARY_REQUEST
+        if summary and self.summaries == "refused":
+            raise FoundryRefused("The content filter refused the message.")
         self.last_agent = agent
         self._take(remote, outputs, text)
-        step = asyncio.create_task(self._step(remote, self.late if fault == "late answer" else self.latency, on_text))
+        late = fault == "late answer" or (summary and self.summaries == "late")
+        step = asyncio.create_task(self._step(remote, self.late if late else self.latency, on_text))
         self.running.add(step)
         step.add_done_callback(self.running.discard)
         if fault == "lost answer":
@@ -244,11 +267,19 @@ class Foundry:
         remote.locked = True
         await asyncio.sleep(latency)
         asked = max(index for index, item in enumerate(remote.items) if item.kind == "user")
-        orders = remote.items[asked].text
+        given = remote.items[asked].text
+        orders = message_of(given)
         news = remote.items[asked + 1 :]
         number = 1 + len({item.call_id.split(".")[1] for item in news if item.kind == "call"})
-        self.steps[orders, number] += 1
         plan = [int(part) for part in orders.partition(":")[0].split(",") if part.isdigit()]
+        if orders == SUMMARY_REQUEST:
+            self.summed_up += 1
+            plan = [1] if self.summaries == "tools" else []
+        else:
+            if ALREADY_CALLED in given:
+                number = len(plan) + 1
+            self.steps[orders, number] += 1
+        before = remote.tokens
         calls: list[FunctionCall] = []
         if number <= len(plan):
             name = "unknown" if "refused" in orders else "read"
@@ -262,13 +293,16 @@ class Foundry:
         else:
             heard = [item.text for item in news if item.kind == "output"]
             text = f"answer to {orders}: {' '.join(heard)}"
+            if orders == SUMMARY_REQUEST:
+                text = "" if self.summaries == "nothing" else f"summary {self.summed_up}"
             if on_text is not None:
                 for piece in re.findall(r"\S+\s*", text):
                     on_text(piece)
                     await asyncio.sleep(self.pace)
             remote.add("text", text=text)
         remote.locked = False
-        return ModelReply(text, tuple(calls), Usage(1, 1, 2), "llama", remote.items[-1].item_id)
+        usage = Usage(before, remote.tokens - before, remote.tokens) if self.counted else Usage(1, 1, 2)
+        return ModelReply(text, tuple(calls), usage, "llama", remote.items[-1].item_id)
 
 
 # --- agents
