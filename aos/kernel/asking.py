@@ -9,7 +9,7 @@ from aos.kernel.backoff import back_off
 from aos.kernel.breaker import Breakers
 from aos.kernel.clock import Clock
 from aos.kernel.events import ConversationLost, Event, ModelAnswered, ModelFailed, PlannedCall, RolledOver
-from aos.kernel.hold import Hold, failure_of
+from aos.kernel.hold import Hold, failure_of, unforeseen
 from aos.kernel.options import KernelOptions
 from aos.kernel.points import reached
 from aos.kernel.ports import AgentDirectory, FoundryPort
@@ -60,12 +60,16 @@ class Asking:
                     await self._clock.sleep(delay)
                     continue
                 log.warning("model step of %s put off: %s", turn.message.operation_id, error.detail)
-                return hold.put_off(error, self._clock.now())
+                return hold.put_off(error, self._clock.now(), turn.deadline)
             except AgentGone as error:
                 await self._agents.forget(hold.key.agent_id)
                 return ModelFailed(self._clock.now(), turn.step, failure_of(error))
             except AosError as error:
                 return ModelFailed(self._clock.now(), turn.step, failure_of(error))
+            except Exception as error:
+                # What the step did is unknown; the turn's deadline ends an error that stays.
+                wrong = unforeseen(error, f"Model step of {turn.message.operation_id}")
+                return hold.put_off(wrong, self._clock.now(), turn.deadline)
 
     async def _model_step(self, hold: Hold, recovering: bool) -> Event:
         turn = hold.state.turn

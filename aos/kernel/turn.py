@@ -164,7 +164,7 @@ def _answered(
     if reply.usage.input_tokens:
         state = replace(state, context_tokens=reply.usage.input_tokens + reply.usage.output_tokens)
     if not event.planned:
-        return end(state, turn, event.at, "completed", reply=reply.text)
+        return end(state, turn, event.at, "completed", reply=reply.text, truncated=reply.truncated)
 
     calls = tuple(planned_call(turn, index, planned, event.at) for index, planned in enumerate(event.planned))
     turn = replace(turn, phase="tools", calls=calls)

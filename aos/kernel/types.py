@@ -271,7 +271,12 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What became of an accepted message; what `GET operations/{id}` shows."""
+    """What became of an accepted message; what `GET operations/{id}` shows.
+
+    Attributes:
+        parked: Its message lies where an operator can replay it.
+        truncated: The reply was cut at the model's limit of output tokens: it is no whole answer.
+    """
 
     operation_id: str
     agent_id: str
@@ -291,6 +296,7 @@ class Operation:
     generation: str = ""
     reply_to: ReplyAddress | None = None
     parked: bool = False
+    truncated: bool = False
 
     @property
     def final(self) -> bool:
@@ -423,6 +429,7 @@ class ModelReply:
     Attributes:
         anchor: Id of the last item of the step in the Foundry conversation.
         model: What answered, as the service names it.
+        truncated: The text was cut at the model's limit of output tokens.
     """
 
     text: str
@@ -430,3 +437,4 @@ class ModelReply:
     usage: Usage
     model: str
     anchor: str | None
+    truncated: bool = False

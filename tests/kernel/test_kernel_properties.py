@@ -35,6 +35,7 @@ TROUBLES = [
     "conversations",
     "disabled",
     "starting",
+    "broken",
     "slow tools",
     "no tools",
     "no wake-ups",
@@ -233,6 +234,8 @@ class Chaos(RuleBasedStateMachine):
                 world.agents.state = "disabled"
             case "starting":
                 world.agents.state = "starting"
+            case "broken":
+                world.agents.state = "broken"
             case "slow tools":
                 world.bus.latency = 50.0
             case "no tools":

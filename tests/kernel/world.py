@@ -125,7 +125,7 @@ def run(scenario: Callable[[World], Coroutine[Any, Any, T]], options: KernelOpti
 
 # --- Foundry
 
-Fault = Literal["refuse", "never sent", "lost request", "lost answer", "late answer", "too long"]
+Fault = Literal["refuse", "never sent", "lost request", "lost answer", "late answer", "too long", "bug"]
 Summaries = Literal["text", "tools", "nothing", "refused", "late"]
 
 
@@ -181,6 +181,7 @@ class Foundry:
         self.counted = False
         self.summaries: Summaries = "text"
         self.summed_up = 0
+        self.truncated = False
 
     def forget(self) -> None:
         self.remotes.clear()
@@ -218,6 +219,8 @@ class Foundry:
         match fault:
             case "refuse":
                 raise FoundryRefused("The content filter refused the message.")
+            case "bug":
+                raise RuntimeError("a bug in the adapter")
             case "never sent":
                 raise FoundryUnavailable("No connection.", sent=False)
             case "lost request":
@@ -302,7 +305,7 @@ class Foundry:
             remote.add("text", text=text)
         remote.locked = False
         usage = Usage(before, remote.tokens - before, remote.tokens) if self.counted else Usage(1, 1, 2)
-        return ModelReply(text, tuple(calls), usage, "llama", remote.items[-1].item_id)
+        return ModelReply(text, tuple(calls), usage, "llama", remote.items[-1].item_id, truncated=self.truncated)
 
 
 # --- agents
@@ -325,7 +328,7 @@ class Binding:
 
 class Agents:
     def __init__(self) -> None:
-        self.state: Literal["ready", "starting", "stopped", "disabled", "unknown"] = "ready"
+        self.state: Literal["ready", "starting", "stopped", "disabled", "unknown", "broken"] = "ready"
         self.running_since = 0.0
         self.version = 1
         self.time_limit = 90.0
@@ -343,6 +346,8 @@ class Agents:
                 raise AgentDisabled(f"Agent {agent_id} is disabled.")
             case "unknown":
                 raise UnknownAgent(f"No agent {agent_id}.")
+            case "broken":
+                raise RuntimeError("a bug in the directory")
         return self._binding(agent_id)
 
     def _binding(self, agent_id: str) -> Binding:
@@ -379,11 +384,14 @@ class Bus:
         self.wakes: list[tuple[float, float]] = []
         self.parked: list[Park] = []
         self.approvals: list[ApprovalRecord] = []
+        self.refused: dict[str, Exception] = {}
 
     async def send(self, key: ConversationKey, effects: Sequence[Outgoing]) -> None:
         if self.down:
             raise BusUnavailable("The bus is down.")
         for effect in effects:
+            if effect.kind in self.refused:
+                raise self.refused[effect.kind]
             if effect.kind == "tool":
                 self._run(key, effect)
             elif effect.kind == "park":
@@ -409,6 +417,8 @@ class Bus:
     async def wake(self, key: ConversationKey, delay: float) -> None:
         if self.down:
             raise BusUnavailable("The bus is down.")
+        if "wake" in self.refused:
+            raise self.refused["wake"]
         self.wakes.append((self.world.now, delay))
         if self.wakes_come:
             self.world.later(delay, lambda: self.world.resume(key))
