@@ -105,7 +105,7 @@ class ApprovalSettled(AosError):
 
 class BacklogFull(TransientError):
     code = "backlog_full"
-    title = "Too many messages wait in this conversation."
+    title = "Too many messages wait."
 
 
 class FoundryUnavailable(TransientError):

@@ -108,7 +108,8 @@ class AgentOperatingSystem:
             foundry=self.foundry,
             agents=self.directory,
             outlet=ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals),
-            options=options or KernelOptions(context_tokens=settings.context_tokens),
+            options=options
+            or KernelOptions(context_tokens=settings.context_tokens, agent_backlog=settings.agent_backlog),
         )
         self.commands = Commands(self.kernel, self.directory, desired)
         self.intake = Intake(self.kernel, self.directory, claim_check, self._send, self.commands)

@@ -11,6 +11,7 @@ import uuid
 
 from aos.errors import ApprovalSettled, OperationFinal, UnknownApproval, UnknownOperation
 from aos.kernel.asking import Asking
+from aos.kernel.backlog import Backlog
 from aos.kernel.breaker import Breakers
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.driver import Driver
@@ -64,6 +65,7 @@ class Kernel:
         self._outlet = outlet
         self._clock = clock
         self._tasks = Tasks()
+        self._backlog = Backlog(store, clock, self._tasks, options.agent_backlog)
         self._leases = Leases(store, clock, options, owner, self._tasks)
         self._driver = Driver(
             store=store,
@@ -91,13 +93,18 @@ class Kernel:
 
         Raises:
             CircuitOpen: The deployment is unavailable; nothing was accepted. What was accepted before is returned.
+            BacklogFull: Too many operations of the agent have not ended; the same.
         """
         if deployment is not None and not self.breakers.of(deployment).closed:
             await self._admit(deployment, message.operation_id)
+        if (full := self._backlog.full(key.agent_id)) and await self._store.operation(message.operation_id) is None:
+            raise full
         backlog = self.options.backlog
-        accepted = await self._store.accept(Acceptance(key, message, fingerprint, fresh, backlog))
+        operation, new = await self._store.accept(Acceptance(key, message, fingerprint, fresh, backlog))
+        if new:
+            self._backlog.accepted(operation)
         reached("accepted")
-        return accepted
+        return operation, new
 
     async def known(self, operation_id: str, fingerprint: str) -> Operation | None:
         """The operation of this id, if it was accepted before; see `ConversationStore.known` for errors."""
@@ -244,6 +251,7 @@ class Kernel:
     def _saved(self, operation: Operation) -> None:
         self.progress.saved(operation)
         if operation.final:
+            self._backlog.ended(operation)
             self._waiters.ended(operation)
 
 

@@ -289,6 +289,10 @@ class ConversationStore(Protocol):
         """The conversation that an operation belongs to."""
         ...
 
+    async def unfinished(self) -> Mapping[str, int]:
+        """How many operations of each agent have not ended, as far as the due entries tell."""
+        ...
+
     async def due(self, before: float, limit: int) -> list[Due]:
         """Entries that are due, oldest first."""
         ...

@@ -160,9 +160,16 @@ def _answered(
 ) -> tuple[Conversation, tuple[Effect, ...]]:
     reply = event.reply
     turn = replace(turn, usage=turn.usage + reply.usage, model=reply.model or turn.model, outputs=())
-    state = replace(state, turn=turn, anchor=reply.anchor or state.anchor, retry_at=0.0, retries=0, carried="")
-    if reply.usage.input_tokens:
-        state = replace(state, context_tokens=reply.usage.input_tokens + reply.usage.output_tokens)
+    size = reply.usage.input_tokens + reply.usage.output_tokens
+    state = replace(
+        state,
+        turn=turn,
+        anchor=reply.anchor or state.anchor,
+        retry_at=0.0,
+        retries=0,
+        carried="",
+        context_tokens=size or state.context_tokens,
+    )
     if not event.planned:
         return end(state, turn, event.at, "completed", reply=reply.text, truncated=reply.truncated)
 

@@ -4,6 +4,8 @@ storage account, tests and benchmarks."""
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from aos.errors import BacklogFull, Conflict, OperationConflict
@@ -110,6 +112,9 @@ class MemoryConversations:
     async def locate(self, operation_id: str) -> ConversationKey | None:
         operation = self._operations.get(operation_id)
         return None if operation is None else ConversationKey(operation.agent_id, operation.conversation_id)
+
+    async def unfinished(self) -> Mapping[str, int]:
+        return Counter(entry.key.agent_id for entry in self._due.values())
 
     async def due(self, before: float, limit: int) -> list[Due]:
         entries = sorted((entry for entry in self._due.values() if entry.at <= before), key=lambda entry: entry.at)

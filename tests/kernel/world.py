@@ -543,6 +543,9 @@ class StoreLink:
     async def locate(self, operation_id: str) -> ConversationKey | None:
         return await self._ask(self.store.locate(operation_id))
 
+    async def unfinished(self) -> Mapping[str, int]:
+        return await self._ask(self.store.unfinished())
+
     async def due(self, before: float, limit: int) -> list[Due]:
         return await self._ask(self.store.due(before, limit))
 
