@@ -43,6 +43,7 @@ from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
 from aos.storage.counters import Counters
 from aos.storage.payloads import STATE_CONTAINER, Payloads
+from aos.storage.trips import TableTrips
 from aos.views import agent_view, approval_view
 
 log = logging.getLogger("aos.system")
@@ -108,6 +109,7 @@ class AgentOperatingSystem:
             foundry=self.foundry,
             agents=self.directory,
             outlet=ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals),
+            board=TableTrips(self._account) if settings.storage_configured else None,
             options=options
             or KernelOptions(context_tokens=settings.context_tokens, agent_backlog=settings.agent_backlog),
         )
@@ -237,6 +239,7 @@ class AgentOperatingSystem:
             "lora_adapter": entry.domain_knowledge.domain,
             "deployment": self._wanted_deployment(entry),
         }
+        self.kernel.look_around()
         circuit = self.kernel.breakers.of(view["deployment"]).circuit
         view["circuit"] = {
             "state": circuit.state,
@@ -333,6 +336,7 @@ class AgentOperatingSystem:
         return "; ".join(problems) or None
 
     async def _check_foundry(self) -> str | None:
+        self.kernel.look_around()
         await self.foundry.check()
         circuits = [
             f"{circuit.name} is left alone (tried again in {circuit.retry_after:.0f} s): {circuit.reason}"

@@ -21,7 +21,7 @@ from aos.kernel.kernel import KernelOptions
 from aos.kernel.ports import Acceptance, Change
 from aos.kernel.types import ConversationKey, Decision, Message, Operation, ToolResult
 from aos.storage.memory import MemoryConversations
-from tests.kernel.world import Fault, Killed, LoopClock, Process, Summaries, VirtualLoop, World
+from tests.kernel.world import Board, Fault, Killed, LoopClock, Process, Summaries, VirtualLoop, World
 
 KEYS = [ConversationKey("ceo", "main"), ConversationKey("ceo", "other"), ConversationKey("cfo", "main")]
 FAULTS: list[Fault] = list(get_args(Fault))
@@ -80,7 +80,7 @@ class Chaos(RuleBasedStateMachine):
     async def _begin(self, context_tokens: int, summaries: Summaries) -> None:
         """With few tokens, conversations are rolled over all the time."""
         self.store = WatchedConversations()
-        self.world = World(KernelOptions(turn=150.0, context_tokens=context_tokens), self.store)
+        self.world = World(KernelOptions(turn=150.0, context_tokens=context_tokens), self.store, Board())
         self.world.foundry.counted = True
         self.world.foundry.summaries = summaries
         self.world.agents.time_limit = 40.0

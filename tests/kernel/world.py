@@ -26,6 +26,7 @@ from aos.errors import (
     TransientError,
     UnknownAgent,
 )
+from aos.kernel.breaker import Trip
 from aos.kernel.events import PlannedCall
 from aos.kernel.kernel import Kernel, KernelOptions
 from aos.kernel.ports import (
@@ -106,11 +107,15 @@ class LoopClock:
         await asyncio.sleep(seconds)
 
 
-def run(scenario: Callable[[World], Coroutine[Any, Any, T]], options: KernelOptions | None = None) -> T:
+def run(
+    scenario: Callable[[World], Coroutine[Any, Any, T]],
+    options: KernelOptions | None = None,
+    board: Board | None = None,
+) -> T:
     """Runs a scenario in a world of its own, and checks what must be true of every world."""
 
     async def live() -> T:
-        world = World(options)
+        world = World(options, board=board)
         try:
             result = await asyncio.wait_for(scenario(world), 100_000.0)
             await world.settle()
@@ -450,6 +455,7 @@ class Process:
             clock=ClockLink(self),
             options=options,
             owner=name,
+            board=BoardLink(self, world.board) if world.board is not None else None,
         )
 
     async def point(self) -> None:
@@ -626,11 +632,52 @@ class OutletLink:
         await self.process.through(self.bus.wake(key, delay))
 
 
-class World:
-    """Storage, Foundry, bus and agents, and the processes that share them."""
+class Board:
+    """What the processes tell each other of their circuits."""
 
-    def __init__(self, options: KernelOptions | None = None, store: MemoryConversations | None = None) -> None:
+    def __init__(self) -> None:
+        self.trips: dict[str, Trip] = {}
+
+    async def put(self, trip: Trip) -> None:
+        known = self.trips.get(trip.name)
+        if known is None or known.at < trip.at:
+            self.trips[trip.name] = trip
+
+    async def all(self) -> Sequence[Trip]:
+        return list(self.trips.values())
+
+
+@dataclass
+class BoardLink:
+    process: Process
+    board: Board
+
+    async def put(self, trip: Trip) -> None:
+        work = self.board.put(trip)
+        self.process.world.storage_up(work)
+        await self.process.through(work)
+
+    async def all(self) -> Sequence[Trip]:
+        work = self.board.all()
+        self.process.world.storage_up(work)
+        return await self.process.through(work)
+
+
+class World:
+    """Storage, Foundry, bus and agents, and the processes that share them.
+
+    Args:
+        board: Set where the processes tell each other of their circuits.
+    """
+
+    def __init__(
+        self,
+        options: KernelOptions | None = None,
+        store: MemoryConversations | None = None,
+        board: Board | None = None,
+    ) -> None:
         self.options = options
+        self.board = board
         self.clock = LoopClock()
         self.store = store or MemoryConversations(self.clock)
         self.storage_down = False
