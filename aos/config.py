@@ -104,6 +104,13 @@ class Settings(BaseSettings):
     events_sessions: Annotated[bool, Field(validation_alias=_named("AOS_EVENTS_SESSIONS"))] = False
     """Whether the subscription of `agent-events` requires sessions (strict order from senders that do not wait)."""
 
+    context_tokens: Annotated[int, Field(validation_alias=_named("AOS_CONTEXT_TOKENS"), ge=1_000)] = 60_000
+    """Size at which a conversation is rolled over before its next turn: half the window of llama-3.3-70b, so that three
+    steps of a turn stay within its limit of tokens."""
+
+    agent_backlog: Annotated[int, Field(validation_alias=_named("AOS_AGENT_BACKLOG"), ge=1, le=100_000)] = 10_000
+    """Operations of one agent that may be unfinished; beyond it new messages are refused or put off."""
+
     client_id: Annotated[str | None, Field(validation_alias=_named("AZURE_CLIENT_ID"))] = None
 
     host: Annotated[str, Field(validation_alias=_named("AOS_HOST"))] = "127.0.0.1"

@@ -13,7 +13,7 @@ from aos.errors import Conflict, ConversationBusy, StorageUnavailable, UnknownCo
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.kernel import Kernel
 from aos.kernel.ports import Change, ConversationStore, FoundryPort, HistoryEntry, Lease, Snapshot
-from aos.kernel.types import ConversationKey
+from aos.kernel.types import Conversation, ConversationKey
 from aos.views import operation_view, time_view
 
 log = logging.getLogger("aos.conversations")
@@ -73,12 +73,30 @@ class HistoryItem(BaseModel):
     agent_version: str | None = None
 
 
+class RolloverView(BaseModel):
+    """Where the conversation went on in another one in Foundry, because it had grown long.
+
+    Attributes:
+        turns: How many had ended by then.
+        carried: What the new one was given of the old: `summary`, `recent`, or `nothing`.
+    """
+
+    at: str
+    turns: int
+    carried: str
+
+
 class ConversationView(BaseModel):
-    """Body of `GET agents/{agent_id}/conversations/{conversation_id}`; `next` is `after` of the next page."""
+    """Body of `GET agents/{agent_id}/conversations/{conversation_id}`; `next` is `after` of the next page.
+
+    `rolled_over` counts how often the conversation was rolled over, `rollovers` are the last of them.
+    """
 
     agent_id: str
     conversation_id: str
     turns: int
+    rolled_over: int = 0
+    rollovers: list[RolloverView] = []
     items: list[HistoryItem]
     next: str | None = None
 
@@ -111,6 +129,11 @@ class Conversations:
             agent_id=key.agent_id,
             conversation_id=key.conversation_id,
             turns=snapshot.state.turns,
+            rolled_over=snapshot.state.rolled_over,
+            rollovers=[
+                RolloverView(at=time_view(mark.at), turns=mark.turns, carried=mark.carried)
+                for mark in snapshot.state.rollovers
+            ],
             items=[_item(entry) for entry in shown],
             next=str(shown[-1].message.seq) if len(entries) > PAGE else None,
         )
@@ -139,8 +162,8 @@ class Conversations:
         erased = False
         try:
             async with asyncio.timeout(LEASE - 30.0):
-                if snapshot.state.remote_id is not None:
-                    await self._foundry.delete_conversation(snapshot.state.remote_id)
+                for remote_id in _remote_ids(snapshot.state):
+                    await self._foundry.delete_conversation(remote_id)
                 await self._store.erase(key, etag)
             erased = True
         except Conflict:
@@ -167,6 +190,12 @@ class Conversations:
             await self._store.commit(key, etag, change)
         except Conflict:
             log.info("conversation %s/%s is held by somebody else already", *key)
+
+
+def _remote_ids(state: Conversation) -> list[str]:
+    """The conversation in Foundry, and those that were left behind when it was rolled over."""
+    left = [mark.remote_id for mark in state.rollovers]
+    return left if state.remote_id is None else [*left, state.remote_id]
 
 
 def _busy(key: ConversationKey) -> ConversationBusy:

@@ -115,7 +115,7 @@ class ConversationBusy(AosError):
 
 class BacklogFull(TransientError):
     code = "backlog_full"
-    title = "Too many messages wait in this conversation."
+    title = "Too many messages wait."
 
 
 class FoundryUnavailable(TransientError):

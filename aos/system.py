@@ -49,6 +49,7 @@ from aos.storage.payloads import STATE_CONTAINER, Payloads
 from aos.storage.requests import RequestRecords
 from aos.storage.retention import Retention
 from aos.storage.shared import SharedContainers
+from aos.storage.trips import TableTrips
 from aos.views import agent_view, approval_view
 
 log = logging.getLogger("aos.system")
@@ -114,7 +115,9 @@ class AgentOperatingSystem:
             foundry=self.foundry,
             agents=self.directory,
             outlet=ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals),
-            options=options,
+            board=TableTrips(self._account) if settings.storage_configured else None,
+            options=options
+            or KernelOptions(context_tokens=settings.context_tokens, agent_backlog=settings.agent_backlog),
         )
         self.commands = Commands(self.kernel, self.directory, desired)
         self.intake = Intake(self.kernel, self.directory, claim_check, self._send, self.commands)
@@ -257,6 +260,7 @@ class AgentOperatingSystem:
             "lora_adapter": entry.domain_knowledge.domain,
             "deployment": self._wanted_deployment(entry),
         }
+        self.kernel.look_around()
         circuit = self.kernel.breakers.of(view["deployment"]).circuit
         view["circuit"] = {
             "state": circuit.state,
@@ -355,6 +359,7 @@ class AgentOperatingSystem:
         return "; ".join(problems) or None
 
     async def _check_foundry(self) -> str | None:
+        self.kernel.look_around()
         await self.foundry.check()
         circuits = [
             f"{circuit.name} is left alone (tried again in {circuit.retry_after:.0f} s): {circuit.reason}"

@@ -32,6 +32,8 @@ def operation_view(operation: Operation) -> dict[str, Any]:
         view |= {"agent_version": operation.agent_version, "generation": operation.generation}
     if operation.parked:
         view["parked"] = True
+    if operation.truncated:
+        view["truncated"] = True
     if usage.adopted:
         view["usage"]["adopted"] = usage.adopted
     if operation.error is not None:

@@ -8,6 +8,7 @@ import pytest
 
 from aos.conversations import PAGE, Conversations
 from aos.errors import ConversationBusy, FoundryUnavailable, UnknownConversation
+from aos.kernel.options import KernelOptions
 from aos.kernel.ports import ConversationStore
 from aos.kernel.types import Cancellation, ConversationKey
 from tests.kernel.world import KEY, FoundryLink, Process, StoreLink, World, run
@@ -155,3 +156,20 @@ def test_a_process_may_die_anywhere_in_a_deletion() -> None:
                 await desk(world, survivor).page(key)
 
     run(scenario)
+
+
+def test_the_history_shows_where_a_conversation_was_rolled_over_and_forgetting_takes_all_of_it() -> None:
+    async def scenario(world: World) -> None:
+        world.foundry.counted = True
+        for number in range(40):
+            await world.tell(f"message {number} " + "x" * 400)
+        page = await desk(world).page(KEY)
+        assert page.rolled_over == len(page.rollovers) > 0
+        mark = page.rollovers[0]
+        assert (mark.carried, 0 < mark.turns < 40) == ("summary", True)
+        assert page.items[0].accepted_at < mark.at
+        assert len(world.foundry.remotes) > 1
+        await desk(world).delete(KEY)
+        assert world.foundry.remotes == {}
+
+    run(scenario, KernelOptions(context_tokens=2000))

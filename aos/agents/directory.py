@@ -306,7 +306,9 @@ class AgentDirectory:
 
 def _limits(entry: AgentEntry) -> Limits | None:
     own = turn_limits(entry.metadata)
-    return None if own is None else Limits(own.model_steps, own.tool_calls, own.total_tokens)
+    if own is None:
+        return None
+    return Limits(own.model_steps, own.tool_calls, own.total_tokens, own.context_tokens)
 
 
 def time_limit(server: ServerEntry) -> float:

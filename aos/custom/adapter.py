@@ -211,4 +211,5 @@ def _reply(response: ChatResponse, answer: Sequence[HistoryItem], deployment: st
         usage=Usage(spent_in, spent_out, usage.get("total_token_count") or spent_in + spent_out),
         model=response.model or deployment,
         anchor=str(answer[-1].number),
+        truncated=response.finish_reason == "length",
     )

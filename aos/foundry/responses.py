@@ -216,7 +216,12 @@ def _reply(response: Response) -> ModelReply:
     used = response.usage
     usage = Usage(used.input_tokens, used.output_tokens, used.total_tokens) if used else Usage()
     return ModelReply(
-        whole(response.output_text or "".join(declined)), distinct(calls), usage, str(response.model or ""), anchor
+        whole(response.output_text or "".join(declined)),
+        distinct(calls),
+        usage,
+        str(response.model or ""),
+        anchor,
+        truncated=response.status == "incomplete",
     )
 
 

@@ -346,7 +346,7 @@ class ThreadsAdapter:
             raise FoundryRefused(f"The model's answer is incomplete: {reason or 'no reason given'}.", code=reason)
         used = run.usage
         usage = Usage(used.prompt_tokens, used.completion_tokens, used.total_tokens) if used else Usage()
-        return ModelReply(text, (), usage, run.model or "", anchor)
+        return ModelReply(text, (), usage, run.model or "", anchor, truncated=run.status == "incomplete")
 
     async def _answer(self, thread: str, run: Run) -> tuple[str, str | None]:
         """What the run said after its last tool calls, and the id of the last item."""

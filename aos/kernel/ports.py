@@ -320,6 +320,10 @@ class ConversationStore(Protocol):
         """
         ...
 
+    async def unfinished(self) -> Mapping[str, int]:
+        """How many operations of each agent have not ended, as far as the due entries tell."""
+        ...
+
     async def due(self, before: float, limit: int) -> list[Due]:
         """Entries that are due, oldest first."""
         ...

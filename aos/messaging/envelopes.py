@@ -48,7 +48,11 @@ class AgentEvent(_Body):
 
 
 class AgentReply(_Body):
-    """What an agent answers to the message's ReplyTo."""
+    """What an agent answers to the message's ReplyTo.
+
+    Attributes:
+        truncated: True when the response was cut at the model's limit of output tokens, else left out.
+    """
 
     agent_id: str
     event_type: str
@@ -57,6 +61,7 @@ class AgentReply(_Body):
     status: str
     response: str | None = None
     usage: dict[str, int] = {}
+    truncated: bool | None = None
     error: dict[str, str] | None = None
     generation: str | None = None
     """Of the agent registry that the turn's agent was read from."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
@@ -47,6 +48,8 @@ OPERATION = TypeAdapter(Operation)
 INSERT_TRIES = 20
 TRANSACTION = 100
 """Rows that one transaction takes."""
+MOST_COUNTED = 200_000
+"""Unfinished operations after which counting them ends: more than any bound."""
 IF_UNCHANGED = MatchConditions.IfNotModified
 
 
@@ -112,14 +115,12 @@ class TableConversations:
         table, partition = await self._table(), table_key(*key)
         highest = 0
         if not acceptance.fresh:
-            snapshot = await self.read(key)
-            if len(snapshot.inbox) >= acceptance.backlog:
+            waiting, highest = await self._queue(key)
+            if waiting >= acceptance.backlog:
                 raise BacklogFull(
-                    f"{len(snapshot.inbox)} messages wait in conversation {key.conversation_id}; at most "
-                    f"{acceptance.backlog} may.",
+                    f"{waiting} messages wait in conversation {key.conversation_id}; at most {acceptance.backlog} may.",
                     retry_after=5.0,
                 )
-            highest = max([snapshot.state.last_seq, *(waiting.seq for waiting in snapshot.inbox)])
         operation = queued(key, message)
         operation_row = await self._row(partition, f"OP:{message.operation_id}", OPERATION, operation)
         write_operation: tuple[Any, ...] = ("create", operation_row)
@@ -143,6 +144,19 @@ class TableConversations:
                     return known, False
                 seq += 1
         raise StorageUnavailable(f"No free place in conversation {key.conversation_id} after {INSERT_TRIES} tries.")
+
+    async def _queue(self, key: ConversationKey) -> tuple[int, int]:
+        """How many messages wait, and the highest place that was given; reads no message."""
+        waiting, highest = 0, 0
+        query, parameters = "PartitionKey eq @p and RowKey ge 'in:'", {"p": table_key(*key)}
+        async for row in _query(await self._table(), query, parameters, select=["RowKey", "last_seq"]):
+            kind, _, seq = row["RowKey"].partition(":")
+            if kind == "in":
+                waiting += 1
+                highest = max(highest, int(seq))
+            elif kind == "state":
+                highest = max(highest, int(row.get("last_seq") or 0))
+        return waiting, highest
 
     async def _failed(self, key: ConversationKey, message: Message) -> str | None:
         """The ETag of an operation that the message starts anew."""
@@ -192,7 +206,7 @@ class TableConversations:
     async def commit(self, key: ConversationKey, etag: str | None, change: Change) -> str:
         table, partition = await self._table(), table_key(*key)
         state = await self._row(partition, "state", CONVERSATION, change.state)
-        state |= _lease_columns(change.lease)
+        state |= {**_lease_columns(change.lease), "last_seq": str(change.state.last_seq)}
         if etag is None:
             work: list[tuple[Any, ...]] = [("create", state)]
         else:
@@ -276,6 +290,16 @@ class TableConversations:
                     if error.status_code in (404, 412):
                         raise Conflict(f"Conversation {key.conversation_id} is being changed.") from error
                     raise
+
+    async def unfinished(self) -> Mapping[str, int]:
+        table = await self._account.table("aosdue")
+        counts: Counter[str] = Counter()
+        with storage_errors("aosdue"):
+            async for row in table.list_entities(select=["agent_id"], results_per_page=1000):
+                counts[str(row["agent_id"])] += 1
+                if counts.total() >= MOST_COUNTED:
+                    break
+        return counts
 
     async def due(self, before: float, limit: int) -> list[Due]:
         table = await self._account.table("aosdue")
@@ -363,12 +387,18 @@ def _lease_columns(lease: Lease) -> Row:
 
 
 async def _query(
-    table: TableClient, query: str, parameters: Mapping[str, str], limit: int | None = None
+    table: TableClient,
+    query: str,
+    parameters: Mapping[str, str],
+    limit: int | None = None,
+    select: list[str] | None = None,
 ) -> AsyncIterator[Row]:
-    """Rows of a query with their ETags, at most `limit`."""
+    """Rows of a query with their ETags, at most `limit`; only the columns `select`, if given."""
     count = 0
     with storage_errors(table.table_name):
-        async for row in table.query_entities(query, parameters=dict(parameters), results_per_page=limit):
+        async for row in table.query_entities(
+            query, parameters=dict(parameters), results_per_page=limit, select=select
+        ):
             yield {**row, "etag": row.metadata["etag"]}
             count += 1
             if limit is not None and count >= limit:

@@ -4,6 +4,8 @@ storage account, tests and benchmarks."""
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from aos.errors import BacklogFull, Conflict, OperationConflict
@@ -133,6 +135,9 @@ class MemoryConversations:
             history=dict(partition.inbox),
             last_seq=partition.last_seq,
         )
+
+    async def unfinished(self) -> Mapping[str, int]:
+        return Counter(entry.key.agent_id for entry in self._due.values())
 
     async def due(self, before: float, limit: int) -> list[Due]:
         entries = sorted((entry for entry in self._due.values() if entry.at <= before), key=lambda entry: entry.at)

@@ -155,6 +155,37 @@ async def test_a_full_backlog_refuses_and_accepts_again_when_there_is_room(
     assert new
 
 
+async def test_the_waiting_messages_are_counted_without_reading_them(
+    account: StorageAccount, key: ConversationKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payloads = Payloads(account)
+    store = TableConversations(account, payloads, FixedClock())
+    for _ in range(2):
+        await store.accept(acceptance(key, message("x" * 100_000)))
+
+    async def no_reading(*_: object, **__: object) -> bytes:
+        raise AssertionError("a message was read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(payloads, "get", no_reading)
+        last = message("the third")
+        await store.accept(acceptance(key, last, backlog=3))
+        with pytest.raises(BacklogFull, match="3 messages wait"):
+            await store.accept(acceptance(key, message(), backlog=3))
+    assert (await store.read(key)).inbox[-1].text == "the third"
+
+
+async def test_the_unfinished_operations_of_each_agent_are_counted(store: ConversationStore) -> None:
+    first, second = (ConversationKey(f"a-{uuid.uuid4().hex}", "c") for _ in range(2))
+    kept = await accept(store, first)
+    for key in (first, ConversationKey(first.agent_id, "d"), second):
+        await accept(store, key)
+    counts = await store.unfinished()
+    assert (counts[first.agent_id], counts[second.agent_id]) == (3, 1)
+    await store.commit(first, None, Change(Conversation(first), Lease(), (kept,), (), (ended(queued(first, kept)),)))
+    assert (await store.unfinished())[first.agent_id] == 2
+
+
 async def test_messages_keep_the_order_in_which_they_were_accepted(make_store: MakeStore, key: ConversationKey) -> None:
     clock = FixedClock()
     store = make_store(clock)
