@@ -18,6 +18,7 @@ from aos.agents.runtimes import open_runtime
 from aos.approvals import ApprovalBoard, ApprovalDecision, ApprovalOutlet, Listed
 from aos.commands import Commands
 from aos.config import SERVICE_BUS, STORAGE, Settings
+from aos.conversations import Conversations
 from aos.errors import AgentStopped, AosError, TransientError
 from aos.health import Check, Health, worst
 from aos.identity import identity
@@ -43,10 +44,16 @@ from aos.registry.agents import AgentEntry, AgentRegistry, parse_agents
 from aos.registry.live import LiveRegistry
 from aos.registry.mcp_servers import parse_servers
 from aos.registry.source import BlobSource, FileSource, RegistrySource
+from aos.requests import RequestDesk
+from aos.schedules import Schedules
 from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
 from aos.storage.counters import Counters
 from aos.storage.payloads import STATE_CONTAINER, Payloads
+from aos.storage.requests import RequestRecords
+from aos.storage.retention import Retention
+from aos.storage.shared import SharedContainers
+from aos.storage.trips import TableTrips
 from aos.views import agent_view, approval_view
 
 log = logging.getLogger("aos.system")
@@ -112,7 +119,9 @@ class AgentOperatingSystem:
             foundry=self.foundry,
             agents=self.directory,
             outlet=ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals),
-            options=options,
+            board=TableTrips(self._account) if settings.storage_configured else None,
+            options=options
+            or KernelOptions(context_tokens=settings.context_tokens, agent_backlog=settings.agent_backlog),
         )
         self.commands = Commands(self.kernel, self.directory, desired)
         self.intake = Intake(
@@ -123,6 +132,20 @@ class AgentOperatingSystem:
             self.commands,
             results=ToolResults(payloads if settings.storage_configured else None),
         )
+        self.requests = RequestDesk(
+            kernel=self.kernel,
+            intake=self.intake,
+            views=self,
+            servers=self._servers,
+            records=RequestRecords(self._account, values),
+            shared=SharedContainers(self._account, settings.shared_containers),
+            claim_check=claim_check,
+            send=self._send,
+        )
+        self.intake.requests = self.requests
+        self.conversations = Conversations(self.kernel, self.store, self.foundry)
+        self.retention = Retention(self._account)
+        self.schedules = Schedules(self.kernel, self.store, self.directory)
         self.mcp: McpServers | None = None
         if "mcp" in settings.roles:
             self.mcp = McpServers(
@@ -185,6 +208,7 @@ class AgentOperatingSystem:
     async def sweep(self) -> None:
         """Looks after turns that a dead process left behind, and after deadlines."""
         await self.kernel.sweep()
+        await self.requests.sweep()
 
     # --- views
 
@@ -248,6 +272,7 @@ class AgentOperatingSystem:
             "lora_adapter": entry.domain_knowledge.domain,
             "deployment": self._wanted_deployment(entry),
         }
+        self.kernel.look_around()
         circuit = self.kernel.breakers.of(view["deployment"]).circuit
         view["circuit"] = {
             "state": circuit.state,
@@ -260,6 +285,8 @@ class AgentOperatingSystem:
             view |= {"foundry_agent_id": f"{bound.ref.name}:{bound.ref.version}", "tools": bound.tools.names}
         if detail is not None:
             view["detail"] = detail
+        if entry.agent_type == "perpetual" or "schedule" in entry.metadata:
+            view |= await self.schedules.heartbeat(entry)
         return view | {"counters": asdict(await self._counters.of(agent_id))}
 
     async def mcp_servers(self) -> dict[str, Any]:
@@ -347,6 +374,7 @@ class AgentOperatingSystem:
         return "; ".join(problems) or None
 
     async def _check_foundry(self) -> str | None:
+        self.kernel.look_around()
         await self.foundry.check()
         circuits = [
             f"{circuit.name} is left alone (tried again in {circuit.retry_after:.0f} s): {circuit.reason}"
