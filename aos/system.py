@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,7 @@ from aos.kernel.kernel import Kernel, KernelOptions
 from aos.kernel.operations import approval_record, parked_call
 from aos.kernel.types import Decision
 from aos.mcp.catalogue import ToolCatalogue
+from aos.mcp.circuits import KIND
 from aos.mcp.errors import UnknownServer
 from aos.mcp.ledger import TableLedger
 from aos.mcp.pins import ToolPins
@@ -114,12 +116,13 @@ class AgentOperatingSystem:
         self._counters = Counters(self._account)
         self.store = TableConversations(self._account, values, counters=self._counters)
         self._approvals = ApprovalBoard(self._account, values)
+        self._trips = TableTrips(self._account) if settings.storage_configured else None
         self.kernel = Kernel(
             store=self.store,
             foundry=self.foundry,
             agents=self.directory,
             outlet=ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals),
-            board=TableTrips(self._account) if settings.storage_configured else None,
+            board=self._trips,
             options=options
             or KernelOptions(context_tokens=settings.context_tokens, agent_backlog=settings.agent_backlog),
         )
@@ -157,6 +160,7 @@ class AgentOperatingSystem:
                 claim_check=claim_check,
                 secrets=EnvironmentSecrets(),
                 pins=ToolPins(self._account, settings.mcp_container) if settings.storage_configured else None,
+                trips=self._trips,
             )
         self._health = Health(self._checks())
         self._tasks: set[asyncio.Task[None]] = set()
@@ -406,6 +410,9 @@ class AgentOperatingSystem:
             for server in listed["servers"]
             if server["enabled"] and server["status"] not in ("running", "idle")
         ]
+        for trip in await self._trips.all() if self._trips is not None else ():
+            if trip.name.startswith(f"{KIND} ") and trip.since is not None and trip.until > time.time():
+                down.append(f"{trip.name} is left alone: {trip.reason}")
         drift = [
             f"{server['server_id']}: {found['kind']} {found['tool']}".rstrip() + f": {found['detail']}"
             for server in listed["servers"]
