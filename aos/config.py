@@ -87,6 +87,13 @@ class Settings(BaseSettings):
     events_sessions: Annotated[bool, Field(validation_alias=_named("AOS_EVENTS_SESSIONS"))] = False
     """Whether the subscription of `agent-events` requires sessions (strict order from senders that do not wait)."""
 
+    key_vault: Annotated[
+        str | None, Field(validation_alias=_named("AOS_KEY_VAULT_URL"), pattern=r"^https://[^/?#@]+/?$")
+    ] = None
+    """`https://<vault>.vault.azure.net`: where `${NAME}` of MCP servers is looked up, before the environment."""
+    mcp_private_networks: Annotated[bool, Field(validation_alias=_named("AOS_MCP_PRIVATE_NETWORKS"))] = False
+    """Whether MCP servers may lie at private and loopback addresses, such as in the app's virtual network."""
+
     client_id: Annotated[str | None, Field(validation_alias=_named("AZURE_CLIENT_ID"))] = None
 
     host: Annotated[str, Field(validation_alias=_named("AOS_HOST"))] = "127.0.0.1"
@@ -115,7 +122,8 @@ class Settings(BaseSettings):
     @property
     def needs_identity(self) -> bool:
         """Whether some service is to be signed in to with the app's identity."""
-        return not (self.storage and self.service_bus and (self.project_api_key or not self.use_foundry))
+        keys = self.storage and self.service_bus and (self.project_api_key or not self.use_foundry)
+        return self.key_vault is not None or not keys
 
     @property
     def bus_configured(self) -> bool:

@@ -28,7 +28,7 @@ from aos.kernel.turn import approval_record
 from aos.kernel.types import Decision
 from aos.mcp.catalogue import ToolCatalogue
 from aos.mcp.ledger import TableLedger
-from aos.mcp.secrets import EnvironmentSecrets
+from aos.mcp.key_vault import open_secrets
 from aos.mcp.servers import McpServers
 from aos.mcp.status import ServerStatusBoard
 from aos.messaging.bus import Bus, Outbound
@@ -112,6 +112,7 @@ class AgentOperatingSystem:
         )
         self.commands = Commands(self.kernel, self.directory, desired)
         self.intake = Intake(self.kernel, self.directory, claim_check, self._send, self.commands)
+        self._secrets = open_secrets(settings.key_vault, self._credential, clock)
         self.mcp: McpServers | None = None
         if "mcp" in settings.roles:
             self.mcp = McpServers(
@@ -121,7 +122,8 @@ class AgentOperatingSystem:
                 board=self._board,
                 send=self._send,
                 claim_check=claim_check,
-                secrets=EnvironmentSecrets(),
+                secrets=self._secrets,
+                private_networks=settings.mcp_private_networks,
             )
         self._health = Health(self._checks())
         self._tasks: set[asyncio.Task[None]] = set()
@@ -146,6 +148,7 @@ class AgentOperatingSystem:
         await self.kernel.close(grace)
         if self.mcp is not None:
             await self.mcp.close()
+        await self._secrets.close()
         await self._bus.close()
         await self.foundry.close()
         await self._account.close()

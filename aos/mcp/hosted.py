@@ -43,10 +43,11 @@ class HostedServer:
         clock: Clock,
         on_change: Callable[[], None],
         restarts_asked: int = 0,
+        private_networks: bool = False,
     ) -> None:
         self.entry = entry
         self.restarts_asked = restarts_asked
-        self.connection = McpConnection(entry, secrets, clock, on_change)
+        self.connection = McpConnection(entry, secrets, clock, on_change, private_networks=private_networks)
         self._catalogue = catalogue
         self._clock = clock
         self._listing: ServerTools | None = None

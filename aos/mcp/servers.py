@@ -79,6 +79,7 @@ class McpServers:
     Args:
         registry: Which servers there are; followed while it changes.
         send: Puts messages on the bus.
+        private_networks: Whether HTTP servers may lie at private addresses.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class McpServers:
         claim_check: ClaimCheck,
         secrets: SecretSource,
         clock: Clock | None = None,
+        private_networks: bool = False,
     ) -> None:
         self._registry = registry
         self._catalogue = catalogue
@@ -99,6 +101,7 @@ class McpServers:
         self._send = send
         self._claim_check = claim_check
         self._secrets = secrets
+        self._private_networks = private_networks
         self._clock = clock or SystemClock()
         self._answers = Answers(send, claim_check)
         self._calls = ToolCalls(self, ledger, self._clock)
@@ -361,6 +364,7 @@ class McpServers:
             clock=self._clock,
             on_change=self._wake.set,
             restarts_asked=desired.restarts,
+            private_networks=self._private_networks,
         )
         if entry.auto_start:
             server.connection.start()

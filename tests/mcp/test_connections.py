@@ -145,10 +145,8 @@ async def test_twenty_concurrent_calls(workshop: McpConnection) -> None:
     assert [result["structuredContent"]["result"] for result in results] == [2 * n for n in range(20)]
 
 
-async def test_no_more_calls_at_a_time_than_allowed(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "CONCURRENT", 1)
-    monkeypatch.setattr(connections, "WAITING", 1)
-    connection = connect()
+async def test_no_more_calls_at_a_time_than_allowed(connect: Connect) -> None:
+    connection = connect(server_entry(metadata={"limits": {"concurrent_calls": 1, "waiting_calls": 1}}))
     await connection.ready()
     first = asyncio.create_task(connection.call_tool("slow", {"seconds": 1}, 10))
     await asyncio.sleep(0.1)
@@ -234,9 +232,9 @@ async def test_a_missing_program(connect: Connect) -> None:
     assert connection.state == "not_configured"
 
 
-async def test_transports_that_are_not_offered(connect: Connect) -> None:
-    connection = connect(server_entry("crm", server_type="streamable_http", url="http://127.0.0.1:9/mcp"))
-    with pytest.raises(ServerNotConfigured, match="streamable_http is not offered here yet"):
+async def test_a_transport_that_is_not_offered(connect: Connect) -> None:
+    connection = connect(server_entry("crm", server_type="websocket", url="ws://127.0.0.1:9/mcp"))
+    with pytest.raises(ServerNotConfigured, match="use streamable_http"):
         await connection.ready()
 
 
