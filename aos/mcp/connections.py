@@ -56,6 +56,8 @@ PING_SECONDS = 10.0
 """For the answer to that; a server of which nothing at all is heard in that time is given up."""
 PATIENCE = 5.0
 """Seconds that a call waits for the next attempt to open the connection; if that is further away, it fails at once."""
+SAID_TOO_MUCH = ("the answer has more than", "Server-sent event exceeded the")
+"""How the SDK passes on that a bound on a body, or on an event, was met."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 STEADY = 60.0
 """Seconds after which a session counts as having worked: the next pause is short again."""
@@ -278,14 +280,14 @@ class McpConnection:
             if session.link.ended.is_set():
                 raise self._died(what, session, attempt) from error
             # The SDK compares structured content with the tool's output schema, and bounds rounds of questions.
-            raise ServerReplyInvalid(f"{server} gave no valid answer to {what}: {str(error)[:500]}") from error
+            raise ServerReplyInvalid(f"{server} gave no valid answer to {what}: {self._masked(session, error)}") from None
 
     def _refused(self, what: str, error: MCPError, session: _Session, attempt: Attempt) -> RequestFailed:
         """What an error of the protocol, or of HTTP below it, means for the request."""
         from mcp.types import CONNECTION_CLOSED, INVALID_REQUEST, PARSE_ERROR, REQUEST_TIMEOUT
 
         server = f"MCP server {self.entry.server_id}"
-        if error.code == TOO_LARGE or (error.code == PARSE_ERROR and "the answer has more than" in error.message):
+        if error.code == TOO_LARGE or any(said in error.message for said in SAID_TOO_MUCH):
             return ServerReplyTooLarge(
                 f"{server} answered {what} with more than metadata.limits.message_bytes, which is "
                 f"{self._limits.message_bytes}: ask it for less at once."
@@ -302,7 +304,10 @@ class McpConnection:
             return ServerUnavailable(f"{server} does not know the session any more; a new one is opened.")
         if error.code == PARSE_ERROR and attempt.status is not None:
             return ServerReplyInvalid(f"{server} answered {what} with something that is not MCP.")
-        return ServerRefused(f"{server} refused {what}: {error.message[:500]}", error.code)
+        return ServerRefused(f"{server} refused {what}: {self._masked(session, error.message)}", error.code)
+
+    def _masked(self, session: _Session, text: object) -> str:
+        return session.link.mask(str(text))[:500]
 
     def _died(self, what: str, session: _Session, attempt: Attempt) -> RequestFailed:
         server = f"MCP server {self.entry.server_id}"
@@ -454,7 +459,7 @@ class McpConnection:
                 return refused
             reason = _innermost(error)
             verb = "failed" if opened else "could not be started"
-            return ServerUnavailable(f"{server} {verb}: {link.reason or f'{type(reason).__name__}: {reason}'[:500]}")
+            return ServerUnavailable(f"{server} {verb}: {link.reason or link.mask(f'{type(reason).__name__}: {reason}')[:500]}")
         finally:
             link.end()
             self._session = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
@@ -38,6 +39,7 @@ class Link:
         reason: Why, where that is known: `it closed its output`.
         heard: How many messages came from the server.
         garbage: How much came since the last message that is not MCP.
+        mask: Takes the secrets of the server's entry out of a text.
     """
 
     def __init__(self) -> None:
@@ -45,6 +47,7 @@ class Link:
         self.reason: str | None = None
         self.heard = 0
         self.garbage = 0
+        self.mask: Callable[[str], str] = str
 
     def end(self, reason: str | None = None) -> None:
         """The connection is over; the first reason counts."""

@@ -42,7 +42,8 @@ MOST_GARBAGE = 100
 """Messages in a row that are not MCP after which a connection is given up."""
 LEAST_SILENCE = 300.0
 """Seconds without a byte after which an HTTP connection that waits for one is taken to be dead; more for slow tools."""
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_HEADER_VALUE = re.compile(r"(?:[!-~](?:[\t -~]*[!-~])?)?")
+"""RFC 9110 section 5.5, in ASCII."""
 LAST_WORDS = 1.0
 """Seconds to read what is left in standard error after the server has ended."""
 
@@ -64,6 +65,7 @@ async def open_target(
     match entry.server_type:
         case "stdio":
             environment = await resolve(entry.env, secrets, f"env of {where}")
+            link.mask = environment.mask
             return _stdio(entry, _command(entry, environment), environment, link)
         case "websocket":
             raise ServerNotConfigured(
@@ -71,6 +73,7 @@ async def open_target(
             )
         case _:
             headers = await resolve(entry.headers, secrets, f"headers of {where}")
+            link.mask = headers.mask
             for name, value in headers.values.items():
                 if not _HEADER_VALUE.fullmatch(value):
                     raise ServerNotConfigured(

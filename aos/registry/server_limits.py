@@ -25,7 +25,7 @@ class ServerLimits(BaseModel):
     concurrent_calls: Annotated[int, Field(strict=True, ge=1, le=256)] = 16
     waiting_calls: Annotated[int, Field(strict=True, ge=0, le=4096)] = 256
     calls_per_second: Annotated[float, Field(gt=0, le=10_000)] | None = None
-    message_bytes: Annotated[int, Field(strict=True, ge=4096, le=64 * 1024 * 1024)] = 16 * 1024 * 1024
+    message_bytes: Annotated[int, Field(strict=True, ge=4096, le=64 * 1024 * 1024)] = 32 * 1024 * 1024
 
 
 def server_limits(metadata: Mapping[str, JsonValue]) -> ServerLimits:
