@@ -27,8 +27,8 @@ from aos.kernel.kernel import Kernel, KernelOptions, parked_call
 from aos.kernel.turn import approval_record
 from aos.kernel.types import Decision
 from aos.mcp.catalogue import ToolCatalogue
-from aos.mcp.ledger import TableLedger
 from aos.mcp.key_vault import open_secrets
+from aos.mcp.ledger import TableLedger
 from aos.mcp.servers import McpServers
 from aos.mcp.status import ServerStatusBoard
 from aos.messaging.bus import Bus, Outbound

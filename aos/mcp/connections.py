@@ -280,7 +280,9 @@ class McpConnection:
             if session.link.ended.is_set():
                 raise self._died(what, session, attempt) from error
             # The SDK compares structured content with the tool's output schema, and bounds rounds of questions.
-            raise ServerReplyInvalid(f"{server} gave no valid answer to {what}: {self._masked(session, error)}") from None
+            raise ServerReplyInvalid(
+                f"{server} gave no valid answer to {what}: {self._masked(session, error)}"
+            ) from None
 
     def _refused(self, what: str, error: MCPError, session: _Session, attempt: Attempt) -> RequestFailed:
         """What an error of the protocol, or of HTTP below it, means for the request."""
@@ -459,7 +461,9 @@ class McpConnection:
                 return refused
             reason = _innermost(error)
             verb = "failed" if opened else "could not be started"
-            return ServerUnavailable(f"{server} {verb}: {link.reason or link.mask(f'{type(reason).__name__}: {reason}')[:500]}")
+            return ServerUnavailable(
+                f"{server} {verb}: {link.reason or link.mask(f'{type(reason).__name__}: {reason}')[:500]}"
+            )
         finally:
             link.end()
             self._session = None

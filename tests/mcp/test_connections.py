@@ -313,3 +313,38 @@ async def test_a_killed_parent_leaves_no_child(tmp_path: Path) -> None:
     parent.kill()
     await parent.wait()
     assert await gone(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel kills the children of a dead process on Linux only")
+async def test_a_killed_parent_leaves_no_child_that_hangs(tmp_path: Path) -> None:
+    parent = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(SERVERS / "parent.py")), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    pid = int(await asyncio.wait_for(parent.stdout.readline(), 20))
+    os.kill(pid, signal.SIGSTOP)
+    parent.kill()
+    await parent.wait()
+    assert await gone(pid)
+
+
+async def test_what_a_server_started_ends_with_it(connect: Connect) -> None:
+    connection = connect()
+    result = await connection.call_tool("start_child", {}, 10)
+    child = int(result["structuredContent"]["result"])
+    assert alive(child)
+    await connection.close()
+    assert await gone(child)
+
+
+async def test_a_server_of_somebody_else(connect: Connect) -> None:
+    """`mcp-server-time`, a package of the protocol's own project."""
+    connection = connect(server_entry("time", args=("-m", "mcp_server_time", "--local-timezone", "UTC")))
+    tools = {tool.name: tool for tool in (await connection.tools()).tools}
+    assert {"get_current_time", "convert_time"} <= tools.keys()
+    arguments = {"source_timezone": "Europe/Berlin", "time": "12:00", "target_timezone": "UTC"}
+    result = await connection.call_tool("convert_time", arguments, 10)
+    assert result["isError"] is False
+    assert "12:00:00+0" in result["content"][0]["text"]
+    wrong = await connection.call_tool("get_current_time", {"timezone": "Nowhere/At_All"}, 10)
+    assert wrong["isError"] is True

@@ -29,7 +29,7 @@ from tests.mcp.conftest import server_entry
         "::ffff:169.254.169.254",
         "64:ff9b::a9fe:a9fe",
         "2002:a9fe:a9fe::1",
-        "0.0.0.0",
+        "0.0.0.0",  # noqa: S104 - nothing binds here
         "::",
         "224.0.0.1",
         "255.255.255.255",
@@ -39,7 +39,9 @@ def test_some_addresses_are_never_allowed(address: str) -> None:
     assert refusal(address, private=True)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "10.1.2.3", "192.168.0.1", "172.16.0.1", "fd12::1", "100.64.0.1"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "::1", "10.1.2.3", "192.168.0.1", "172.16.0.1", "fd12::1", "100.64.0.1"]
+)
 def test_private_addresses_need_a_setting(address: str) -> None:
     assert "AOS_MCP_PRIVATE_NETWORKS" in (refusal(address, private=False) or "")
     assert refusal(address, private=True) is None
@@ -60,7 +62,7 @@ async def test_a_name_that_leads_inside_is_refused() -> None:
 async def test_an_entry_that_leads_inside_is_not_configured(kind: str) -> None:
     entry = server_entry("crm", server_type=kind, url="http://127.0.0.1:9/mcp")
     connection = McpConnection(entry, EnvironmentSecrets({}), SystemClock())
-    with pytest.raises(ServerNotConfigured, match="url of MCP server crm: 127.*AOS_MCP_PRIVATE_NETWORKS=true"):
+    with pytest.raises(ServerNotConfigured, match=r"url of MCP server crm: 127.*AOS_MCP_PRIVATE_NETWORKS=true"):
         await connection.ready()
     await connection.close()
 
@@ -97,7 +99,9 @@ async def answering(answer: bytes) -> AsyncIterator[tuple[int, list[bytes]]]:
 
 
 async def test_every_connection_is_checked_also_that_of_a_redirect(monkeypatch: pytest.MonkeyPatch) -> None:
-    location = b"HTTP/1.1 307 Away\r\nLocation: http://inside.example/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    location = (
+        b"HTTP/1.1 307 Away\r\nLocation: http://inside.example/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    )
     loop = asyncio.get_running_loop()
     real = loop.getaddrinfo
 

@@ -135,6 +135,7 @@ async def make_side(account: StorageAccount, payloads: Payloads, tmp_path: Path)
             claim_check=claim_check,
             secrets=EnvironmentSecrets({}),
             clock=clock,
+            private_networks=True,
         )
         server_id = like.server_id if like else f"w{uuid.uuid4().hex[:8]}"
         new = Side(mcp, clock, path, board, ledger, claim_check, server_id)

@@ -92,9 +92,7 @@ async def test_a_server_that_hangs_is_found_out(
         await connection.call_tool("slow", {"seconds": 0}, 0.5)
     await eventually(lambda: connection.state != "running" or connection.restarts > 0)
     http_workshop.process.send_signal(signal.SIGCONT)
-    async with asyncio.timeout(20):
-        while connection.state != "running":
-            await asyncio.sleep(0.05)
+    await connection.ready()
     assert (await connection.call_tool("add", {"a": 1, "b": 1}, 10))["structuredContent"] == {"result": 2}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -97,6 +98,12 @@ def variable(name: str) -> str:
 def pid() -> int:
     """The server's process id."""
     return os.getpid()
+
+
+@server.tool()
+def start_child() -> int:
+    """Starts a process that stays; its process id."""
+    return subprocess.Popen(["sleep", "600"]).pid
 
 
 @server.resource("workshop://motto", name="motto", mime_type="text/plain")
