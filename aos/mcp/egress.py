@@ -84,7 +84,8 @@ async def allowed_addresses(host: str, port: int, private: bool) -> list[str]:
     refusals = {address: refusal(address.partition("%")[0], private) for address in addresses}
     allowed = [address for address, why in refusals.items() if why is None]
     if not allowed:
-        raise EgressRefused(f"{host}: {'; '.join(why for why in refusals.values() if why)}")
+        said = "; ".join(why for why in refusals.values() if why)
+        raise EgressRefused(said if host in addresses else f"{host}: {said}")
     return allowed
 
 

@@ -62,7 +62,7 @@ async def test_a_name_that_leads_inside_is_refused() -> None:
 async def test_an_entry_that_leads_inside_is_not_configured(kind: str) -> None:
     entry = server_entry("crm", server_type=kind, url="http://127.0.0.1:9/mcp")
     connection = McpConnection(entry, EnvironmentSecrets({}), SystemClock())
-    with pytest.raises(ServerNotConfigured, match=r"url of MCP server crm: 127.*AOS_MCP_PRIVATE_NETWORKS=true"):
+    with pytest.raises(ServerNotConfigured, match=r"url of MCP server crm: 127\.0\.0\.1 is .*AOS_MCP_PRIVATE_NETWORKS"):
         await connection.ready()
     await connection.close()
 

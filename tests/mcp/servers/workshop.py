@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import uvicorn
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
@@ -127,6 +126,8 @@ def main(arguments: list[str]) -> None:
     if "--slow-start" in arguments:
         time.sleep(1.0)
     if arguments and arguments[0] in ("streamable_http", "sse"):
+        import uvicorn
+
         port = int(arguments[1])
         app = server.streamable_http_app() if arguments[0] == "streamable_http" else server.sse_app()
         uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=1)
