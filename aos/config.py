@@ -111,6 +111,13 @@ class Settings(BaseSettings):
     agent_backlog: Annotated[int, Field(validation_alias=_named("AOS_AGENT_BACKLOG"), ge=1, le=100_000)] = 10_000
     """Operations of one agent that may be unfinished; beyond it new messages are refused or put off."""
 
+    key_vault: Annotated[
+        str | None, Field(validation_alias=_named("AOS_KEY_VAULT_URL"), pattern=r"^https://[^/?#@]+/?$")
+    ] = None
+    """`https://<vault>.vault.azure.net`: where `${NAME}` of MCP servers is looked up, before the environment."""
+    mcp_private_networks: Annotated[bool, Field(validation_alias=_named("AOS_MCP_PRIVATE_NETWORKS"))] = False
+    """Whether MCP servers may lie at private and loopback addresses, such as in the app's virtual network."""
+
     client_id: Annotated[str | None, Field(validation_alias=_named("AZURE_CLIENT_ID"))] = None
 
     host: Annotated[str, Field(validation_alias=_named("AOS_HOST"))] = "127.0.0.1"
@@ -153,7 +160,8 @@ class Settings(BaseSettings):
     @property
     def needs_identity(self) -> bool:
         """Whether some service is to be signed in to with the app's identity."""
-        return not (self.storage and self.service_bus and (self.project_api_key or not self.use_foundry))
+        keys = self.storage and self.service_bus and (self.project_api_key or not self.use_foundry)
+        return self.key_vault is not None or not keys
 
     @property
     def bus_configured(self) -> bool:

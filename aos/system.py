@@ -31,10 +31,10 @@ from aos.kernel.types import Decision
 from aos.mcp.catalogue import ToolCatalogue
 from aos.mcp.circuits import KIND
 from aos.mcp.errors import UnknownServer
+from aos.mcp.key_vault import open_secrets
 from aos.mcp.ledger import TableLedger
 from aos.mcp.pins import ToolPins
 from aos.mcp.results import ToolResults
-from aos.mcp.secrets import EnvironmentSecrets
 from aos.mcp.servers import McpServers
 from aos.mcp.status import Desired, ServerStatusBoard
 from aos.mcp.views import server_view, status_view
@@ -149,6 +149,7 @@ class AgentOperatingSystem:
         self.conversations = Conversations(self.kernel, self.store, self.foundry)
         self.retention = Retention(self._account)
         self.schedules = Schedules(self.kernel, self.store, self.directory)
+        self._secrets = open_secrets(settings.key_vault, self._credential, clock)
         self.mcp: McpServers | None = None
         if "mcp" in settings.roles:
             self.mcp = McpServers(
@@ -158,9 +159,10 @@ class AgentOperatingSystem:
                 board=self._board,
                 send=self._send,
                 claim_check=claim_check,
-                secrets=EnvironmentSecrets(),
                 pins=ToolPins(self._account, settings.mcp_container) if settings.storage_configured else None,
                 trips=self._trips,
+                secrets=self._secrets,
+                private_networks=settings.mcp_private_networks,
             )
         self._health = Health(self._checks())
         self._tasks: set[asyncio.Task[None]] = set()
@@ -185,6 +187,7 @@ class AgentOperatingSystem:
         await self.kernel.close(grace)
         if self.mcp is not None:
             await self.mcp.close()
+        await self._secrets.close()
         await self._bus.close()
         await self.foundry.close()
         await self._account.close()

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from aos.registry.agents import parse_agents
 from benchmarks.threads import share_of_create_and_process
+from benchmarks.tools import at_rest, round_trips
 from benchmarks.world import World
 
 ROUNDS, TURNS = 9, 2000
@@ -96,6 +97,23 @@ def main() -> None:
             lambda: asyncio.run(share_of_create_and_process()),
             "<= 0.3",
         ),
+        ("tool call over the bus, p50", "ms", lambda: round_trips().tool_p50, ""),
+        (
+            "tool call over the bus, p50, its ratio",
+            "of bare request and reply",
+            lambda: round_trips().tool_p50 / round_trips().bare_p50,
+            "<= 1.5",
+        ),
+        (
+            "tool call over the bus, p99, its ratio",
+            "of bare request and reply",
+            lambda: round_trips().tool_p99 / round_trips().bare_p99,
+            "<= 1.5",
+        ),
+        ("tool calls over the bus, 64 under way", "calls/s", lambda: round_trips().tool_rate, ""),
+        ("bare requests and replies, 64 under way", "calls/s", lambda: round_trips().bare_rate, ""),
+        ("100 MCP servers at rest", "% of a core", lambda: at_rest().cpu, ""),
+        ("100 MCP servers at rest, each, in our process", "KiB", lambda: at_rest().kib, ""),
         ("import aos", "ms", lambda: import_ms("aos"), "<= 60"),
         ("import aos.app (routes, no SDK)", "ms", lambda: import_ms("aos.app"), ""),
         ("registry of 1,000 agents parsed", "ms", lambda: registry_ms(1000), "<= 100"),

@@ -175,6 +175,7 @@ async def world(state: Path, more: Mapping[str, str] | None = None) -> AsyncIter
         table_port=0,
         servicebus_port=0,
         foundry_port=0,
+        calendar_port=0,
     )
     async with Stack(settings, project=project) as stack:
         app = App({**stack.environment, **(more or {})}, project)
