@@ -74,9 +74,16 @@ def routes(settings: Settings) -> RouteRegistry:
         _agent_routes(registry, settings)
     if "mcp" in settings.roles:
         registry.register_topic(
-            MCP_REQUESTS, SERVERS_SUBSCRIPTION, on_mcp_request, connection=SERVICE_BUS, name="on_mcp_request"
+            MCP_REQUESTS,
+            SERVERS_SUBSCRIPTION,
+            on_mcp_request,
+            connection=SERVICE_BUS,
+            name="on_mcp_request",
+            required=False,
         )
-        registry.register_queue(MCP_COMMANDS, on_mcp_command, connection=SERVICE_BUS, name="on_mcp_command")
+        registry.register_queue(
+            MCP_COMMANDS, on_mcp_command, connection=SERVICE_BUS, name="on_mcp_command", required=False
+        )
     return registry
 
 
@@ -115,11 +122,19 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         connection=SERVICE_BUS,
         name="on_agent_event",
         sessions=settings.events_sessions,
+        required=False,
     )
     registry.register_topic(
-        MCP_RESPONSES, AGENTS_SUBSCRIPTION, on_agent_message, connection=SERVICE_BUS, name="on_mcp_response"
+        MCP_RESPONSES,
+        AGENTS_SUBSCRIPTION,
+        on_agent_message,
+        connection=SERVICE_BUS,
+        name="on_mcp_response",
+        required=False,
     )
-    registry.register_queue(AGENT_COMMANDS, on_agent_message, connection=SERVICE_BUS, name="on_agent_command")
+    registry.register_queue(
+        AGENT_COMMANDS, on_agent_message, connection=SERVICE_BUS, name="on_agent_command", required=False
+    )
     registry.register_timer("sweep", "*/10 * * * * *", sweep)
     registry.register_timer("reconcile", "0 */5 * * * *", reconcile)
 

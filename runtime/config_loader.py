@@ -10,10 +10,10 @@ from typing import Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from runtime.routes_registry import AuthLevel
+from runtime.routes import AuthLevel
 
-StorageType = Literal["memory", "blob", "table", "cosmos"]
-MessagingType = Literal["memory", "servicebus", "eventhub"]
+StorageType = Literal["blob", "memory"]
+MessagingType = Literal["servicebus", "memory"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 _ENVIRONMENT = "environment"

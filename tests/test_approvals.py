@@ -15,7 +15,7 @@ from aos.kernel.types import Approval, ApprovalRecord
 from aos.storage.account import StorageAccount
 from aos.storage.payloads import STATE_CONTAINER, Payloads
 from runtime import AuthLevel
-from runtime.routes_registry import Route
+from runtime.routes import Route
 
 NOW = 4_000_000_000.0
 """Later than whatever other tests leave on the board."""
