@@ -5,8 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from pydantic import Field
+
+from aos.answers import (
+    AgentAnswer,
+    AgentListAnswer,
+    AgentStatusAnswer,
+    ApprovalAnswer,
+    ApprovalPageAnswer,
+    CommandAnswer,
+    HealthAnswer,
+    OperationAnswer,
+    ReloadAnswer,
+    ServerListAnswer,
+)
 from aos.approvals import ApprovalDecision, Listed
 from aos.commands import AgentOrder
 from aos.config import SERVICE_BUS, Settings
@@ -35,7 +49,18 @@ from aos.messaging.envelopes import (
 from aos.messaging.incoming import REPLAY, Incoming, replay_number
 from aos.sse import LONGEST_STREAM, MEDIA_TYPE, EventStream, location, wants_events
 from aos.views import operation_view
-from runtime import AuthLevel, BusMessage, HttpMethod, Problem, Request, Response, RouteRegistry, TimerTick
+from runtime import (
+    Answers,
+    AuthLevel,
+    BusMessage,
+    HttpMethod,
+    Parameter,
+    Problem,
+    Request,
+    Response,
+    RouteRegistry,
+    TimerTick,
+)
 
 if TYPE_CHECKING:
     from aos.kernel.kernel import Kernel
@@ -65,11 +90,39 @@ _STATUS: dict[type[AosError], int] = {
 }
 
 
+# A key or token may be limited to agents: these are its scopes. Approving is apart: who talks to an agent must not
+# approve its writes.
+READ, RUN, READ_ALL, APPROVER = "agents/{agent_id}:read", "agents/{agent_id}:run", "agents/*:read", "approver"
+
+_OPERATION = Answers("The operation as it ended.", OperationAnswer)
+_GOES_ON = Answers("The operation goes on.", OperationAnswer)
+_LATER = {"Location": "Where the operation is found.", "Retry-After": "Seconds after which to look."}
+
+
 def routes(settings: Settings) -> RouteRegistry:
     """All routes of the roles that this app plays."""
     registry = RouteRegistry()
-    registry.register("health", _http(health), auth_level=AuthLevel.ANONYMOUS, name="health")
-    registry.register("mcp/servers", _http(mcp_servers), name="mcp_servers")
+    registry.register(
+        "health",
+        _http(health),
+        auth_level=AuthLevel.ANONYMOUS,
+        name="health",
+        tags=["system"],
+        response_model=HealthAnswer,
+        answers={
+            # Not only a problem: the body of an unhealthy system says what is wrong with it.
+            503: Answers("It cannot do its work, or could not start.", HealthAnswer)
+        },
+    )
+    registry.register(
+        "mcp/servers",
+        _http(mcp_servers),
+        name="mcp_servers",
+        tags=["system"],
+        response_model=ServerListAnswer,
+        scopes=(READ_ALL,),
+        problems=(502,),
+    )
     if "agents" in settings.roles:
         _agent_routes(registry, settings)
     if "mcp" in settings.roles:
@@ -88,32 +141,118 @@ def routes(settings: Settings) -> RouteRegistry:
 
 
 def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
-    registry.register("agents", _http(agent_list), name="agent_list")
-    registry.register("agents/{agent_id}", _http(agent), name="agent")
-    registry.register("agents/{agent_id}/status", _http(agent_status), name="agent_status")
-    registry.register("agents/{agent_id}", _http(ask), [HttpMethod.POST], name="ask", request_model=Ask)
-    registry.register("operations/{operation_id}", _http(operation), name="operation")
+    registry.register(
+        "agents",
+        _http(agent_list),
+        name="agent_list",
+        tags=["agents"],
+        response_model=AgentListAnswer,
+        problems=(502,),
+    )
+    registry.register(
+        "agents/{agent_id}",
+        _http(agent),
+        name="agent",
+        tags=["agents"],
+        response_model=AgentAnswer,
+        scopes=(READ,),
+        problems=(404, 502),
+    )
+    registry.register(
+        "agents/{agent_id}/status",
+        _http(agent_status),
+        name="agent_status",
+        tags=["agents"],
+        response_model=AgentStatusAnswer,
+        scopes=(READ,),
+        problems=(404, 502),
+    )
+    registry.register(
+        "agents/{agent_id}",
+        _http(ask),
+        [HttpMethod.POST],
+        name="ask",
+        tags=["agents"],
+        request_model=Ask,
+        answers={
+            200: Answers("The answer.", OperationAnswer, {"text/event-stream": "The turn as it goes, event by event."}),
+            202: Answers("The turn goes on.", OperationAnswer, headers=_LATER),
+        },
+        parameters=(
+            Parameter("idempotency-key", "header", description="The same key names the same operation for ever."),
+            Parameter("prefer", "header", description="`respond-async`: do not wait for the answer (RFC 7240)."),
+        ),
+        scopes=(RUN,),
+        sensitive=True,
+        problems=(404, 409, 429, 502),
+    )
+    registry.register(
+        "operations/{operation_id}",
+        _http(operation),
+        name="operation",
+        tags=["operations"],
+        response_model=OperationAnswer,
+        sensitive=True,
+        problems=(404, 502),
+    )
     registry.register(
         "agents/{agent_id}/commands",
         _http(command_agent),
         [HttpMethod.POST],
         auth_level=AuthLevel.ADMIN,
         name="command_agent",
+        tags=["agents"],
         request_model=AgentOrder,
+        response_model=CommandAnswer,
+        problems=(404, 502),
     )
     registry.register(
-        "registry/reload", _http(reload), [HttpMethod.POST], auth_level=AuthLevel.ADMIN, name="reload_registry"
+        "registry/reload",
+        _http(reload),
+        [HttpMethod.POST],
+        auth_level=AuthLevel.ADMIN,
+        name="reload_registry",
+        tags=["system"],
+        response_model=ReloadAnswer,
+        problems=(502,),
     )
-    registry.register("operations/{operation_id}", _http(cancel), [HttpMethod.DELETE], name="cancel")
-    # Who talks to an agent must not approve its writes: these take the admin key.
-    registry.register("approvals", _http(approvals), auth_level=AuthLevel.ADMIN, name="approvals")
+    registry.register(
+        "operations/{operation_id}",
+        _http(cancel),
+        [HttpMethod.DELETE],
+        name="cancel",
+        tags=["operations"],
+        answers={200: _OPERATION, 202: _GOES_ON},
+        sensitive=True,
+        problems=(404, 409, 502),
+    )
+    registry.register(
+        "approvals",
+        _http(approvals),
+        auth_level=AuthLevel.ADMIN,
+        name="approvals",
+        tags=["approvals"],
+        response_model=ApprovalPageAnswer,
+        parameters=(
+            Parameter("state", kind=Literal["pending", "decided"], description="pending, if it is not given"),
+            Parameter("after", kind=Annotated[str, Field(max_length=256)], description="`next` of the page before"),
+        ),
+        scopes=(APPROVER,),
+        sensitive=True,
+        problems=(502,),
+    )
     registry.register(
         "approvals/{approval_id}",
         _http(decide),
         [HttpMethod.POST],
         auth_level=AuthLevel.ADMIN,
         name="decide",
+        tags=["approvals"],
         request_model=ApprovalDecision,
+        answers={200: Answers("Done.", ApprovalAnswer), 202: Answers("On its way.", ApprovalAnswer)},
+        scopes=(APPROVER,),
+        sensitive=True,
+        problems=(404, 409, 502),
     )
     registry.register_topic(
         AGENT_EVENTS,
@@ -149,8 +288,11 @@ async def health(request: Request) -> Response:
 
 
 async def agent_list(request: Request) -> Response:
-    """The agents of the registry."""
-    return Response(body=await _system(request).agent_list())
+    """The agents of the registry, as far as the caller may read them."""
+    body = await _system(request).agent_list()
+    if request.caller.scopes is not None:
+        body["agents"] = [agent for agent in body["agents"] if request.caller.may(f"agents/{agent['agent_id']}:read")]
+    return Response(body=body)
 
 
 async def agent(request: Request) -> Response:
@@ -191,7 +333,9 @@ async def ask(request: Request) -> Response:
 
 async def operation(request: Request) -> Response:
     """What became of an accepted message."""
-    return Response(body=operation_view(await _system(request).kernel.operation(request.route_params["operation_id"])))
+    operation = await _system(request).kernel.operation(request.route_params["operation_id"])
+    _allow(request, operation, "read", "run")
+    return Response(body=operation_view(operation))
 
 
 async def command_agent(request: Request) -> Response:
@@ -210,16 +354,16 @@ async def reload(request: Request) -> Response:
 async def cancel(request: Request) -> Response:
     """Ends an operation as cancelled: 200 when it has ended so, 202 while a model step is let end."""
     operation_id = request.route_params["operation_id"]
-    operation = await _system(request).kernel.cancel(operation_id, request.caller.name)
+    kernel = _system(request).kernel
+    if request.caller.scopes is not None:
+        _allow(request, await kernel.operation(operation_id), "run")
+    operation = await kernel.cancel(operation_id, request.caller.name)
     return Response(status=200 if operation.final else 202, body=operation_view(operation))
 
 
 async def approvals(request: Request) -> Response:
     """Calls that wait for a person; with `?state=decided` those that were decided, the newest first."""
-    listed = request.query.get("state", "pending")
-    if listed not in ("pending", "decided"):
-        raise Problem(400, "invalid_query", "The query is not valid", "state takes pending or decided.")
-    state: Listed = "decided" if listed == "decided" else "pending"
+    state: Listed = "decided" if request.query.get("state") == "decided" else "pending"
     return Response(body=await _system(request).approvals(state, request.query.get("after", "")))
 
 
@@ -264,6 +408,13 @@ async def reconcile(tick: TimerTick) -> None:
 
 
 # --- inside
+
+
+def _allow(request: Request, operation: Operation, *actions: str) -> None:
+    """403 for a caller who is limited to other agents."""
+    scopes = [f"agents/{operation.agent_id}:{action}" for action in actions]
+    if request.caller.scopes is not None and not any(request.caller.may(scope) for scope in scopes):
+        raise Problem(403, "scope_required", detail=f"This needs one of the scopes: {', '.join(scopes)}.")
 
 
 def _events(kernel: Kernel, accepted: Operation, body: Ask) -> Response:

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from runtime.asgi_http import HttpEndpoint
 from runtime.auth import Keys, RequestAuthorizer, is_loopback
@@ -98,7 +97,9 @@ class AsgiRuntime:
             )
             routes = (*self.route_registry.http_routes, *([document] if document is not None else []))
             endpoint = HttpEndpoint(routes, self._invoker, self._prefix)
-            self._app = Starlette(routes=[Mount("/", app=endpoint)], lifespan=self._lifespan)
+            self._app = Starlette(lifespan=self._lifespan)
+            # Not as a mount at "/": its pattern takes no path with a line break, which is a good one when encoded.
+            self._app.router.default = endpoint
         return self._app
 
     @property

@@ -197,7 +197,7 @@ def _responses(
         answers.setdefault(200, Answers("The answer.", route.response_model))
     responses: dict[str, Schema] = {}
     for status, answer in answers.items():
-        content: dict[str, Schema] = {}
+        content: Schema = {}
         if answer.model is not None:
             content[JSON] = {"schema": reference(answer.model, "serialization")}
         for media_type, why in answer.media_types.items():
@@ -208,15 +208,13 @@ def _responses(
             responses[str(status)]["content"] = content
     if not any(status < 400 for status in answers):
         responses["200"] = {"description": "The answer.", "headers": _EVERY_ANSWER}
+    problem: dict[str, object] = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for status in _problems(route, method):
-        responses.setdefault(
-            str(status),
-            {
-                "description": HTTPStatus(status).phrase,
-                "headers": _EVERY_ANSWER,
-                "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-            },
-        )
+        plain: Schema = {"description": HTTPStatus(status).phrase, "headers": _EVERY_ANSWER}
+        known = responses.get(str(status), plain)
+        described = known.get("content")
+        both = {**described, **problem} if isinstance(described, dict) else problem
+        responses[str(status)] = {**known, "content": both}
     return dict(sorted(responses.items()))
 
 

@@ -73,6 +73,7 @@ EXCHANGES = [
     ),
     Exchange("DELETE /API/Echo/a/b", json={"method": "DELETE"}),
     Exchange("GET /api/echo/a%2fb/c/", json={"route_params": {"first": "a%2Fb", "second": "c"}}),
+    Exchange("GET /api/echo/a%0Ab/c", json={"route_params": {"first": "a\nb", "second": "c"}}),
     Exchange("GET /api/echo/any/LITERAL", media_type=TEXT, body=b"sync nobody"),
     Exchange("GET /api/sync?name=Ada", media_type=TEXT, body=b"sync Ada"),
     Exchange("HEAD /api/sync", media_type=TEXT, body=b""),
