@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from runtime.route_checks import RouteError
     from runtime.routes import Answers, AuthLevel, HttpMethod, Parameter, QueueRoute, Route, TimerRoute, TopicRoute
     from runtime.routes_registry import RouteRegistry, route
+    from runtime.storage import Storage, open_storage
     from runtime.tokens import Entra
 
 _HOMES = {
@@ -62,11 +63,13 @@ _HOMES = {
     "RuntimeConfig": "config_loader",
     "RuntimeConfigError": "config_loader",
     "ServeError": "asgi_runtime",
+    "Storage": "storage",
     "TimerRoute": "routes",
     "TimerTick": "messages",
     "TopicRoute": "routes",
     "create_runtime": "azure_functions_runtime",
     "load_runtime_config": "config_loader",
+    "open_storage": "storage",
     "openapi_document": "openapi",
     "parse_keys": "key_settings",
     "route": "routes_registry",
@@ -107,11 +110,13 @@ __all__ = [
     "RuntimeConfig",
     "RuntimeConfigError",
     "ServeError",
+    "Storage",
     "TimerRoute",
     "TimerTick",
     "TopicRoute",
     "create_runtime",
     "load_runtime_config",
+    "open_storage",
     "openapi_document",
     "parse_keys",
     "route",

@@ -84,7 +84,7 @@ class AsgiRuntime:
         timer is unusable.
         """
         if self._app is None:
-            self._check()
+            self.route_registry.check(self._settings)
             self._timers = [
                 Timer(route, self._settings, self._invoker.timer) for route in self.route_registry.timer_routes
             ]
@@ -152,11 +152,6 @@ class AsgiRuntime:
                 self._port = None
             if not server.started:
                 raise ServeError("The application did not start; the log holds the cause.")
-
-    def _check(self) -> None:
-        # With an in-process bus nothing is connected to, so connections need no settings.
-        served = self.config.messaging_type == "servicebus"
-        self.route_registry.check(self._settings if served else None)
 
     def _bind(self, host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

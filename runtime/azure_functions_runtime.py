@@ -111,9 +111,10 @@ class AzureFunctionsRuntime:
 
         Raises:
             RouteError: With everything that is wrong with the routes; nothing is bound then.
-            RuntimeConfigError: The configuration wants what Azure Functions cannot do.
+            RuntimeConfigError: The configuration switches Azure Functions off.
         """
-        self._check_config()
+        if not self.config.azure_functions_enabled:
+            raise RuntimeConfigError({"azure_functions_enabled": "is false, but a function app is asked for"})
         self.route_registry.check(self._settings, shadowed(self.route_registry.http_routes))
         _check_sole_app(self._app)
         registry = self.route_registry
@@ -133,13 +134,6 @@ class AzureFunctionsRuntime:
             self._bound.add("warmup")
             self._app.function_name("warmup")(self._app.warm_up_trigger(arg_name="warmup")(self._warmup_handler()))
         return self._app
-
-    def _check_config(self) -> None:
-        if not self.config.azure_functions_enabled:
-            raise RuntimeConfigError({"azure_functions_enabled": "is false, but a function app is asked for"})
-        if self.config.messaging_type != "servicebus" and self.route_registry.bus_routes:
-            remedy = "set it to servicebus: that is what the triggers of queue and topic routes listen to"
-            raise RuntimeConfigError({"messaging_type": f"is {self.config.messaging_type}; {remedy}"})
 
     def _bind(self, route: Route | BusRoute | TimerRoute) -> None:
         if isinstance(route, Route):

@@ -170,3 +170,49 @@ async def test_a_stream_too_long_to_buffer_is_an_error(monkeypatch: pytest.Monke
     runtime = create_runtime(RuntimeConfig())
     answer = await runtime._buffered(Answer(200), pieces(), Inbound("GET", "", "", Headers(), {}, no_body))
     assert (answer.status, closed) == (500, True)
+
+
+BROKEN_APP = """
+from runtime import RouteRegistry, RuntimeConfig, create_runtime
+
+registry = RouteRegistry()
+
+async def handler(req, extra):
+    return extra
+
+registry.register("admin/keys", handler)
+registry.register_queue("orders", lambda message: None, connection="NO_SUCH_SETTING")
+registry.register("items/{id}", lambda req: "", name="a")
+registry.register("items/recent", lambda req: "", name="b")
+app = create_runtime(RuntimeConfig(), registry).get_func_app()
+"""
+
+TWO_APPS = """
+from runtime import RuntimeConfig, create_runtime
+
+first = create_runtime(RuntimeConfig()).get_func_app()
+second = create_runtime(RuntimeConfig()).get_func_app()
+"""
+
+
+async def test_all_mistakes_are_one_error_at_start(tmp_path: Path) -> None:
+    (tmp_path / "function_app.py").write_text(BROKEN_APP)
+    with pytest.raises(WorkerError) as caught:
+        async with FunctionsWorker(tmp_path):
+            pass
+    told = str(caught.value)
+    at = str(tmp_path / "function_app.py")
+    assert "4 mistakes in the routes" in told
+    assert f"keeps paths under 'admin' and 'runtime' for itself [{at}:9; handler {at}:6]" in told
+    assert "must take exactly one argument, but its signature is (req, extra)" in told
+    assert f"neither NO_SUCH_SETTING nor NO_SUCH_SETTING__fullyQualifiedNamespace is set [{at}:10]" in told
+    assert "on Azure Functions 'items/{id}' (a) takes its requests" in told
+
+
+async def test_two_apps_in_one_module_are_an_error_that_names_the_other(tmp_path: Path) -> None:
+    (tmp_path / "function_app.py").write_text(TWO_APPS)
+    with pytest.raises(WorkerError) as caught:
+        async with FunctionsWorker(tmp_path):
+            pass
+    assert "there is another one already, first; the host takes one app" in str(caught.value)
+    assert f"[{tmp_path / 'function_app.py'}:5]" in str(caught.value)
