@@ -61,10 +61,16 @@ class Settings(BaseSettings):
     deployment_fallback: Annotated[bool, Field(validation_alias=_named("AOS_DEPLOYMENT_FALLBACK"))] = False
     """Whether an agent whose deployment does not exist thinks with the base deployment; its status says so."""
 
+    base_model: Annotated[str | None, Field(validation_alias=_named("AOS_BASE_MODEL"))] = None
+    """Folder or hub name of the base model for which adapters are trained and served on this machine."""
+    adapters_dir: Annotated[str, Field(validation_alias=_named("AOS_ADAPTERS_DIR"))] = "adapters"
+    """Folder of trained adapters on this machine."""
+
     storage: Annotated[str | None, Field(validation_alias=_named(STORAGE), repr=False)] = None
     storage_account: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__accountName"))] = None
     storage_blob_uri: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__blobServiceUri"))] = None
     storage_table_uri: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__tableServiceUri"))] = None
+    storage_queue_uri: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__queueServiceUri"))] = None
     agent_container: Annotated[str, Field(validation_alias=_named("AGENT_CONFIG_BLOB_CONTAINER"))] = "agent-configs"
     mcp_container: Annotated[str, Field(validation_alias=_named("MCP_REGISTRY_BLOB_CONTAINER"))] = "mcp-registry"
 
