@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import httpx2
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -27,6 +29,11 @@ from tests.e2e.harness import App, World
 
 FUNCTION_KEY, ADMIN_KEY = "function-key-of-the-tests", "admin-key-of-the-tests"
 KEYS = {"x-functions-key": FUNCTION_KEY, "x-admin-key": ADMIN_KEY}
+NAMED: dict[str, dict[str, Any]] = {
+    "shop": {"key": "shop-key-of-the-tests", "scopes": ["agents/ceo:run", "agents/ceo:read"]},
+    "other": {"key": "other-key-of-the-tests", "scopes": ["agents/cfo:run", "agents/*:read"]},
+    "duty": {"key": "duty-key-of-the-tests", "scopes": ["approver"]},
+}
 EXAMPLES = 12
 Operation: TypeAlias = APIOperation[Any, Any, Any, Any]
 Case: TypeAlias = schemathesis.Case[Operation]
@@ -45,7 +52,12 @@ CHECKS = [
 async def guarded(aos: World, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[App]:
     """Another process of the running AOS, with keys."""
     folder: Path = tmp_path_factory.mktemp("guarded")
-    keys = {"AOS_FUNCTION_KEY": FUNCTION_KEY, "AOS_ADMIN_KEY": ADMIN_KEY, "AOS_ROLES": "agents"}
+    keys = {
+        "AOS_FUNCTION_KEY": FUNCTION_KEY,
+        "AOS_ADMIN_KEY": ADMIN_KEY,
+        "AOS_KEYS": json.dumps(NAMED),
+        "AOS_ROLES": "agents",
+    }
     app = App({**aos.stack.environment, **keys}, folder)
     app.http.headers.update(KEYS)
     await app.start()
@@ -108,3 +120,29 @@ async def test_answers_are_as_described(guarded: App) -> None:
                 seen |= await asyncio.to_thread(exercise, operation, base_url, mode, real)
     assert {200, 404, 409} <= seen
     assert seen & {400, 422}
+
+
+async def test_a_limited_key_reaches_its_agents_alone(guarded: App) -> None:
+    async def call(method: str, path: str, name: str, body: object = None) -> tuple[int, dict[str, Any]]:
+        async with httpx2.AsyncClient(base_url=guarded.http.base_url, timeout=60) as client:
+            answer = await client.request(method, path, headers={"x-functions-key": NAMED[name]["key"]}, json=body)
+        return answer.status_code, answer.json()
+
+    hello = {"message": "@say hello"}
+    status, asked = await call("POST", "agents/ceo", "shop", hello)
+    operation = f"operations/{asked['operation_id']}"
+    assert (status, (await call("GET", operation, "shop"))[0]) == (200, 200)
+    for method, path, name in (
+        ("POST", "agents/cfo", "shop"),
+        ("GET", "agents/cfo", "shop"),
+        ("GET", "mcp/servers", "shop"),
+        ("DELETE", operation, "other"),
+        ("GET", operation, "duty"),
+    ):
+        refused, problem = await call(method, path, name, hello if method == "POST" else None)
+        assert (refused, problem["code"]) == (403, "scope_required"), (method, path, name)
+    assert [agent["agent_id"] for agent in (await call("GET", "agents", "shop"))[1]["agents"]] == ["ceo"]
+    assert len((await call("GET", "agents", "other"))[1]["agents"]) == 5
+    assert (await call("GET", "approvals", "shop"))[1]["code"] == "admin_required"
+    assert (await call("GET", "approvals", "duty"))[0] == 200
+    assert (await call("POST", "registry/reload", "duty"))[1]["code"] == "admin_required"
