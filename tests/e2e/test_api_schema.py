@@ -97,6 +97,7 @@ def exercise(operation: Operation, base_url: str, mode: GenerationMode, real: di
     return seen
 
 
+@pytest.mark.slow
 async def test_answers_are_as_described(guarded: App) -> None:
     document = (await guarded.http.get("openapi.json")).json()
     # A body that is too long is refused as such, not as invalid.
