@@ -124,19 +124,22 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(validation_alias=_named("AOS_PORT"), ge=0, le=65535)] = 7071
     function_key: Annotated[str | None, Field(validation_alias=_named("AOS_FUNCTION_KEY"), repr=False)] = None
     admin_key: Annotated[str | None, Field(validation_alias=_named("AOS_ADMIN_KEY"), repr=False)] = None
+    keys: Annotated[str, Field(validation_alias=_named("AOS_KEYS"), repr=False)] = ""
+    """JSON: further keys by name with their scopes; see `docs/security.md`."""
+    entra_issuers: Annotated[tuple[str, ...], NoDecode, Field(validation_alias=_named("AOS_ENTRA_ISSUERS"))] = ()
+    """Whose tokens are accepted, separated by commas: `https://login.microsoftonline.com/<tenant>/v2.0`."""
+    entra_audiences: Annotated[tuple[str, ...], NoDecode, Field(validation_alias=_named("AOS_ENTRA_AUDIENCES"))] = ()
+
+    @field_validator("entra_issuers", "entra_audiences", "shared_containers", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("roles", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return frozenset(part.strip() for part in value.split(",") if part.strip())
-        return value
-
-    @field_validator("shared_containers", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
     @model_validator(mode="after")

@@ -120,9 +120,11 @@ class FunctionsWorker:
         return os.pread(self._log.fileno(), 1_048_576, 0).decode(errors="replace")
 
     def match(self, method: str, path: str) -> tuple[str, dict[str, str]] | None:
-        """The function that the host would call for a path, with its route parameters: /api/..., literals first."""
-        found: list[tuple[list[bool], str, dict[str, str]]] = []
-        for function in self.functions.values():
+        """The function that the host would call for a path, with its route parameters: /api/...
+
+        The first in the order of names whose template fits: the host does not prefer literals.
+        """
+        for function in sorted(self.functions.values(), key=lambda function: function.name.casefold()):
             trigger = function.trigger
             methods = trigger.get("methods") or ["GET", "POST"]
             if trigger["type"] != "httpTrigger" or not isinstance(methods, Iterable) or method not in methods:
@@ -134,8 +136,8 @@ class FunctionsWorker:
             hit = re.fullmatch(f"/api/{pattern}/?", path, re.IGNORECASE)
             if hit is not None:
                 params = {name: unquote(value).replace("/", "%2F") for name, value in hit.groupdict().items()}
-                found.append(([part.startswith("{") for part in route.split("/")], function.name, params))
-        return min(found, key=lambda item: item[0])[1:] if found else None
+                return function.name, params
+        return None
 
     async def invoke_http(
         self,
