@@ -9,7 +9,7 @@ from aos.errors import AosError, CircuitOpen, FoundryRefused, FoundryUnavailable
 from aos.kernel.breaker import BUSY, Meaning
 from aos.orchestration.model_types import ModelRefused, ModelUnavailable
 
-UNUSABLE = frozenset({"foundry_unauthorized", "model_unauthorized", "deployment_not_found"})
+UNUSABLE = frozenset({"model_unauthorized", "deployment_not_found"})
 """Refusals that concern the model's service rather than the request."""
 OVERLOADED = frozenset({408, 409, 429, 500, 502, 503, 504})
 

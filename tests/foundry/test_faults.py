@@ -72,11 +72,12 @@ async def test_a_broken_service_may_have_taken_the_step(project: Project, status
 
 @every_ask
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_refused_sign_in_names_the_remedy(project: Project, ask: str, status: int) -> None:
-    await project.fail(status, PATHS[ask])
-    with pytest.raises(FoundryRefused, match="AZURE_AI_API_KEY") as refused:
-        await ASKS[ask](project.new_adapter(Provisioner(None)))
-    assert refused.value.code == "foundry_unauthorized"
+async def test_a_sign_in_that_ran_out_is_for_the_operator_to_mend(project: Project, ask: str, status: int) -> None:
+    await project.fail(status, PATHS[ask], code="Unauthorized", message="The access token has expired.")
+    error = await unavailable(project.new_adapter(Provisioner(None)), ask)
+    assert error.code == "foundry_unauthorized"
+    assert "has expired" in error.detail
+    assert "AZURE_AI_API_KEY" in error.detail
 
 
 async def test_any_other_refusal_keeps_the_code_of_the_service(project: Project) -> None:
