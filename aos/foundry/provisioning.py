@@ -96,14 +96,23 @@ class Provisioner:
         """
         rows = {} if self._account is None else await self._rows(self._account)
         self._seen = {name: (row["hash"], row["version"]) for name, row in rows.items() if row["hash"]}
-        unknown = [name for name in map(foundry_name, set(agent_ids) - self._known.keys()) if name not in self._seen]
-        if len(unknown) > FEW:
+        for agent_id, known in [*self._known.items()] if self._account is not None else ():
+            row = rows.get(known.name)
+            if row is None or (row["hash"] == known.definition_hash and row["version"] != known.version):
+                # Another process removed it, or made it again.
+                del self._known[agent_id]
+        wanted = {foundry_name(agent_id) for agent_id in set(agent_ids) - self._known.keys()}
+        if len(wanted - self._seen.keys()) > FEW:
             listed = await maker.list_agents()
-            ours = {name: found for name, found in listed.items() if found.ours and found.definition_hash}
-            adopted = {name: found for name, found in ours.items() if name not in self._seen}
-            self._seen |= {name: (found.definition_hash, found.version) for name, found in adopted.items()}
+            # Only those asked for: another app of the same name in this project may have made the others.
+            found = {
+                name: listed[name]
+                for name in (wanted - self._seen.keys()) & listed.keys()
+                if listed[name].ours and listed[name].definition_hash
+            }
+            self._seen |= {name: (agent.definition_hash, agent.version) for name, agent in found.items()}
             if self._account is not None:
-                rows |= await self._adopt(self._account, {n: f for n, f in adopted.items() if n not in rows})
+                rows |= await self._adopt(self._account, {n: a for n, a in found.items() if n not in rows})
         return frozenset(row["agent_id"] for row in rows.values() if row.get("agent_id"))
 
     async def ensure(self, spec: AgentSpec, maker: AgentMaker) -> AgentRef:

@@ -19,9 +19,9 @@ from aos.foundry.clients import FoundryClients
 from aos.foundry.provisioning import Provisioner
 from aos.foundry.responses import ResponsesAdapter
 from aos.kernel.types import AgentRef, ConversationKey
-from tests.foundry.project import Project, settings, spec
+from tests.foundry.project import Adapter, Project, settings, spec
 
-Ask = Callable[[ResponsesAdapter], Awaitable[object]]
+Ask = Callable[[Adapter], Awaitable[object]]
 REF = AgentRef("ceo", "1", "hash", "llama-3.3-70b-ceo")
 
 ASKS: dict[str, Ask] = {
@@ -39,7 +39,7 @@ def new_adapter(endpoint: str) -> ResponsesAdapter:
     return ResponsesAdapter(FoundryClients(settings(endpoint)), Provisioner(None), "aos")
 
 
-async def unavailable(adapter: ResponsesAdapter, ask: str) -> FoundryUnavailable:
+async def unavailable(adapter: Adapter, ask: str) -> FoundryUnavailable:
     with pytest.raises(FoundryUnavailable) as raised:
         await ASKS[ask](adapter)
     return raised.value
