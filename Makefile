@@ -4,10 +4,10 @@ BIN := .venv/bin
 export AOS_STATE_DIR ?= .aos
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format bench clean
+.PHONY: help setup run test test-sdks lint format bench clean
 
 help: ## Show this help
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(BIN)/.dev ## Make .venv with everything that work on AOS needs
 
@@ -16,6 +16,9 @@ run: $(BIN)/.local ## Start the local stack and AOS; prints a curl to try
 
 test: $(BIN)/.dev ## Run all tests
 	$(BIN)/python -m pytest
+
+test-sdks: $(BIN)/.dev ## Run the tests of Foundry with the oldest SDKs that are admitted
+	$(BIN)/python -m tests.foundry.lowest_sdks
 
 lint: $(BIN)/.dev ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

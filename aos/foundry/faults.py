@@ -26,6 +26,7 @@ def foundry_errors(what: str) -> Iterator[None]:
     The SDKs check the shape of nothing: a page of a proxy, or half a body, shows as one of Python's own errors when it
     is read. So answers are read within this context.
     """
+    import httpx2
     import openai
     from azure.core.exceptions import (
         ClientAuthenticationError,
@@ -37,12 +38,15 @@ def foundry_errors(what: str) -> Iterator[None]:
 
     try:
         yield
-    except (openai.APITimeoutError, TimeoutError) as error:
+    except (openai.APITimeoutError, httpx2.TimeoutException, TimeoutError) as error:
         raise FoundryUnavailable(f"Foundry did not answer in time ({what}).", sent=not _refused(error)) from error
     except openai.APIConnectionError as error:
         raise FoundryUnavailable(
             f"Foundry cannot be reached ({what}): {_first_line(error.__cause__ or error)}", sent=not _refused(error)
         ) from error
+    except httpx2.TransportError as error:
+        # Older versions of openai let a stream's own errors through.
+        raise FoundryUnavailable(f"Foundry's answer broke off ({what}): {_first_line(error)}", sent=True) from error
     except openai.APIStatusError as error:
         raise _of_status(error, what) from error
     except openai.APIError as error:
