@@ -46,7 +46,7 @@ def foundry_errors(what: str) -> Iterator[None]:
         ) from error
     except httpx2.TransportError as error:
         # Older versions of openai let a stream's own errors through.
-        raise FoundryUnavailable(f"Foundry's answer broke off ({what}): {_first_line(error)}", sent=True) from error
+        raise FoundryUnavailable(f"Foundry cannot be reached ({what}): {_first_line(error)}", sent=True) from error
     except openai.APIStatusError as error:
         raise _of_status(error, what) from error
     except openai.APIError as error:
