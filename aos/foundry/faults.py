@@ -161,6 +161,12 @@ def _seconds(value: str | None, *, unit: float = 1.0) -> float | None:
     return min(seconds, LONGEST_RETRY_AFTER) if seconds >= 0 else None
 
 
+def seconds_in(message: str) -> float | None:
+    """How long a message asks to wait: inside a failed run or response, that is said nowhere else."""
+    found = re.search(r"(\d+(?:\.\d+)?) ?s(?:ec|\b)", message)
+    return _seconds(found.group(1)) if found else None
+
+
 def _first_line(error: BaseException) -> str:
     lines = str(error).splitlines()
     return lines[0][:300] if lines else type(error).__name__

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from aos.errors import AosError, ConversationGone, FoundryRefused, FoundryUnavailable
 from aos.foundry.clients import FoundryClients
 from aos.foundry.deployments import Deployments
-from aos.foundry.faults import foundry_errors
+from aos.foundry.faults import foundry_errors, seconds_in
 from aos.foundry.provisioning import KnownAgent, Provisioner
 from aos.foundry.values import DRIPPING, LOCAL, distinct, present, whole
 from aos.kernel.ports import AgentSpec, RemoteItem
@@ -232,7 +232,8 @@ async def _streamed(events: AsyncStream[ResponseStreamEvent], on_text: Callable[
 def _failed(code: str, message: str) -> AosError:
     if code in ("rate_limit_exceeded", "server_error"):
         # Its input may have stayed in the conversation.
-        return FoundryUnavailable(f"The model step failed: {message}", sent=True, code=code)
+        detail = f"The model step failed: {message}"
+        return FoundryUnavailable(detail, sent=True, code=code, retry_after=seconds_in(message))
     return FoundryRefused(f"The model step failed: {message}", code=code)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -21,7 +20,7 @@ from pydantic import BaseModel
 from aos.errors import ConversationGone, FoundryRefused, FoundryUnavailable
 from aos.foundry.clients import FoundryClients
 from aos.foundry.deployments import Deployments
-from aos.foundry.faults import foundry_errors
+from aos.foundry.faults import foundry_errors, seconds_in
 from aos.foundry.provisioning import KnownAgent, Provisioner
 from aos.foundry.thread_items import in_order, items_of
 from aos.foundry.thread_stream import Tap
@@ -440,12 +439,7 @@ def _failed(run: Run) -> FoundryRefused | FoundryUnavailable:
     code = (run.last_error.code if run.last_error else "") or run.status
     message = (run.last_error.message if run.last_error else "") or "no reason given"
     if code in ("rate_limit_exceeded", "server_error") or run.status == "expired":
-        # Its input stayed in the thread; seconds are named only in the text.
-        wait = re.search(r"(\d+(?:\.\d+)?) ?s(?:ec|\b)", message)
-        return FoundryUnavailable(
-            f"The run {run.status}: {message}",
-            sent=True,
-            code=code,
-            retry_after=min(float(wait.group(1)), 3600.0) if wait else None,
-        )
+        # Its input stayed in the thread.
+        detail = f"The run {run.status}: {message}"
+        return FoundryUnavailable(detail, sent=True, code=code, retry_after=seconds_in(message))
     return FoundryRefused(f"The run {run.status}: {message}", code=code)

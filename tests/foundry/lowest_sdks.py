@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 SDKS = ("azure-ai-agents", "azure-ai-projects", "openai")
-TESTS = ("tests/foundry",)
+TESTS = tuple(f"tests/foundry/test_{part}.py" for part in ("contract", "streaming", "faults", "thread_faults"))
 
 
 def lowest(requirements: str) -> list[str]:

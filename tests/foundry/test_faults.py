@@ -282,16 +282,6 @@ async def test_halves_of_characters_do_not_get_in(proxy: Proxy, behind: Response
 # --- nobody there
 
 
-@every_ask
-async def test_nobody_there_means_not_sent(ask: str) -> None:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        adapter = new_adapter(f"http://127.0.0.1:{reserved.getsockname()[1]}/api/projects/local")
-        error = await unavailable(adapter, ask)
-        await adapter.close()
-    assert not error.sent
-
-
 async def test_a_connection_that_never_opens_means_not_sent() -> None:
     with socket.socket() as full, socket.socket() as waiting:
         full.bind(("127.0.0.1", 0))

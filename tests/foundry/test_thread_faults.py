@@ -244,14 +244,3 @@ async def test_a_stream_that_breaks_off_costs_its_pieces_only(
     reply = await adapter.respond(REF, THREAD, (), "hello", 5, on_text=pieces.append)
     assert (reply.text, pieces) == ("so far", heard)
     assert reply.anchor == "run_1/msg_2"
-
-
-@every_ask
-async def test_nobody_there(ask: str) -> None:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        endpoint = f"http://127.0.0.1:{reserved.getsockname()[1]}/api/projects/local"
-        lonely = ThreadsAdapter(FoundryClients(settings(endpoint)), Provisioner(None), "aos")
-        with pytest.raises(FoundryUnavailable):
-            await ASKS[ask](lonely)
-        await lonely.close()
