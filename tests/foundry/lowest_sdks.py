@@ -57,7 +57,19 @@ def main(arguments: Sequence[str]) -> int:
     if more := missing(folder):
         install(more, folder)
     print("with", ", ".join(f"{found.name} {found.version}" for found in distributions(path=[str(folder)])), flush=True)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(arguments or TESTS)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-n",
+        "2",
+        "--dist",
+        "loadfile",
+        *(arguments or TESTS),
+    ]
     return subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(folder)}).returncode
 
 
