@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from aos.agents.runtimes import open_runtime
 from aos.approvals import ApprovalBoard, ApprovalDecision, ApprovalOutlet, Listed
 from aos.commands import Commands
 from aos.config import SERVICE_BUS, STORAGE, Settings
+from aos.conversations import Conversations
 from aos.errors import AgentStopped, AosError, TransientError
 from aos.foundry.provisioning import scope_of
 from aos.health import Check, Health, worst
@@ -29,6 +31,7 @@ from aos.kernel.kernel import Kernel, KernelOptions
 from aos.kernel.operations import approval_record, parked_call
 from aos.kernel.types import Decision
 from aos.mcp.catalogue import ToolCatalogue
+from aos.mcp.circuits import KIND
 from aos.mcp.errors import UnknownServer
 from aos.mcp.ledger import TableLedger
 from aos.mcp.pins import ToolPins
@@ -45,10 +48,16 @@ from aos.registry.agents import AgentEntry, AgentRegistry, parse_agents
 from aos.registry.live import LiveRegistry
 from aos.registry.mcp_servers import parse_servers
 from aos.registry.source import BlobSource, FileSource, RegistrySource
+from aos.requests import RequestDesk
+from aos.schedules import Schedules
 from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
 from aos.storage.counters import Counters
 from aos.storage.payloads import STATE_CONTAINER, Payloads
+from aos.storage.requests import RequestRecords
+from aos.storage.retention import Retention
+from aos.storage.shared import SharedContainers
+from aos.storage.trips import TableTrips
 from aos.views import agent_view, approval_view
 
 log = logging.getLogger("aos.system")
@@ -109,12 +118,15 @@ class AgentOperatingSystem:
         self._counters = Counters(self._account)
         self.store = TableConversations(self._account, values, counters=self._counters)
         self._approvals = ApprovalBoard(self._account, values)
+        self._trips = TableTrips(self._account) if settings.storage_configured else None
         self.kernel = Kernel(
             store=self.store,
             foundry=self.foundry,
             agents=self.directory,
             outlet=ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals),
-            options=options,
+            board=self._trips,
+            options=options
+            or KernelOptions(context_tokens=settings.context_tokens, agent_backlog=settings.agent_backlog),
         )
         self._departures: Departures | None = None
         if settings.use_foundry and settings.storage_configured:
@@ -128,6 +140,20 @@ class AgentOperatingSystem:
             self.commands,
             results=ToolResults(payloads if settings.storage_configured else None),
         )
+        self.requests = RequestDesk(
+            kernel=self.kernel,
+            intake=self.intake,
+            views=self,
+            servers=self._servers,
+            records=RequestRecords(self._account, values),
+            shared=SharedContainers(self._account, settings.shared_containers),
+            claim_check=claim_check,
+            send=self._send,
+        )
+        self.intake.requests = self.requests
+        self.conversations = Conversations(self.kernel, self.store, self.foundry)
+        self.retention = Retention(self._account)
+        self.schedules = Schedules(self.kernel, self.store, self.directory)
         self.mcp: McpServers | None = None
         if "mcp" in settings.roles:
             self.mcp = McpServers(
@@ -139,6 +165,7 @@ class AgentOperatingSystem:
                 claim_check=claim_check,
                 secrets=EnvironmentSecrets(),
                 pins=ToolPins(self._account, settings.mcp_container) if settings.storage_configured else None,
+                trips=self._trips,
             )
         self._health = Health(self._checks())
         self._tasks: set[asyncio.Task[None]] = set()
@@ -201,6 +228,7 @@ class AgentOperatingSystem:
     async def sweep(self) -> None:
         """Looks after turns that a dead process left behind, and after deadlines."""
         await self.kernel.sweep()
+        await self.requests.sweep()
 
     # --- views
 
@@ -264,6 +292,7 @@ class AgentOperatingSystem:
             "lora_adapter": entry.domain_knowledge.domain,
             "deployment": self._wanted_deployment(entry),
         }
+        self.kernel.look_around()
         circuit = self.kernel.breakers.of(view["deployment"]).circuit
         view["circuit"] = {
             "state": circuit.state,
@@ -276,6 +305,8 @@ class AgentOperatingSystem:
             view |= {"foundry_agent_id": f"{bound.ref.name}:{bound.ref.version}", "tools": bound.tools.names}
         if detail is not None:
             view["detail"] = detail
+        if entry.agent_type == "perpetual" or "schedule" in entry.metadata:
+            view |= await self.schedules.heartbeat(entry)
         return view | {"counters": asdict(await self._counters.of(agent_id))}
 
     async def mcp_servers(self) -> dict[str, Any]:
@@ -363,6 +394,7 @@ class AgentOperatingSystem:
         return "; ".join(problems) or None
 
     async def _check_foundry(self) -> str | None:
+        self.kernel.look_around()
         await self.foundry.check()
         circuits = [
             f"{circuit.name} is left alone (tried again in {circuit.retry_after:.0f} s): {circuit.reason}"
@@ -394,6 +426,9 @@ class AgentOperatingSystem:
             for server in listed["servers"]
             if server["enabled"] and server["status"] not in ("running", "idle")
         ]
+        for trip in await self._trips.all() if self._trips is not None else ():
+            if trip.name.startswith(f"{KIND} ") and trip.since is not None and trip.until > time.time():
+                down.append(f"{trip.name} is left alone: {trip.reason}")
         drift = [
             f"{server['server_id']}: {found['kind']} {found['tool']}".rstrip() + f": {found['detail']}"
             for server in listed["servers"]

@@ -315,7 +315,7 @@ class AgentDirectory:
                     f"MCP server {server.server_id!r} has not listed its tools yet; GET /api/mcp/servers says why.",
                     retry_after=1.0,
                 )
-            versions[server.server_id] = f"{listed.hash}/{_time_limit(server)}"
+            versions[server.server_id] = f"{listed.hash}/{time_limit(server)}"
             info = next((tool for tool in listed.tools if tool.name == reference.tool_name), None)
             if info is None:
                 names = ", ".join(tool.name for tool in listed.tools)
@@ -331,7 +331,7 @@ class AgentDirectory:
                 ToolSource(
                     server.server_id,
                     info,
-                    how.timeout_seconds or _time_limit(server),
+                    how.timeout_seconds or time_limit(server),
                     how.approves(read_only=info.read_only),
                     how.defaults,
                     how.fixed,
@@ -353,8 +353,11 @@ class AgentDirectory:
 
 def _limits(entry: AgentEntry) -> Limits | None:
     own = turn_limits(entry.metadata)
-    return None if own is None else Limits(own.model_steps, own.tool_calls, own.total_tokens)
+    if own is None:
+        return None
+    return Limits(own.model_steps, own.tool_calls, own.total_tokens, own.context_tokens)
 
 
-def _time_limit(server: ServerEntry) -> float:
+def time_limit(server: ServerEntry) -> float:
+    """Seconds after which the result of a call is not waited for any more."""
     return server.timeout_seconds * (server.max_retries + 1) + ON_TOP

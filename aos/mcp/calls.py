@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from aos.errors import AosError, Conflict, StorageUnavailable, TransientError
 from aos.kernel.clock import Clock
 from aos.mcp.answers import answer, failure
+from aos.mcp.circuits import ServerCircuits
 from aos.mcp.errors import (
     AnswerTooLarge,
     OutcomeUnknown,
@@ -67,10 +68,11 @@ class Host(Protocol):
 class ToolCalls:
     """Carries out requests of method `call_tool`."""
 
-    def __init__(self, host: Host, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, host: Host, ledger: Ledger, clock: Clock, circuits: ServerCircuits | None = None) -> None:
         self._host = host
         self._ledger = ledger
         self._clock = clock
+        self._circuits = circuits or ServerCircuits(clock)
 
     async def run(self, request: ToolRequest, reply_to: str | None) -> bytes | Running | None:
         """Carries out a call, or finds out that it was.
@@ -115,6 +117,7 @@ class ToolCalls:
         attempt = 0
         while True:
             try:
+                self._circuits.require(entry.server_id)
                 server = await self._host.server(entry.server_id)
                 tool = await server.tool(params.tool_name)
                 server.check(tool, params.tool_params)
@@ -158,9 +161,10 @@ class ToolCalls:
         while True:
             try:
                 server = await self._host.server(entry.server_id)
-                return await server.connection.call_tool(
-                    tool.wire_name or tool.name, params.tool_params, entry.timeout_seconds
-                )
+                with self._circuits.guard(entry.server_id):
+                    return await server.connection.call_tool(
+                        tool.wire_name or tool.name, params.tool_params, entry.timeout_seconds
+                    )
             except ServerRefused as error:
                 if error.code == "invalid_params":
                     raise

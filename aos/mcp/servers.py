@@ -20,10 +20,12 @@ from pydantic import ValidationError
 
 from aos.errors import AosError, TransientError
 from aos.kernel.clock import Clock, SystemClock
+from aos.kernel.trips import TripBoard
 from aos.kernel.types import ReplyAddress
 from aos.mcp.answers import Answers, answer, failure
 from aos.mcp.calls import ToolCalls
 from aos.mcp.catalogue import ToolCatalogue
+from aos.mcp.circuits import ServerCircuits
 from aos.mcp.errors import (
     NotTakingRequests,
     ParamsInvalid,
@@ -81,6 +83,7 @@ class McpServers:
         registry: Which servers there are; followed while it changes.
         send: Puts messages on the bus.
         pins: The approved tool definitions; None: none are kept, and what a server lists is used.
+        trips: Where it is told which servers are left alone because their calls fail.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class McpServers:
         secrets: SecretSource,
         clock: Clock | None = None,
         pins: ToolPins | None = None,
+        trips: TripBoard | None = None,
     ) -> None:
         self._registry = registry
         self._pins = pins
@@ -105,7 +109,8 @@ class McpServers:
         self._secrets = secrets
         self._clock = clock or SystemClock()
         self._answers = Answers(send, claim_check)
-        self._calls = ToolCalls(self, ledger, self._clock)
+        self._circuits = ServerCircuits(self._clock, trips)
+        self._calls = ToolCalls(self, ledger, self._clock, self._circuits)
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
         self._servers: dict[str, HostedServer] = {}
         self._generation: str | None = None
@@ -153,6 +158,7 @@ class McpServers:
             log.error("%d requests were not answered; they will be delivered again", self._active)
         with _logged("the states of MCP servers could not be written"):
             await self._report()
+        await self._circuits.close()
 
     def statuses(self) -> list[ServerStatus]:
         """The servers as they stand in this process, by id."""

@@ -13,6 +13,7 @@ from aos.registry.document import decode
 from aos.registry.entries import FilledText, Finding, Flag, Id, JsonObject, Name, RegistryModel, Text, parse_entries
 from aos.registry.policies import configuration_cautions, configuration_faults, limits_faults
 from aos.registry.problems import RegistryProblem
+from aos.registry.schedules import schedule_cautions, schedule_faults
 
 AgentType = Literal["purpose_driven", "perpetual", "leadership"]
 
@@ -65,7 +66,8 @@ class AgentEntry(RegistryModel):
     system_message: Text | None = None
     enabled: Flag = True
     metadata: JsonObject = Field(default_factory=dict)
-    """`limits` in it bounds the agent's turns, see `aos.registry.policies.TurnLimits`."""
+    """`limits` in it bounds the agent's turns, see `aos.registry.policies.TurnLimits`; `schedule` has it act by itself,
+    see `aos.registry.schedules`."""
 
     @property
     def distinct_tools(self) -> tuple[ToolReference, ...]:
@@ -77,11 +79,13 @@ class AgentEntry(RegistryModel):
 
     def faults(self) -> Iterator[Finding]:
         yield from limits_faults(self.metadata)
+        yield from schedule_faults(self.metadata)
         for index, tool in enumerate(self.mcp_tools):
             for at, detail in configuration_faults(tool.configuration):
                 yield ("mcp_tools", index, *at), detail
 
     def cautions(self) -> Iterator[Finding]:
+        yield from schedule_cautions(self.metadata)
         seen: dict[tuple[str, str], int] = {}
         for index, tool in enumerate(self.mcp_tools):
             first = seen.setdefault((tool.server_name, tool.tool_name), index)

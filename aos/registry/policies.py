@@ -24,6 +24,8 @@ class TurnLimits(BaseModel):
     model_steps: Annotated[int, Field(strict=True, ge=1, le=64)] = 16
     tool_calls: Annotated[int, Field(strict=True, ge=0, le=256)] = 64
     total_tokens: Annotated[int, Field(strict=True, ge=1, le=10_000_000)] = 200_000
+    context_tokens: Annotated[int, Field(strict=True, ge=1_000, le=10_000_000)] | None = None
+    """Size at which a conversation is rolled over before its next turn; `AOS_CONTEXT_TOKENS` without it."""
 
 
 def turn_limits(metadata: Mapping[str, JsonValue]) -> TurnLimits | None:

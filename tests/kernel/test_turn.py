@@ -350,9 +350,9 @@ def test_a_text_turn_takes_less_than_100_microseconds() -> None:
     best = float("inf")
     end = answer(1, "hello")
     for _ in range(5):
-        begin = time.perf_counter()
+        begin = time.process_time()
         for _ in range(200):
             state, _ = step(IDLE, START, LIMITS)
             step(state, end, LIMITS)
-        best = min(best, (time.perf_counter() - begin) / 200)
+        best = min(best, (time.process_time() - begin) / 200)
     assert best < 100e-6

@@ -1,0 +1,69 @@
+"""Circuits of the MCP servers: one whose calls die or hang five times in a row is left alone for a while.
+
+Calls fail at once meanwhile, with the time to come back, instead of each holding a worker until it times out. How a
+circuit stands is told as a row, for health in every role; it is not believed by other processes, which may run a server
+process of their own. A server that does not even start is held off by its connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aos.errors import AosError, CircuitOpen
+from aos.kernel.breaker import Breakers, Meaning
+from aos.kernel.clock import Clock
+from aos.kernel.tasks import Tasks
+from aos.kernel.trips import TripBoard, Trips
+from aos.mcp.errors import ServerDied, ServerRefused, ServerReplyInvalid, ServerUnavailable, ToolTimeout
+
+KIND = "MCP server"
+LAST_NEWS = 2.0
+"""Seconds to write how a circuit stands when the process ends."""
+
+
+def server_meaning(error: AosError) -> Meaning:
+    """What an error of a call says about the server."""
+    if isinstance(error, ServerDied | ToolTimeout | ServerUnavailable):
+        return "failure"
+    return "answer" if isinstance(error, ServerRefused | ServerReplyInvalid) else "nothing"
+
+
+class ServerCircuits:
+    """A circuit per server of this process.
+
+    Args:
+        board: Where they are told; None: nowhere.
+    """
+
+    def __init__(self, clock: Clock, board: TripBoard | None = None) -> None:
+        self._tasks = Tasks()
+        trips = None if board is None else Trips(board, clock, self._tasks, lambda trip: None)
+        self._breakers = Breakers(clock, kind=KIND, meaning=server_meaning, told=None if trips is None else trips.tell)
+
+    def require(self, server_id: str) -> None:
+        """Raises `ServerUnavailable` while the server is left alone."""
+        circuit = self._breakers.of(server_id).circuit
+        if circuit.state == "open":
+            raise ServerUnavailable(
+                f"{circuit.name} failed {circuit.failures} times in a row and is left alone for a while; the last "
+                f"time: {circuit.reason}",
+                retry_after=circuit.retry_after,
+            )
+
+    @contextmanager
+    def guard(self, server_id: str) -> Iterator[None]:
+        """Around a call of a tool: counts how it ends.
+
+        Raises:
+            ServerUnavailable: The call is not made; after the pause one is, to try.
+        """
+        try:
+            with self._breakers.of(server_id).guard():
+                yield
+        except CircuitOpen as error:
+            raise ServerUnavailable(error.detail, retry_after=error.retry_after) from None
+
+    async def close(self) -> None:
+        """Lets news that are on their way arrive."""
+        await self._tasks.close(LAST_NEWS)

@@ -1,0 +1,90 @@
+"""MCP servers whose calls die or hang are left alone for a while."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from aos.kernel.breaker import FIRST_PAUSE, THRESHOLD, Trip
+from aos.mcp.circuits import KIND, ServerCircuits
+from aos.mcp.errors import (
+    OutcomeUnknown,
+    RequestFailed,
+    ServerDied,
+    ServerRefused,
+    ServerReplyInvalid,
+    ServerUnavailable,
+    ToolTimeout,
+)
+
+
+class ManualClock:
+    time = 1000.0
+
+    def now(self) -> float:
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("a circuit never waits")
+
+
+class Board:
+    def __init__(self) -> None:
+        self.trips: list[Trip] = []
+
+    async def put(self, trip: Trip) -> None:
+        self.trips.append(trip)
+
+    async def all(self) -> Sequence[Trip]:
+        return self.trips
+
+
+def failing(circuits: ServerCircuits, error: RequestFailed, times: int = 1) -> None:
+    for _ in range(times):
+        with pytest.raises(type(error)), circuits.guard("files"):
+            raise error
+
+
+async def test_calls_of_a_server_that_hangs_fail_at_once_until_one_tries_again() -> None:
+    clock, board = ManualClock(), Board()
+    circuits = ServerCircuits(clock, board)
+    failing(circuits, ToolTimeout("No answer."), THRESHOLD - 1)
+    circuits.require("files")
+    failing(circuits, ServerDied("It is gone."))
+    for attempt in (circuits.require, _call(circuits)):
+        with pytest.raises(ServerUnavailable, match=r"files failed 5 times in a row.* It is gone") as refused:
+            attempt("files")
+        assert refused.value.retry_after == FIRST_PAUSE
+    circuits.require("another server")
+    clock.time += FIRST_PAUSE
+    circuits.require("files")
+    with circuits.guard("files"), pytest.raises(ServerUnavailable):
+        _call(circuits)("files")
+    circuits.require("files")
+    await asyncio.sleep(0)
+    await circuits.close()
+    assert [(trip.name, trip.since is not None) for trip in board.trips] == [
+        (f"{KIND} files", True),
+        (f"{KIND} files", False),
+    ]
+
+
+def _call(circuits: ServerCircuits) -> Callable[[str], None]:
+    def call(server_id: str) -> None:
+        with circuits.guard(server_id):
+            raise AssertionError("the call is not made")
+
+    return call
+
+
+def test_a_server_that_answers_is_not_left_alone() -> None:
+    circuits = ServerCircuits(ManualClock())
+    for answer in (ServerRefused("No.", -32603), ServerReplyInvalid("Not what its schema says.")):
+        failing(circuits, ToolTimeout("No answer."), THRESHOLD - 1)
+        failing(circuits, answer)
+        failing(circuits, OutcomeUnknown("Nobody knows."), 2 * THRESHOLD)
+        failing(circuits, ToolTimeout("No answer."), THRESHOLD - 1)
+        failing(circuits, answer)
+        circuits.require("files")
