@@ -8,7 +8,7 @@ JOBS ?= 3
 TORCH ?= torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-ml lint format bench clean
+.PHONY: help setup run test test-sdks test-ml lint format bench clean
 
 help: ## Show this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ run: $(BIN)/.local ## Start the local stack and AOS; prints a curl to try
 
 test: $(BIN)/.dev ## Run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+test-sdks: $(BIN)/.dev ## Run the tests of Foundry with the oldest SDKs that are admitted
+	$(BIN)/python -m tests.foundry.lowest_sdks
 
 test-ml: $(BIN)/.ml ## Run the tests that train and serve adapters (installs torch)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m ml tests/lora

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from aos.agents.departures import Departures
 from aos.agents.desired import DesiredStates
 from aos.agents.directory import AgentDirectory
 from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
@@ -21,6 +22,7 @@ from aos.commands import Commands
 from aos.config import SERVICE_BUS, STORAGE, Settings
 from aos.conversations import Conversations
 from aos.errors import AgentStopped, AosError, TransientError
+from aos.foundry.provisioning import scope_of
 from aos.health import Check, Health, worst
 from aos.identity import identity
 from aos.intake import Intake
@@ -126,7 +128,10 @@ class AgentOperatingSystem:
             options=options
             or KernelOptions(context_tokens=settings.context_tokens, agent_backlog=settings.agent_backlog),
         )
-        self.commands = Commands(self.kernel, self.directory, desired)
+        self._departures: Departures | None = None
+        if settings.use_foundry and settings.storage_configured:
+            self._departures = Departures(self._account, scope_of(settings), self.directory, self.store)
+        self.commands = Commands(self.kernel, self.directory, desired, self._departures)
         self.intake = Intake(
             self.kernel,
             self.directory,
@@ -195,12 +200,21 @@ class AgentOperatingSystem:
             await self._credential.close()
 
     async def reconcile(self) -> None:
-        """Reads the registries and makes every enabled agent ready in Foundry; one that fails does not stop others."""
+        """Reads the registries and makes every enabled agent ready in Foundry; one that fails does not stop others.
+
+        Agents that left the registry are removed from Foundry, see `aos.agents.departures`.
+        """
         await self.directory.reload()
         registry = await self.directory.registry()
         await self._look_at_deployments(registry)
         for problem in registry.problems:
             log.error("agent registry %s: %s", problem.pointer, problem.detail)
+        try:
+            made = await self.directory.look_up([entry.agent_id for entry in registry.enabled])
+        except AosError as error:
+            # Then each of them would find the same; they are made ready when they are needed.
+            log.warning("the agents cannot be made ready yet: %s", error.detail)
+            return
         waiting: dict[str, list[str]] = {}
         for entry in registry.enabled:
             try:
@@ -211,6 +225,8 @@ class AgentOperatingSystem:
                 log.error("agent %s cannot be made ready: %s", entry.agent_id, error.detail)
         for why, agents in waiting.items():
             log.info("not ready yet: %s: %s", ", ".join(agents), why)
+        if self._departures is not None:
+            await self._departures.look(made)
 
     async def sweep(self) -> None:
         """Looks after turns that a dead process left behind, and after deadlines."""

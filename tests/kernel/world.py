@@ -10,7 +10,7 @@ import asyncio
 import re
 import selectors
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
@@ -575,6 +575,12 @@ class FoundryLink:
         raise NotImplementedError("The kernel leaves this to the agent directory.")
 
     async def forget_agent(self, agent_id: str) -> None:
+        raise NotImplementedError("The kernel leaves this to the agent directory.")
+
+    async def look_up_agents(self, agent_ids: Collection[str]) -> frozenset[str]:
+        raise NotImplementedError("The kernel leaves this to the agent directory.")
+
+    async def remove_agent(self, agent_id: str) -> bool:
         raise NotImplementedError("The kernel leaves this to the agent directory.")
 
     async def open_conversation(self, key: ConversationKey) -> str:
