@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export AOS_STATE_DIR ?= .aos
+# Test processes at a time; most of a test is waiting for other processes.
+JOBS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test lint format bench clean
@@ -15,7 +17,7 @@ run: $(BIN)/.local ## Start the local stack and AOS; prints a curl to try
 	@$(BIN)/python -m emulators run -- $(BIN)/python -m aos serve
 
 test: $(BIN)/.dev ## Run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(BIN)/.dev ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     storage_account: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__accountName"))] = None
     storage_blob_uri: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__blobServiceUri"))] = None
     storage_table_uri: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__tableServiceUri"))] = None
+    storage_queue_uri: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__queueServiceUri"))] = None
     agent_container: Annotated[str, Field(validation_alias=_named("AGENT_CONFIG_BLOB_CONTAINER"))] = "agent-configs"
     mcp_container: Annotated[str, Field(validation_alias=_named("MCP_REGISTRY_BLOB_CONTAINER"))] = "mcp-registry"
 

@@ -23,8 +23,8 @@ from aos.health import Check, Health, worst
 from aos.identity import identity
 from aos.intake import Intake
 from aos.kernel.clock import SystemClock
-from aos.kernel.kernel import Kernel, KernelOptions, parked_call
-from aos.kernel.turn import approval_record
+from aos.kernel.kernel import Kernel, KernelOptions
+from aos.kernel.operations import approval_record, parked_call
 from aos.kernel.types import Decision
 from aos.mcp.catalogue import ToolCatalogue
 from aos.mcp.ledger import TableLedger

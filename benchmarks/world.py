@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from aos.kernel.events import PlannedCall
 from aos.kernel.kernel import Kernel
 from aos.kernel.ports import AgentSpec, RemoteItem
-from aos.kernel.turn import PlannedCall
 from aos.kernel.types import (
     AgentRef,
     ConversationKey,

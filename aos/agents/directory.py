@@ -18,8 +18,8 @@ from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
 from aos.agents.purpose_driven import PurposeDrivenAgent
 from aos.errors import AgentDisabled, AgentNotReady, AgentStopped, BusUnavailable, UnknownAgent
 from aos.kernel.clock import Clock, SystemClock
+from aos.kernel.events import PlannedCall
 from aos.kernel.ports import FoundryPort
-from aos.kernel.turn import PlannedCall
 from aos.kernel.types import AgentRef, FunctionCall, Limits
 from aos.mcp.bridge import list_request
 from aos.mcp.catalogue import ToolCatalogue

@@ -26,9 +26,9 @@ from aos.foundry.thread_items import in_order, items_of
 from aos.foundry.thread_stream import Tap
 from aos.foundry.thread_wire import ACTIVE, INPUT, KIND, OUTPUTS, RUNNING, Message, Result, Run, Step, outputs_message
 from aos.foundry.values import distinct, present, whole
+from aos.kernel.calls import ABANDONED
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import AgentSpec, RemoteItem
-from aos.kernel.turn import ABANDONED
 from aos.kernel.types import AgentRef, ConversationKey, FunctionCall, ModelReply, ToolOutput, Usage
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from aos.kernel.turn import PlannedCall
+from aos.kernel.events import PlannedCall
 from aos.kernel.types import (
     AgentRef,
     Arrival,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from aos.kernel.calls import ABANDONED
+from aos.kernel.events import Settled
 from aos.kernel.ports import RemoteItem
-from aos.kernel.turn import ABANDONED, Settled
 from aos.kernel.types import FunctionCall, ModelReply, ToolOutput, Usage
 
 

@@ -15,8 +15,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from aos.errors import AgentNotReady, AosError
+from aos.kernel.events import PlannedCall
 from aos.kernel.ports import FunctionDefinition
-from aos.kernel.turn import PlannedCall
 from aos.kernel.types import FunctionCall
 from aos.mcp.tools import ToolInfo
 from aos.registry.schemas import schema_fault

@@ -8,22 +8,21 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from aos.config import STORAGE, Settings
-from aos.errors import SettingError, StorageUnavailable
+from aos.errors import SettingError, StorageUnavailable, TransientError
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
     from azure.data.tables.aio import TableClient, TableServiceClient
     from azure.storage.blob.aio import BlobServiceClient, ContainerClient
+    from azure.storage.queue.aio import QueueClient, QueueServiceClient
 
 TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 DENIED_STATUS = frozenset({401, 403})
 
 # The SDK's own: up to 5 minutes for a connection, 15 s and more between two tries of a blob request.
 _BOUNDS: dict[str, Any] = {"retry_total": 2, "connection_timeout": 5, "read_timeout": 30}
-_BLOB_BOUNDS: dict[str, Any] = _BOUNDS | {
-    "initial_backoff": 1,
-    "increment_base": 1,
-    "random_jitter_range": 1,
+_QUEUE_BOUNDS: dict[str, Any] = _BOUNDS | {"initial_backoff": 1, "increment_base": 1, "random_jitter_range": 1}
+_BLOB_BOUNDS: dict[str, Any] = _QUEUE_BOUNDS | {
     # Larger bodies in one piece hold up the event loop while they are sent.
     "max_single_put_size": 1024 * 1024,
     "max_block_size": 1024 * 1024,
@@ -31,7 +30,7 @@ _BLOB_BOUNDS: dict[str, Any] = _BOUNDS | {
 
 
 class StorageAccount:
-    """Tables and blob containers of the account that the settings name; they are created on demand.
+    """Tables, blob containers and queues of the account that the settings name; they are created on demand.
 
     Args:
         settings: With a connection string, or an account name and an identity.
@@ -43,8 +42,10 @@ class StorageAccount:
         self._credential = credential
         self._tables: TableServiceClient | None = None
         self._blobs: BlobServiceClient | None = None
+        self._queues: QueueServiceClient | None = None
         self._ready_tables: dict[str, TableClient] = {}
         self._ready_containers: dict[str, ContainerClient] = {}
+        self._ready_queues: dict[str, QueueClient] = {}
         self._lock = asyncio.Lock()
 
     async def table(self, name: str) -> TableClient:
@@ -75,13 +76,55 @@ class StorageAccount:
                 self._ready_containers[name] = client
         return self._ready_containers[name]
 
+    async def queue(self, name: str) -> QueueClient:
+        """A storage queue, created if it does not exist."""
+        from azure.core.exceptions import ResourceExistsError
+
+        if (ready := self._ready_queues.get(name)) is not None:
+            return ready
+        async with self._lock:
+            if name not in self._ready_queues:
+                client = self._queue_service().get_queue_client(name)
+                with storage_errors(f"queue {name}"), suppress(ResourceExistsError):
+                    await client.create_queue()
+                self._ready_queues[name] = client
+        return self._ready_queues[name]
+
+    async def check(self) -> dict[str, str]:
+        """Asks each of the three services for a page of names.
+
+        Returns:
+            What is wrong, by service: `tables`, `blobs`, `queues`. Empty when all answer.
+        """
+        problems: dict[str, str] = {}
+        for service, ask in (("tables", self._list_tables), ("blobs", self._list_blobs), ("queues", self._list_queues)):
+            try:
+                with storage_errors(f"the list of {service}"):
+                    await ask()
+            except TransientError as error:
+                problems[service] = error.detail
+        return problems
+
+    async def _list_tables(self) -> None:
+        async for _ in self._table_service().list_tables(results_per_page=1):
+            return
+
+    async def _list_blobs(self) -> None:
+        async for _ in self._blob_service().list_containers(results_per_page=1):
+            return
+
+    async def _list_queues(self) -> None:
+        async for _ in self._queue_service().list_queues(results_per_page=1):
+            return
+
     async def close(self) -> None:
-        for client in (self._tables, self._blobs):
+        for client in (self._tables, self._blobs, self._queues):
             if client is not None:
                 await client.close()
         self._ready_tables.clear()
         self._ready_containers.clear()
-        self._tables = self._blobs = None
+        self._ready_queues.clear()
+        self._tables = self._blobs = self._queues = None
 
     def _table_service(self) -> TableServiceClient:
         if self._tables is None:
@@ -108,6 +151,22 @@ class StorageAccount:
                 uri = s.storage_blob_uri or f"https://{s.storage_account}.blob.core.windows.net"
                 self._blobs = BlobServiceClient(uri, credential=self._identity(), **_BLOB_BOUNDS)
         return self._blobs
+
+    def _queue_service(self) -> QueueServiceClient:
+        if self._queues is None:
+            from azure.storage.queue.aio import QueueServiceClient
+
+            s = self._settings
+            if s.storage:
+                with _connection_string(s.storage) as connection:
+                    self._queues = QueueServiceClient.from_connection_string(connection, **_QUEUE_BOUNDS)
+            else:
+                credential = self._identity()
+                if not (s.storage_queue_uri or s.storage_account):
+                    raise SettingError(f"{STORAGE}__queueServiceUri is not set: it names the account's queue service.")
+                uri = s.storage_queue_uri or f"https://{s.storage_account}.queue.core.windows.net"
+                self._queues = QueueServiceClient(uri, credential=credential, **_QUEUE_BOUNDS)
+        return self._queues
 
     def _identity(self) -> AsyncTokenCredential:
         if not self._settings.storage_configured:
@@ -152,7 +211,7 @@ def storage_errors(what: str) -> Iterator[None]:
         if error.status_code in DENIED_STATUS:
             raise StorageUnavailable(
                 f"The storage account does not let this app use {what} (HTTP {error.status_code}): check the key in "
-                f"{STORAGE}, or give the app's identity the roles Storage Table and Storage Blob Data Contributor.",
+                f"{STORAGE}, or give the app's identity the roles Storage Table, Blob and Queue Data Contributor.",
                 code="storage_denied",
             ) from error
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from contextlib import suppress
 
 from pydantic import BaseModel
 
@@ -81,3 +82,13 @@ class Payloads:
         if hashlib.sha256(data).hexdigest() != ref.sha256:
             raise PayloadGone(f"The value {ref.name} is not the one that was sent: its hash differs.")
         return data
+
+    async def remove(self, ref: BlobRef) -> None:
+        """Removes a value that nothing refers to any more; one that is gone already is fine."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        if ref.container != self._container:
+            raise PayloadGone(f"References may only point into container {self._container}, not {ref.container!r}.")
+        container = await self._account.container(self._container)
+        with storage_errors(f"blob {ref.name}"), suppress(ResourceNotFoundError):
+            await container.delete_blob(ref.name)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from aos.errors import ApprovalSettled, UnknownApproval
-from aos.kernel.turn import APPROVAL_EXPIRY
+from aos.kernel.calls import APPROVAL_EXPIRY
 from aos.kernel.types import Approval, Decision, Operation, ToolResult
 from tests.kernel.world import KEY, World, run
 

@@ -10,7 +10,8 @@ import pytest
 
 from aos.errors import CircuitOpen, FoundryRefused, FoundryUnavailable, StorageUnavailable
 from aos.kernel.breaker import BUSY, FIRST_PAUSE, LONGEST_PAUSE, THRESHOLD, Breaker
-from aos.kernel.kernel import WAKE_SLACK, Kernel, KernelOptions
+from aos.kernel.driver import WAKE_SLACK
+from aos.kernel.kernel import Kernel, KernelOptions
 from aos.kernel.types import ConversationKey, Message, Operation
 from tests.kernel.world import KEY, World, run
 

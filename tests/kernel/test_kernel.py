@@ -9,7 +9,9 @@ from typing import Literal
 import pytest
 
 from aos.errors import BusUnavailable, OperationConflict, StorageUnavailable, UnknownOperation
-from aos.kernel.kernel import BATCH, WAKE_SLACK, KernelOptions
+from aos.kernel.driver import WAKE_SLACK
+from aos.kernel.hold import BATCH
+from aos.kernel.kernel import KernelOptions
 from aos.kernel.ports import Change, Lease, Snapshot
 from aos.kernel.types import (
     Conversation,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from aos.kernel.calls import ABANDONED
+from aos.kernel.events import Settled
 from aos.kernel.ports import RemoteItem
 from aos.kernel.recovery import missing_input, settle
-from aos.kernel.turn import ABANDONED, Settled
 from aos.kernel.types import FunctionCall, ModelReply, ToolOutput, Usage
 
 ONE, TWO = ToolOutput("c1", "one"), ToolOutput("c2", "two")

@@ -8,9 +8,8 @@ from dataclasses import replace
 import pytest
 from pydantic import TypeAdapter
 
-from aos.kernel.turn import (
-    ABANDONED,
-    TIMED_OUT,
+from aos.kernel.calls import ABANDONED, TIMED_OUT
+from aos.kernel.events import (
     CallModel,
     ConversationLost,
     Effect,
@@ -25,8 +24,8 @@ from aos.kernel.turn import (
     Settled,
     TimePassed,
     TurnStarted,
-    step,
 )
+from aos.kernel.turn import step
 from aos.kernel.types import (
     AgentRef,
     Conversation,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from pydantic import TypeAdapter
 
-from aos.kernel.turn import (
-    ABANDONED,
+from aos.kernel.calls import ABANDONED
+from aos.kernel.events import (
     ApprovalDecided,
     CallModel,
     ConversationLost,
@@ -30,8 +30,8 @@ from aos.kernel.turn import (
     TimePassed,
     TurnCancelled,
     TurnStarted,
-    step,
 )
+from aos.kernel.turn import step
 from aos.kernel.types import (
     FINAL,
     AgentRef,

@@ -26,6 +26,7 @@ from aos.errors import (
     TransientError,
     UnknownAgent,
 )
+from aos.kernel.events import PlannedCall
 from aos.kernel.kernel import Kernel, KernelOptions
 from aos.kernel.ports import (
     Acceptance,
@@ -37,7 +38,6 @@ from aos.kernel.ports import (
     RemoteItem,
     Snapshot,
 )
-from aos.kernel.turn import PlannedCall
 from aos.kernel.types import (
     AgentRef,
     ApprovalRecord,
@@ -690,8 +690,8 @@ class World:
         for process in self.processes:
             kernel = process.kernel
             if process.alive:
-                assert not kernel._again, "a driver is left"
-                assert not kernel._holds, "a hold is left"
+                assert not kernel._driver._again, "a driver is left"
+                assert not kernel._leases.holds, "a hold is left"
             assert not kernel._waiters, "a waiter is left"
 
     async def end(self) -> None:

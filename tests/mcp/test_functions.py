@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aos.errors import AgentNotReady
-from aos.kernel.turn import PlannedCall
+from aos.kernel.events import PlannedCall
 from aos.kernel.types import FunctionCall, SendTool
 from aos.mcp.bridge import tool_request
 from aos.mcp.functions import (

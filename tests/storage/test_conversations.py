@@ -320,7 +320,7 @@ async def test_one_of_ten_writers_wins(store: ConversationStore, key: Conversati
 async def test_as_much_as_the_kernel_takes_up_at_once_fits_in_one_write(
     store: ConversationStore, key: ConversationKey
 ) -> None:
-    from aos.kernel.kernel import BATCH
+    from aos.kernel.hold import BATCH
 
     accepted = [message("x" * 500) for _ in range(BATCH)]
     results = tuple(ToolResult(f"op_1.1.{index}", "x" * 500) for index in range(BATCH))

@@ -1,0 +1,221 @@
+"""The driver: takes a conversation through everything that can be done with it now, under its lease.
+
+`drive` is the heart: take the lease of a conversation, feed what has arrived to `aos.kernel.turn.step`, save, send, ask
+the model, and again, until the conversation waits for somebody else. Any process may drive any conversation at any
+time; whoever does not get the lease returns, because its holder looks at the arrivals once more after letting go.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from aos.errors import AgentStopped, Conflict, TransientError
+from aos.kernel.asking import Asking
+from aos.kernel.backoff import back_off
+from aos.kernel.clock import Clock
+from aos.kernel.events import PutOff, TimePassed
+from aos.kernel.hold import BATCH, Hold, hold_of
+from aos.kernel.leases import Leases
+from aos.kernel.opening import Opening
+from aos.kernel.points import AFTER_SEND, BEFORE_SEND, reached
+from aos.kernel.ports import ConversationStore, Lease, Outlet
+from aos.kernel.types import ConversationKey, Limits, Operation
+
+log = logging.getLogger("aos.kernel")
+
+WAKE_SLACK = 2.0
+"""Seconds by which a wake-up may come early: clocks differ."""
+PERSISTENCE = 600.0
+"""Seconds for which this process tries to go on with a turn that it accepted over HTTP while storage or the bus is
+down; the sweep would take up to a minute and a half to find it."""
+LONGEST_PAUSE = 15.0
+LONG_STEP = 1.0
+"""Seconds after which a model step's answer counts only once it is sure that nobody cancelled the turn meanwhile."""
+
+
+class Driver:
+    """Steps conversations.
+
+    Args:
+        owner: Name of this process in leases; unique.
+        saved: Told of every operation that was saved.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: ConversationStore,
+        outlet: Outlet,
+        opening: Opening,
+        asking: Asking,
+        leases: Leases,
+        clock: Clock,
+        limits: Limits,
+        owner: str,
+        saved: Callable[[Operation], None],
+    ) -> None:
+        self._store = store
+        self._outlet = outlet
+        self._opening = opening
+        self._asking = asking
+        self._leases = leases
+        self._clock = clock
+        self._limits = limits
+        self._owner = owner
+        self._saved = saved
+        self._again: dict[ConversationKey, bool] = {}
+        self._resumed: set[ConversationKey] = set()
+
+    async def drive(self, key: ConversationKey, *, resume: bool = False) -> None:
+        """Steps a conversation until it waits for somebody else or is idle.
+
+        Returns at once when another task or process has it; that one sees all that was stored before this call.
+
+        Args:
+            resume: This is the wake-up that a put-off step asked for: try it, even if by the clock of this process its
+                time is still up to `WAKE_SLACK` seconds ahead.
+
+        Raises:
+            TransientError: Storage or the bus is down; nothing is lost, the next drive goes on from the saved state.
+        """
+        if resume:
+            self._resumed.add(key)
+        if key in self._again:
+            self._again[key] = True
+            return
+        self._again[key] = True
+        try:
+            while self._again[key]:
+                self._again[key] = False
+                while await self._drive_once(key):
+                    pass
+        finally:
+            del self._again[key]
+            self._resumed.discard(key)
+
+    async def _drive_once(self, key: ConversationKey) -> bool:
+        """Reads the conversation and does all that can be done now. False: there was nothing to do here."""
+        snapshot = await self._store.read(key)
+        lease = snapshot.lease
+        if lease.owner not in ("", self._owner) and lease.until > self._clock.now():
+            return False
+        hold = hold_of(snapshot, key, Lease(self._owner, 0.0, lease.fence + 1), self._limits)
+        if key in self._resumed:
+            self._resumed.discard(key)
+            hold.resumed = True
+        with self._leases.holding(hold):
+            try:
+                return await self._work(hold)
+            except Conflict:
+                log.info("lost the lease of %s/%s; its holder goes on", *key)
+                return True
+
+    async def _work(self, hold: Hold) -> bool:
+        """Takes up what arrived, saves, sends, asks the model: until nothing can be done now."""
+        worked = False
+        while True:
+            await self._take(hold)
+            turn = hold.state.turn
+            ask = turn is not None and turn.phase == "model" and self._may_try(hold)
+            idle = not ask and not hold.state.outbox
+            if idle and not worked and not hold.changed:
+                return False
+            worked = True
+            await self._save(hold, release=idle)
+            if idle:
+                await self._ask_for_wake_up(hold)
+                return True
+            if hold.state.outbox:
+                await self._send(hold)
+            if ask:
+                await self._ask(hold)
+
+    # --- the parts of it
+
+    def _may_try(self, hold: Hold) -> bool:
+        # A wake-up that comes far too early belongs to an older put-off: the newer one has a wake-up of its own.
+        slack = WAKE_SLACK if hold.resumed else 0.0
+        return hold.wake is None and hold.state.retry_at <= self._clock.now() + slack
+
+    async def _take(self, hold: Hold) -> None:
+        """Feeds the machine what has arrived, time, and the next message when no turn is in work."""
+        now = self._clock.now()
+        hold.take_arrivals(now)
+        if hold.state.turn is not None:
+            hold.apply(TimePassed(now))
+        while hold.state.turn is None and hold.inbox and self._may_try(hold):
+            if len(hold.taken_messages) >= BATCH:
+                return
+            try:
+                event = await self._opening.begin(hold, hold.next_message())
+            except AgentStopped:
+                # Nothing is written: who starts the agent wakes its conversations.
+                return
+            hold.apply(event)
+            if isinstance(event, PutOff):
+                return
+            hold.took()
+            # Waiting in the queue counts.
+            hold.apply(TimePassed(self._clock.now()))
+
+    async def _save(self, hold: Hold, *, release: bool) -> None:
+        for operation in await self._leases.save(hold, release=release):
+            self._saved(operation)
+
+    async def _ask_for_wake_up(self, hold: Hold) -> None:
+        if hold.wake is not None:
+            reached("before-wake")
+            await self._outlet.wake(hold.key, hold.wake)
+            reached("after-wake")
+
+    async def _send(self, hold: Hold) -> None:
+        """Sends the outbox; that it is out is saved with the next step."""
+        outbox = hold.state.outbox
+        for effect in outbox:
+            reached(BEFORE_SEND[effect.kind])
+        await self._outlet.send(hold.key, outbox)
+        for effect in outbox:
+            reached(AFTER_SEND[effect.kind])
+            if effect.kind in ("reply", "park") and not _replayed(hold, effect.operation):
+                # Written once more, now that nothing remains to be done for it: stores forget its due entry.
+                hold.operations[effect.operation.operation_id] = effect.operation
+        hold.state = replace(hold.state, outbox=())
+        hold.changed = True
+
+    async def _ask(self, hold: Hold) -> None:
+        """Asks the model; what arrived meanwhile is taken up first: a cancellation comes before the step's answer."""
+        asked_at = self._clock.now()
+        event = await self._asking.ask(hold)
+        if self._again.get(hold.key) or self._clock.now() - asked_at > LONG_STEP:
+            hold.add(await self._store.read(hold.key))
+            hold.take_arrivals(self._clock.now())
+        hold.apply(event)
+
+    # --- around
+
+    def drives(self, key: ConversationKey) -> bool:
+        """Whether this process works on the conversation right now."""
+        return key in self._again
+
+    async def drive_patiently(self, key: ConversationKey) -> None:
+        """Drives; when storage or the bus is down, again with growing pauses. After that the sweep goes on."""
+        gives_up = self._clock.now() + PERSISTENCE
+        attempt = 0
+        while True:
+            try:
+                return await self.drive(key)
+            except TransientError as error:
+                delay = min(back_off(attempt, error.retry_after), LONGEST_PAUSE)
+                if self._clock.now() + delay > gives_up:
+                    raise
+                log.warning("%s/%s stopped: %s Again in %.0f s.", *key, error.detail, delay)
+            attempt += 1
+            await self._clock.sleep(delay)
+
+
+def _replayed(hold: Hold, operation: Operation) -> bool:
+    """Whether a further attempt of an operation has begun: what became of the last one is history."""
+    turn = hold.state.turn
+    return turn is not None and turn.message.operation_id == operation.operation_id

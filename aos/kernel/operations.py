@@ -1,0 +1,78 @@
+"""The operation as callers see it, made from the turn in work, and its calls as approvers see them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from aos.kernel.types import (
+    ApprovalRecord,
+    Conversation,
+    Failure,
+    Operation,
+    Status,
+    ToolCall,
+    Turn,
+    WaitingOn,
+)
+
+
+def operation_of(
+    state: Conversation,
+    turn: Turn,
+    at: float,
+    status: Status,
+    *,
+    reply: str | None = None,
+    failure: Failure | None = None,
+) -> Operation:
+    message = turn.message
+    return Operation(
+        operation_id=message.operation_id,
+        agent_id=state.key.agent_id,
+        conversation_id=state.key.conversation_id,
+        status=status,
+        created_at=message.accepted_at,
+        updated_at=at,
+        attempt=message.attempt,
+        waiting_on=_waiting_on(turn) if status == "waiting" else None,
+        reply=reply,
+        error=failure,
+        tool_calls=turn.past_calls + for_the_record(turn.calls),
+        usage=turn.usage,
+        model=turn.model,
+        event_type=message.event_type,
+        agent_version=turn.agent.version,
+        generation=turn.agent.generation,
+        reply_to=message.reply_to,
+    )
+
+
+def for_the_record(calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
+    """Without what the tools said: the conversation in Foundry has that, and it may be long."""
+    return tuple(call if call.output is None else replace(call, output=None) for call in calls)
+
+
+def _waiting_on(turn: Turn) -> WaitingOn:
+    return "approval" if any(call.parked for call in turn.calls) else "tool"
+
+
+def approval_record(operation: Operation, call: ToolCall) -> ApprovalRecord:
+    """A call of an operation as approvers see it; it must have an `approval`."""
+    assert call.approval is not None  # noqa: S101 - said above
+    return ApprovalRecord(
+        approval_id=call.request_id,
+        operation_id=operation.operation_id,
+        agent_id=operation.agent_id,
+        conversation_id=operation.conversation_id,
+        server=call.server,
+        tool=call.tool,
+        arguments=call.arguments,
+        requested_at=call.requested_at,
+        approval=call.approval,
+    )
+
+
+def parked_call(operation: Operation, approval_id: str) -> ToolCall | None:
+    """The call that waits, or waited, for this approval."""
+    calls = operation.tool_calls
+    return next((call for call in calls if call.request_id == approval_id and call.approval is not None), None)
