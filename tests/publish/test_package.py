@@ -6,19 +6,24 @@ import ast
 import asyncio
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from packaging.requirements import Requirement
 from pathspec import GitIgnoreSpec
 
-from tests.e2e.harness import world
+from emulators.child import Child
+from emulators.ports import settle
+from tests.e2e.harness import World, world
 from tests.functions_worker import FunctionsWorker
+from tests.publish.image import Image
 from tests.publish.staging import PACKAGES, ROOT, install_command, published_files, stage
 
 MCP = {"health", "mcp_servers", "on_mcp_request", "on_mcp_command", "warmup"}
@@ -128,6 +133,12 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     return Published(folder, fresh / "bin" / "python", worker)
 
 
+@pytest_asyncio.fixture(scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    async with world(tmp_path_factory.mktemp("world")) as found:
+        yield found
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_the_package_is_indexed_and_answers(published: Published) -> None:
@@ -155,15 +166,14 @@ async def test_the_package_is_indexed_and_answers(published: Published) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_the_package_answers_with_a_tool_s_result(published: Published, tmp_path: Path) -> None:
+async def test_the_package_answers_with_a_tool_s_result(published: Published, running: World) -> None:
     body = json.dumps({"message": "What was our revenue in Q3 2025?", "timeout_seconds": 30}).encode()
-    async with world(tmp_path / "aos") as running:
-        # The app beside it serves the tools, as a second function app would.
-        settings = {**running.stack.environment, "AOS_ROLES": "agents"}
-        async with published.start(**settings) as worker:
-            status, _, answer = await worker.invoke_http(
-                "ask", "POST", "http://localhost/api/agents/ceo", body=body, route_params={"agent_id": "ceo"}
-            )
+    # The app beside it serves the tools, as a second function app would.
+    settings = {**running.stack.environment, "AOS_ROLES": "agents"}
+    async with published.start(**settings) as worker:
+        status, _, answer = await worker.invoke_http(
+            "ask", "POST", "http://localhost/api/agents/ceo", body=body, route_params={"agent_id": "ceo"}
+        )
     told = json.loads(answer)
     assert (status, told["status"], told["tool_calls"][0]["status"]) == (200, "completed", "succeeded")
 
@@ -193,6 +203,42 @@ def test_every_import_of_the_package_is_there(published: Published) -> None:
         [published.python, "-I", "-c", code], cwd=published.folder, capture_output=True, text=True, timeout=120
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_the_container_serves(published: Published, running: World, tmp_path: Path) -> None:
+    image = Image.of(ROOT / "Dockerfile")
+    image.copy_into(tmp_path)
+    settings = {
+        **image.environment,
+        **running.stack.environment,
+        "PATH": f"{published.python.parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(published.folder / PACKAGES),
+        "AOS_HOST": "127.0.0.1",
+        "AOS_PORT": str(settle({"AOS_PORT": ("AOS", 0)})["AOS_PORT"]),
+        "AOS_FUNCTION_KEY": "a key, as the image refuses to serve without",
+    }
+    child = Child("container", image.command, env=settings, log=tmp_path / "log", cwd=tmp_path)
+    ready = child.line(r"serving AOS on http://\S+")
+    await child.start()
+    try:
+        await child.ready(ready, 30)
+        async with asyncio.timeout(90):  # it begins as 503, while storage and bus are opened
+            while True:
+                if await _status(image.health_check, settings) == 0:
+                    break
+                await asyncio.sleep(0.5)
+    finally:
+        await child.stop()
+        ended = await child.wait()
+    assert ended == 0
+    assert await _status(image.health_check, settings) != 0
+
+
+async def _status(command: Sequence[str], settings: Mapping[str, str]) -> int:
+    process = await asyncio.create_subprocess_exec(*command, env=settings, stderr=asyncio.subprocess.DEVNULL)
+    return await process.wait()
 
 
 def _imports(path: Path) -> Iterator[str]:
