@@ -11,6 +11,7 @@ var containers = [
   'agent-configs'
   'app-values'
   'mcp-registry'
+  'aos-adapters'
   'aos-agents'
   'aos-conversations'
   'aos-payloads'

@@ -25,6 +25,8 @@ DEFAULT_IN_AZURE = {
     "AOS_FUNCTION_KEY": "of `aos serve`; on Functions the host has keys",
     "AOS_HOST": "of `aos serve`",
     "AOS_PORT": "of `aos serve`",
+    "AOS_ADAPTERS_DIR": "of `aos adapters`, on a machine with GPUs",
+    "AOS_BASE_MODEL": "of `aos adapters`",
     "AOS_LOG_LEVEL": "of `aos serve`; on Functions host.json has the levels",
 }
 """Settings that a function app in Azure does without, and why."""
