@@ -53,7 +53,7 @@ resource appTableDataContributor 'Microsoft.Authorization/roleAssignments@2022-0
   }
 }
 
-// Queues of Azure Function tools.
+// Queues of applications that use aos.storage.
 resource appQueueDataContributor 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   name: guid(storage.id, appPrincipalId, roles['Storage Queue Data Contributor'])
   scope: storage

@@ -70,10 +70,7 @@ def test_the_app_has_what_it_needs_and_no_more() -> None:
     code = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "aos").rglob("*.py"))
     needed = {role for sdk, role in SDKS.items() if f"from {sdk}" in code}
     platform = {"Service Bus Data Receiver", "Key Vault Secrets User", "Monitoring Metrics Publisher"}
-    # Queues belong to the tools that are functions: an app without any does not mind.
-    given = {role for _, role in assignments("appPrincipalId")}
-    assert given - needed - platform <= {"Storage Queue Data Contributor"}
-    assert needed | platform <= given
+    assert {role for _, role in assignments("appPrincipalId")} == needed | platform
 
 
 def test_every_assignment_is_named_by_scope_principal_and_role() -> None:

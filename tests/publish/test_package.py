@@ -55,6 +55,7 @@ def test_what_a_developer_has_lying_about_stays_behind(tmp_path: Path) -> None:
         *("function_app.py", "aos/app.py", ".python_packages/lib/site-packages/six.py"),
         *("local.settings.json", ".env", ".git/config", ".venv/bin/python", "aos/__pycache__/app.pyc", "infra/a.bicep"),
         *("tests/test_app.py", ".aos/state.db", "node_modules/x/index.js", "agent.egg-info/PKG-INFO", "docs/deploy.md"),
+        "adapters/ceo/adapter_model.safetensors",
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
