@@ -25,6 +25,7 @@ from aos.errors import (
     UnknownOperation,
 )
 from aos.intake import Ask
+from aos.mcp.errors import UnknownServer
 from aos.messaging.envelopes import (
     AGENT_COMMANDS,
     AGENT_EVENTS,
@@ -54,6 +55,7 @@ _STATUS: dict[type[AosError], int] = {
     UnknownAgent: 404,
     UnknownOperation: 404,
     UnknownApproval: 404,
+    UnknownServer: 404,
     ApprovalSettled: 409,
     AgentDisabled: 409,
     AgentStopped: 409,
@@ -70,6 +72,7 @@ def routes(settings: Settings) -> RouteRegistry:
     registry = RouteRegistry()
     registry.register("health", _http(health), auth_level=AuthLevel.ANONYMOUS, name="health")
     registry.register("mcp/servers", _http(mcp_servers), name="mcp_servers")
+    registry.register("mcp/servers/{server_id}/status", _http(mcp_server_status), name="mcp_server_status")
     if "agents" in settings.roles:
         _agent_routes(registry, settings)
     if "mcp" in settings.roles:
@@ -218,6 +221,11 @@ async def decide(request: Request) -> Response:
 async def mcp_servers(request: Request) -> Response:
     """The MCP servers of the registry: running or not, and why not."""
     return Response(body=await _system(request).mcp_servers())
+
+
+async def mcp_server_status(request: Request) -> Response:
+    """One MCP server: its state, its tools, and where they are not what was declared or approved."""
+    return Response(body=await _system(request).mcp_server_status(request.route_params["server_id"]))
 
 
 # --- the bus and timers

@@ -23,7 +23,8 @@ from aos.errors import AosError, OperationConflict, TransientError, UnknownEntit
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.kernel import Kernel
 from aos.kernel.types import ConversationKey, Message, Operation, SendReply
-from aos.mcp.bridge import operation_of, tool_result
+from aos.mcp.bridge import operation_of
+from aos.mcp.results import ToolResults
 from aos.messaging.bus import Outbound
 from aos.messaging.claim_check import ClaimCheck
 from aos.messaging.envelopes import (
@@ -70,6 +71,7 @@ class Intake:
 
     Args:
         send: Puts messages on the bus.
+        results: Says what the model is told of tools' answers; without it what is not shown is not kept.
     """
 
     def __init__(
@@ -80,7 +82,9 @@ class Intake:
         send: Callable[[Sequence[Outbound]], Awaitable[None]],
         commands: Commands,
         clock: Clock | None = None,
+        results: ToolResults | None = None,
     ) -> None:
+        self._results = results or ToolResults(None)
         self._commands = commands
         self._kernel = kernel
         self._directory = directory
@@ -183,7 +187,7 @@ class Intake:
         response = parse_body(ToolResponse, incoming.body)
         operation_id = operation_of(response.request_id)
         if operation_id is not None:
-            await self._kernel.add_result(operation_id, tool_result(response))
+            await self._kernel.add_result(operation_id, await self._results.told(response))
 
     async def _command(self, incoming: Incoming) -> None:
         command = parse_body(AgentCommand, incoming.body)

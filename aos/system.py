@@ -27,10 +27,14 @@ from aos.kernel.kernel import Kernel, KernelOptions
 from aos.kernel.operations import approval_record, parked_call
 from aos.kernel.types import Decision
 from aos.mcp.catalogue import ToolCatalogue
+from aos.mcp.errors import UnknownServer
 from aos.mcp.ledger import TableLedger
+from aos.mcp.pins import ToolPins
+from aos.mcp.results import ToolResults
 from aos.mcp.secrets import EnvironmentSecrets
 from aos.mcp.servers import McpServers
-from aos.mcp.status import ServerStatusBoard
+from aos.mcp.status import Desired, ServerStatusBoard
+from aos.mcp.views import server_view, status_view
 from aos.messaging.bus import Bus, Outbound
 from aos.messaging.claim_check import ClaimCheck
 from aos.messaging.envelopes import AGENT_COMMANDS, MCP_REQUESTS, MCP_RESPONSES
@@ -87,7 +91,7 @@ class AgentOperatingSystem:
             self._source(settings.mcp_container, folder / SERVER_REGISTRY), parse_servers, clock
         )
         values = Payloads(self._account, STATE_CONTAINER)
-        catalogue = ToolCatalogue(self._account, values)
+        catalogue = self._catalogue = ToolCatalogue(self._account, values)
         self._board = ServerStatusBoard(self._account)
         desired = DesiredStates(self._account)
         self.directory = AgentDirectory(
@@ -111,7 +115,14 @@ class AgentOperatingSystem:
             options=options,
         )
         self.commands = Commands(self.kernel, self.directory, desired)
-        self.intake = Intake(self.kernel, self.directory, claim_check, self._send, self.commands)
+        self.intake = Intake(
+            self.kernel,
+            self.directory,
+            claim_check,
+            self._send,
+            self.commands,
+            results=ToolResults(payloads if settings.storage_configured else None),
+        )
         self.mcp: McpServers | None = None
         if "mcp" in settings.roles:
             self.mcp = McpServers(
@@ -122,6 +133,7 @@ class AgentOperatingSystem:
                 send=self._send,
                 claim_check=claim_check,
                 secrets=EnvironmentSecrets(),
+                pins=ToolPins(self._account, settings.mcp_container) if settings.storage_configured else None,
             )
         self._health = Health(self._checks())
         self._tasks: set[asyncio.Task[None]] = set()
@@ -254,21 +266,24 @@ class AgentOperatingSystem:
         """The body of `GET mcp/servers`: as registered, running or not, and why not."""
         registry = (await self._servers.current()).value
         states = {status.server_id: status for status in await self._board.all()}
-        servers = []
-        for entry in registry.entries.values():
-            state = states.get(entry.server_id)
-            view: dict[str, Any] = {
-                "server_id": entry.server_id,
-                "server_name": entry.server_name,
-                "server_type": entry.server_type,
-                "enabled": entry.enabled,
-                "status": "stopped",
-            }
-            if state is not None:
-                view |= state.view()
-            servers.append(view)
+        servers = [server_view(entry, states.get(entry.server_id)) for entry in registry.entries.values()]
         problems = [{"pointer": problem.pointer, "detail": problem.detail} for problem in registry.problems]
         return {"servers": servers, "problems": problems}
+
+    async def mcp_server_status(self, name: str) -> dict[str, Any]:
+        """The body of `GET mcp/servers/{server_id}/status`; takes an id or a name.
+
+        Raises:
+            UnknownServer: The registry has no good entry for it.
+        """
+        registry = (await self._servers.current()).value
+        entry = registry.find(name) or (await self._servers.refresh()).value.find(name)
+        if entry is None:
+            raise UnknownServer(f"There is no MCP server {name!r}; there are: {', '.join(registry.entries) or 'none'}.")
+        states = {status.server_id: status for status in await self._board.all()}
+        desired = (await self._board.desired()).get(entry.server_id, Desired())
+        listed = await self._catalogue.get(entry.server_id)
+        return status_view(entry, states.get(entry.server_id), desired, listed)
 
     def _view(self, agent_id: str, registry: AgentRegistry) -> dict[str, Any]:
         entry = registry.entries[agent_id]
@@ -363,7 +378,13 @@ class AgentOperatingSystem:
             for server in listed["servers"]
             if server["enabled"] and server["status"] not in ("running", "idle")
         ]
-        return "; ".join(down) or None
+        drift = [
+            f"{server['server_id']}: {found['kind']} {found['tool']}".rstrip() + f": {found['detail']}"
+            for server in listed["servers"]
+            if server["enabled"]
+            for found in server.get("drift", ())
+        ]
+        return "; ".join([*down, *drift[:10]]) or None
 
     def _wanted_deployment(self, entry: AgentEntry) -> str:
         return self._kind.from_entry(entry).deployment(self.settings.model_deployment)

@@ -24,12 +24,13 @@ from aos.kernel.types import AgentRef, FunctionCall, Limits
 from aos.mcp.bridge import list_request
 from aos.mcp.catalogue import ToolCatalogue
 from aos.mcp.functions import FunctionTools, ToolSource, convert_mcp_tools_to_function_tools
+from aos.mcp.hosted import changed
 from aos.messaging.bus import Outbound
 from aos.registry.agents import AgentEntry, AgentRegistry
 from aos.registry.errors import RegistryInvalid, RegistryMissing, RegistryUnreadable
 from aos.registry.live import LiveRegistry
 from aos.registry.mcp_servers import ServerEntry, ServerRegistry
-from aos.registry.policies import approval_policy, turn_limits
+from aos.registry.policies import tool_configuration, turn_limits
 from aos.registry.tools import check_tools
 
 log = logging.getLogger("aos.agents")
@@ -269,6 +270,9 @@ class AgentDirectory:
             server = servers.find(reference.server_name)
             if server is None:
                 raise UnknownAgent(f"Agent {entry.agent_id!r} uses MCP server {reference.server_name!r}: unknown.")
+            if any((source.server, source.info.name) == (server.server_id, reference.tool_name) for source in sources):
+                # The same tool, of a server that is once named by its id and once by its name: the first counts.
+                continue
             if not server.enabled:
                 # Switched off for a while: the agent goes on without its tools (the registry warns of it).
                 continue
@@ -288,9 +292,20 @@ class AgentDirectory:
                     f"{server.server_id!r} does not have. Its tools: {names}.",
                     code="unknown_tool",
                 )
-            policy = approval_policy(reference.configuration)
-            approval = policy == "always" or (policy == "writes" and not info.read_only)
-            sources.append(ToolSource(server.server_id, info, _time_limit(server), approval))
+            if info.changed:
+                raise AgentNotReady(changed(server.server_id, info.name), code="tool_changed")
+            how = tool_configuration(reference.configuration)
+            sources.append(
+                ToolSource(
+                    server.server_id,
+                    info,
+                    how.timeout_seconds or _time_limit(server),
+                    how.approves(read_only=info.read_only),
+                    how.defaults,
+                    how.fixed,
+                    how.locked,
+                )
+            )
         return sources, [f"{server}={version}" for server, version in sorted(versions.items())]
 
     async def _ask_for_tools(self, server_id: str) -> None:

@@ -158,7 +158,9 @@ class ToolCalls:
         while True:
             try:
                 server = await self._host.server(entry.server_id)
-                return await server.connection.call_tool(tool.name, params.tool_params, entry.timeout_seconds)
+                return await server.connection.call_tool(
+                    tool.wire_name or tool.name, params.tool_params, entry.timeout_seconds
+                )
             except ServerRefused as error:
                 if error.code == "invalid_params":
                     raise

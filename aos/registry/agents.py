@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from aos.registry.document import decode
 from aos.registry.entries import FilledText, Finding, Flag, Id, JsonObject, Name, RegistryModel, Text, parse_entries
-from aos.registry.policies import approval_fault, limits_faults
+from aos.registry.policies import configuration_cautions, configuration_faults, limits_faults
 from aos.registry.problems import RegistryProblem
 
 AgentType = Literal["purpose_driven", "perpetual", "leadership"]
@@ -44,7 +44,8 @@ class DomainKnowledge(RegistryModel):
 
 
 class ToolReference(RegistryModel):
-    """A tool of an MCP server that the agent may use; `configuration` says how, such as `{"approval": "always"}`."""
+    """A tool of an MCP server that the agent may use; `configuration` says how; see
+    `aos.registry.policies.ToolConfiguration`."""
 
     server_name: Name
     tool_name: Name
@@ -77,8 +78,8 @@ class AgentEntry(RegistryModel):
     def faults(self) -> Iterator[Finding]:
         yield from limits_faults(self.metadata)
         for index, tool in enumerate(self.mcp_tools):
-            if (fault := approval_fault(tool.configuration)) is not None:
-                yield ("mcp_tools", index, *fault[0]), fault[1]
+            for at, detail in configuration_faults(tool.configuration):
+                yield ("mcp_tools", index, *at), detail
 
     def cautions(self) -> Iterator[Finding]:
         seen: dict[tuple[str, str], int] = {}
@@ -86,6 +87,8 @@ class AgentEntry(RegistryModel):
             first = seen.setdefault((tool.server_name, tool.tool_name), index)
             if first != index:
                 yield ("mcp_tools", index), f"The same tool as /mcp_tools/{first} of this agent; the first counts."
+            for at, detail in configuration_cautions(tool.configuration):
+                yield ("mcp_tools", index, *at), detail
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,15 +152,21 @@ class World:
         await self.client.send("agent-commands", {"command": "reload_registry"})
 
 
-@asynccontextmanager
-async def world(state: Path, more: Mapping[str, str] | None = None) -> AsyncIterator[World]:
-    """A stack on free ports with its state in a folder, the sample registries, an app and a client."""
+def project_folder(state: Path) -> Path:
+    """A folder with the sample registries, whose ledger lies beside it."""
     project = state / "project"
     project.mkdir(parents=True)
     shutil.copy(ROOT / "agent_registry.json", project)
     servers = json.loads((ROOT / "mcp_server_registry.json").read_text())
     servers["servers"][0]["env"] = {"COMPANY_LEDGER_DB": str(state / "ledger.db")}
     (project / "mcp_server_registry.json").write_text(json.dumps(servers))
+    return project
+
+
+@asynccontextmanager
+async def world(state: Path, more: Mapping[str, str] | None = None) -> AsyncIterator[World]:
+    """A stack on free ports with its state in a folder, the sample registries, an app and a client."""
+    project = project_folder(state)
     settings = StackSettings(
         state_dir=state,
         azurite_dir=ROOT / ".aos",

@@ -15,6 +15,7 @@ async def test_every_route_is_indexed(aos: World) -> None:
     assert {name for name, trigger in triggers.items() if trigger["type"] == "httpTrigger"} == {
         "health",
         "mcp_servers",
+        "mcp_server_status",
         "agent_list",
         "agent",
         "agent_status",
@@ -48,7 +49,14 @@ async def test_every_route_is_indexed(aos: World) -> None:
 
 async def test_roles_choose_the_functions(aos: World) -> None:
     async with FunctionsWorker(ROOT, environ={**aos.stack.environment, "AOS_ROLES": "mcp"}) as worker:
-        assert set(worker.functions) == {"health", "mcp_servers", "on_mcp_request", "on_mcp_command", "warmup"}
+        assert set(worker.functions) == {
+            "health",
+            "mcp_servers",
+            "mcp_server_status",
+            "on_mcp_request",
+            "on_mcp_command",
+            "warmup",
+        }
 
 
 async def test_an_answer_over_http_and_one_over_the_bus(aos: World) -> None:
