@@ -27,12 +27,12 @@ from tests.functions_worker import FunctionsWorker
 from tests.publish.image import Image
 from tests.publish.staging import PACKAGES, ROOT, install_command, published_files, stage
 
-MCP = {"health", "mcp_servers", "on_mcp_request", "on_mcp_command", "warmup"}
+MCP = {"health", "mcp_servers", "mcp_server_status", "on_mcp_request", "on_mcp_command", "warmup"}
 AGENTS_ONLY = {
     *("agent_list", "agent", "agent_status", "ask", "operation", "cancel", "command_agent", "reload_registry"),
     *("approvals", "decide", "on_agent_event", "on_mcp_response", "on_agent_command", "sweep", "reconcile"),
 }
-SHARED = {"health", "mcp_servers", "warmup"}
+SHARED = {"health", "mcp_servers", "mcp_server_status", "warmup"}
 
 # --- which files
 
