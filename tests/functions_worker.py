@@ -53,7 +53,7 @@ class FunctionsWorker:
     """`async with FunctionsWorker(app_dir) as worker:` indexes `app_dir/function_app.py`, or raises `WorkerError`.
 
     `python_path` comes before the app's folder (default: that folder itself, then this repository, which has a
-    `function_app.py` of its own), `environ` over the environment.
+    `function_app.py` of its own), `environ` over the environment. `python` is the interpreter that runs the app.
     """
 
     def __init__(
@@ -62,7 +62,9 @@ class FunctionsWorker:
         *,
         environ: Mapping[str, str] | None = None,
         python_path: Sequence[str | os.PathLike[str]] | None = None,
+        python: str | os.PathLike[str] = sys.executable,
     ) -> None:
+        self._python = python
         self._app_dir = Path(app_dir).resolve()
         roots = [self._app_dir, Path(__file__).resolve().parent.parent] if python_path is None else python_path
         self._environ = {**os.environ, **(environ or {}), "PYTHONPATH": os.pathsep.join(os.fspath(p) for p in roots)}
@@ -77,7 +79,7 @@ class FunctionsWorker:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by __aexit__
         # -P: the folder of this file must not be on the path of the app.
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", __file__, str(self._app_dir)),
+            *(self._python, "-P", __file__, str(self._app_dir)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=self._log,

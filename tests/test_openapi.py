@@ -42,6 +42,6 @@ async def test_it_is_served_alike_by_both_runtimes_without_settings_even_if_the_
                 where = f"{method} {path}"
                 assert operation["summary"], where
                 assert operation["tags"], where
-                good = [answer for status, answer in operation["responses"].items() if status < "300" and status != "204"]
+                good = [answer for status, answer in operation["responses"].items() if status in ("200", "202")]
                 assert path.endswith("openapi.json") or all("$ref" in str(answer["content"]) for answer in good), where
                 assert operation["security"] == [] or {"401", "403"} <= operation["responses"].keys(), where
