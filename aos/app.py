@@ -120,7 +120,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         MCP_RESPONSES, AGENTS_SUBSCRIPTION, on_agent_message, connection=SERVICE_BUS, name="on_mcp_response"
     )
     registry.register_queue(AGENT_COMMANDS, on_agent_message, connection=SERVICE_BUS, name="on_agent_command")
-    registry.register_timer("sweep", "*/10 * * * * *", sweep)
+    registry.register_timer("sweep", f"*/{settings.sweep_seconds} * * * * *", sweep)
     registry.register_timer("reconcile", "0 */5 * * * *", reconcile)
 
 

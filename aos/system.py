@@ -101,14 +101,15 @@ class AgentOperatingSystem:
             desired=desired,
         )
         self._counters = Counters(self._account)
-        self.store = TableConversations(self._account, values, counters=self._counters)
+        lease = settings.lease_seconds
+        self.store = TableConversations(self._account, values, counters=self._counters, first_look=lease * 7 / 6)
         self._approvals = ApprovalBoard(self._account, values)
         self.kernel = Kernel(
             store=self.store,
             foundry=self.foundry,
             agents=self.directory,
             outlet=ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals),
-            options=options,
+            options=options or KernelOptions(lease=lease, renew=lease / 3),
         )
         self.commands = Commands(self.kernel, self.directory, desired)
         self.intake = Intake(self.kernel, self.directory, claim_check, self._send, self.commands)
@@ -116,7 +117,7 @@ class AgentOperatingSystem:
         if "mcp" in settings.roles:
             self.mcp = McpServers(
                 registry=self._servers,
-                ledger=TableLedger(self._account, values),
+                ledger=TableLedger(self._account, values, lease=lease),
                 catalogue=catalogue,
                 board=self._board,
                 send=self._send,
