@@ -6,7 +6,7 @@ export AOS_STATE_DIR ?= .aos
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format bench clean
+.PHONY: help setup run test faults soak lint format bench clean
 
 help: ## Show this help
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,13 @@ run: $(BIN)/.local ## Start the local stack and AOS; prints a curl to try
 
 test: $(BIN)/.dev ## Run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+faults: $(BIN)/.dev ## Kill processes at every point of a turn and print what became of it
+	$(BIN)/python -m pytest -q -s -m "soak or not soak" tests/e2e/test_fault_points.py \
+		--deselect tests/e2e/test_fault_points.py::test_the_host_may_die_at_every_point_of_a_turn
+
+soak: $(BIN)/.dev ## Run the tests that take minutes: memory, and many conversations on two hosts
+	$(BIN)/python -m pytest -q -s -m soak tests/e2e/test_soak.py tests/e2e/test_two_hosts.py
 
 lint: $(BIN)/.dev ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
