@@ -4,12 +4,14 @@ BIN := .venv/bin
 export AOS_STATE_DIR ?= .aos
 # Test processes at a time; most of a test is waiting for other processes.
 JOBS ?= 3
+# On Linux the newest torch brings several GB for GPUs; give another one, or an index of CPU builds, if you want.
+TORCH ?= torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test faults soak lint format bench clean
+.PHONY: help setup run test test-ml faults soak lint format bench clean
 
 help: ## Show this help
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(BIN)/.dev ## Make .venv with everything that work on AOS needs
 
@@ -19,9 +21,12 @@ run: $(BIN)/.local ## Start the local stack and AOS; prints a curl to try
 test: $(BIN)/.dev ## Run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
+test-ml: $(BIN)/.ml ## Run the tests that train and serve adapters (installs torch)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ml tests/lora
+
 faults: $(BIN)/.dev ## Kill processes at every point of a turn and print what became of it
-	$(BIN)/python -m pytest -q -s -m "soak or not soak" tests/e2e/test_fault_points.py \
-		--deselect tests/e2e/test_fault_points.py::test_the_host_may_die_at_every_point_of_a_turn
+	$(BIN)/python -m pytest -q -s -m "soak or slow" -k "both_ways or mcp_side or each_part" \
+		tests/e2e/test_fault_points.py
 
 soak: $(BIN)/.dev ## Run the tests that take minutes: memory, and many conversations on two hosts
 	$(BIN)/python -m pytest -q -s -m soak tests/e2e/test_soak.py tests/e2e/test_two_hosts.py
@@ -59,3 +64,8 @@ $(BIN)/.dev: $(BIN)/python requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --ignore-requires-python --no-deps \
 		'azure-functions-runtime>=1.3,<2'
 	@touch $@ $(BIN)/.local
+
+$(BIN)/.ml: $(BIN)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[ml]'
+	@touch $@

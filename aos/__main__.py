@@ -11,11 +11,13 @@ from typing import Annotated
 
 import typer
 
+from aos.adapters_cli import cli as adapters
 from aos.config import load_settings
 from aos.dead_letters_cli import cli as dead_letters
 from aos.errors import AosError
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True)
+cli.add_typer(adapters, name="adapters")
 cli.add_typer(dead_letters, name="dead-letters")
 foundry = typer.Typer(no_args_is_help=True, help="The Foundry Agent Service behind AOS.")
 cli.add_typer(foundry, name="foundry")

@@ -61,6 +61,11 @@ class Settings(BaseSettings):
     deployment_fallback: Annotated[bool, Field(validation_alias=_named("AOS_DEPLOYMENT_FALLBACK"))] = False
     """Whether an agent whose deployment does not exist thinks with the base deployment; its status says so."""
 
+    base_model: Annotated[str | None, Field(validation_alias=_named("AOS_BASE_MODEL"))] = None
+    """Folder or hub name of the base model for which adapters are trained and served on this machine."""
+    adapters_dir: Annotated[str, Field(validation_alias=_named("AOS_ADAPTERS_DIR"))] = "adapters"
+    """Folder of trained adapters on this machine."""
+
     storage: Annotated[str | None, Field(validation_alias=_named(STORAGE), repr=False)] = None
     storage_account: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__accountName"))] = None
     storage_blob_uri: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__blobServiceUri"))] = None
