@@ -124,7 +124,7 @@ def run(scenario: Callable[[World], Coroutine[Any, Any, T]], options: KernelOpti
 
 # --- Foundry
 
-Fault = Literal["refuse", "never sent", "lost request", "lost answer", "late answer"]
+Fault = Literal["refuse", "rate limit", "never sent", "lost request", "lost answer", "late answer"]
 
 
 @dataclass(slots=True)
@@ -202,6 +202,8 @@ class Foundry:
         match fault:
             case "refuse":
                 raise FoundryRefused("The content filter refused the message.")
+            case "rate limit":
+                raise FoundryUnavailable("Too many requests.", sent=False, retry_after=8.0, code="rate_limited")
             case "never sent":
                 raise FoundryUnavailable("No connection.", sent=False)
             case "lost request":
@@ -338,6 +340,8 @@ class Bus:
         self.tools_answer = True
         self.wakes_come = True
         self.latency = 1.0
+        self.last_first = False
+        """Whether of calls that are made together the last one answers first."""
         self.ledger: dict[str, tuple[SendTool, ToolResult]] = {}
         self.keys: dict[str, ConversationKey] = {}
         self.asked: list[str] = []
@@ -370,7 +374,8 @@ class Bus:
             self.keys[effect.request_id] = key
         assert self.ledger[effect.request_id][0] == effect, "one request id for two requests"
         if self.tools_answer:
-            self.world.later(self.latency, lambda: self.world.result(effect.request_id))
+            latency = self.latency / (1 + len(self.asked)) if self.last_first else self.latency
+            self.world.later(latency, lambda: self.world.result(effect.request_id))
 
     async def wake(self, key: ConversationKey, delay: float) -> None:
         if self.down:
