@@ -18,7 +18,7 @@ import pytest_asyncio
 from aos.kernel.points import CALL_POINTS, TURN_POINTS
 from tests.e2e.faults import ENDS_WITHIN, Bench, Outcome, Sent, Way, bench, since, table
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"), pytest.mark.timeout(600)]
 
 LANES = 3
 """Benches side by side: most of the time goes into waiting for leases and locks."""
@@ -172,15 +172,22 @@ def ways(point: str) -> tuple[Way, ...]:
     return ("bus",) if point in BUS_ONLY else get_args(Way)
 
 
+def in_turns(points: Iterable[str]) -> list[tuple[str, Way]]:
+    """Each point over one way: all of them over both take minutes."""
+    return [(point, ways(point)[number % len(ways(point))]) for number, point in enumerate(points)]
+
+
+def over_both(points: Iterable[str]) -> list[tuple[str, Way]]:
+    return [(point, way) for point in points for way in ways(point)]
+
+
 async def test_the_host_may_die_at_every_point_of_a_turn(lanes: list[Bench]) -> None:
-    """Each point over one way, in turns; `make faults` has all of them over both."""
-    chosen = [(point, ways(point)[number % len(ways(point))]) for number, point in enumerate(TURN_POINTS)]
-    await survived(lanes, [turn(point, way) for point, way in chosen])
+    await survived(lanes, [turn(point, way) for point, way in in_turns(TURN_POINTS)])
 
 
 @pytest.mark.soak
-async def test_the_host_may_die_at_every_point_of_a_turn_over_both_ways(lanes: list[Bench]) -> None:
-    await survived(lanes, [turn(point, way) for point in TURN_POINTS for way in ways(point)])
+async def test_every_point_of_a_turn_over_both_ways(lanes: list[Bench]) -> None:
+    await survived(lanes, [turn(point, way) for point, way in over_both(TURN_POINTS)])
 
 
 def call(point: str, way: Way) -> Job:
@@ -208,8 +215,12 @@ def call(point: str, way: Way) -> Job:
 
 
 async def test_the_mcp_side_may_die_at_every_point_of_a_call(lanes: list[Bench]) -> None:
-    jobs = [call(point, way) for point in CALL_POINTS for way in get_args(Way)]
-    await survived(lanes, jobs)
+    await survived(lanes, [call(point, way) for point, way in in_turns(CALL_POINTS)])
+
+
+@pytest.mark.soak
+async def test_every_point_of_a_call_over_both_ways(lanes: list[Bench]) -> None:
+    await survived(lanes, [call(point, way) for point, way in over_both(CALL_POINTS)])
 
 
 def part_dies(name: str, moment: str, after: float) -> Job:
@@ -256,11 +267,18 @@ async def all_ended(lane: Bench, batch: list[Sent], name: str, moment: str, star
     return Outcome(name, moment, 1, since(start), effects, "completed" if problem is None else "?", problem)
 
 
-async def test_each_part_of_the_stack_may_die_during_turns(lanes: list[Bench]) -> None:
+def deaths(moments: Iterable[float]) -> list[Job]:
+    """Of each part of the stack."""
     jobs = [
-        part_dies(name, f"{len(get_args(Way)) * 3} turns, {after} s old", after)
-        for name in ("Service Bus", "Foundry")
-        for after in (0.1, 0.5, 1.5)
+        part_dies(name, f"6 turns, {after} s old", after) for name in ("Service Bus", "Foundry") for after in moments
     ]
-    jobs.append(storage_dies("Azurite", "6 turns that wait for tools"))
-    await survived(lanes, jobs)
+    return [*jobs, storage_dies("Azurite", "6 turns that wait for tools")]
+
+
+async def test_each_part_of_the_stack_may_die_during_turns(lanes: list[Bench]) -> None:
+    await survived(lanes, deaths([0.5]))
+
+
+@pytest.mark.soak
+async def test_each_part_of_the_stack_may_die_at_several_moments(lanes: list[Bench]) -> None:
+    await survived(lanes, deaths([0.1, 0.5, 1.5]))
