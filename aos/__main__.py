@@ -15,10 +15,12 @@ from aos.adapters_cli import cli as adapters
 from aos.config import load_settings
 from aos.dead_letters_cli import cli as dead_letters
 from aos.errors import AosError
+from aos.tools_cli import cli as tools
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True)
 cli.add_typer(adapters, name="adapters")
 cli.add_typer(dead_letters, name="dead-letters")
+cli.add_typer(tools, name="tools")
 foundry = typer.Typer(no_args_is_help=True, help="The Foundry Agent Service behind AOS.")
 cli.add_typer(foundry, name="foundry")
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from aos.approvals import ApprovalDecision, Listed
+from aos.approvals import APPROVER, ApprovalDecision, Listed, may_approve
 from aos.commands import AgentOrder
 from aos.config import SERVICE_BUS, Settings
 from aos.errors import (
@@ -17,17 +17,22 @@ from aos.errors import (
     AosError,
     ApprovalSettled,
     BacklogFull,
+    ConversationBusy,
     OperationConflict,
     OperationFinal,
     TransientError,
     UnknownAgent,
     UnknownApproval,
+    UnknownConversation,
     UnknownOperation,
 )
 from aos.intake import Ask
+from aos.kernel.types import ConversationKey
+from aos.mcp.errors import UnknownServer
 from aos.messaging.envelopes import (
     AGENT_COMMANDS,
     AGENT_EVENTS,
+    AOS_REQUESTS,
     MCP_COMMANDS,
     MCP_REQUESTS,
     MCP_RESPONSES,
@@ -54,6 +59,9 @@ _STATUS: dict[type[AosError], int] = {
     UnknownAgent: 404,
     UnknownOperation: 404,
     UnknownApproval: 404,
+    UnknownServer: 404,
+    UnknownConversation: 404,
+    ConversationBusy: 409,
     ApprovalSettled: 409,
     AgentDisabled: 409,
     AgentStopped: 409,
@@ -70,6 +78,7 @@ def routes(settings: Settings) -> RouteRegistry:
     registry = RouteRegistry()
     registry.register("health", _http(health), auth_level=AuthLevel.ANONYMOUS, name="health")
     registry.register("mcp/servers", _http(mcp_servers), name="mcp_servers")
+    registry.register("mcp/servers/{server_id}/status", _http(mcp_server_status), name="mcp_server_status")
     if "agents" in settings.roles:
         _agent_routes(registry, settings)
     if "mcp" in settings.roles:
@@ -86,6 +95,13 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
     registry.register("agents/{agent_id}/status", _http(agent_status), name="agent_status")
     registry.register("agents/{agent_id}", _http(ask), [HttpMethod.POST], name="ask", request_model=Ask)
     registry.register("operations/{operation_id}", _http(operation), name="operation")
+    registry.register("agents/{agent_id}/conversations/{conversation_id}", _http(conversation), name="conversation")
+    registry.register(
+        "agents/{agent_id}/conversations/{conversation_id}",
+        _http(delete_conversation),
+        [HttpMethod.DELETE],
+        name="delete_conversation",
+    )
     registry.register(
         "agents/{agent_id}/commands",
         _http(command_agent),
@@ -98,13 +114,12 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         "registry/reload", _http(reload), [HttpMethod.POST], auth_level=AuthLevel.ADMIN, name="reload_registry"
     )
     registry.register("operations/{operation_id}", _http(cancel), [HttpMethod.DELETE], name="cancel")
-    # Who talks to an agent must not approve its writes: these take the admin key.
-    registry.register("approvals", _http(approvals), auth_level=AuthLevel.ADMIN, name="approvals")
+    # Who talks to an agent must not approve its writes: the handlers look for more than a key (`may_approve`).
+    registry.register("approvals", _http(approvals), name="approvals")
     registry.register(
         "approvals/{approval_id}",
         _http(decide),
         [HttpMethod.POST],
-        auth_level=AuthLevel.ADMIN,
         name="decide",
         request_model=ApprovalDecision,
     )
@@ -120,8 +135,11 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         MCP_RESPONSES, AGENTS_SUBSCRIPTION, on_agent_message, connection=SERVICE_BUS, name="on_mcp_response"
     )
     registry.register_queue(AGENT_COMMANDS, on_agent_message, connection=SERVICE_BUS, name="on_agent_command")
+    registry.register_queue(AOS_REQUESTS, on_agent_message, connection=SERVICE_BUS, name="on_aos_request")
     registry.register_timer("sweep", f"*/{settings.sweep_seconds} * * * * *", sweep)
     registry.register_timer("reconcile", "0 */5 * * * *", reconcile)
+    registry.register_timer("purge", "0 */10 * * * *", purge)
+    registry.register_timer("schedules", "0 * * * * *", schedules)
 
 
 # --- HTTP
@@ -179,6 +197,20 @@ async def operation(request: Request) -> Response:
     return Response(body=operation_view(await _system(request).kernel.operation(request.route_params["operation_id"])))
 
 
+async def conversation(request: Request) -> Response:
+    """A page of what was said in a conversation, in the order in which it was accepted."""
+    after = request.query.get("after", "0")
+    if not after.isdecimal() or len(after) > 20:
+        raise Problem(400, "invalid_query", "The query is not valid", "after takes `next` of the page before.")
+    return Response(body=await _system(request).conversations.page(_conversation(request), int(after)))
+
+
+async def delete_conversation(request: Request) -> Response:
+    """Forgets a conversation, here and in Foundry; 204 also when there is none (any more)."""
+    await _system(request).conversations.delete(_conversation(request))
+    return Response(status=204)
+
+
 async def command_agent(request: Request) -> Response:
     """Starts, stops or restarts an agent, and answers with its status."""
     system, agent_id = _system(request), request.route_params["agent_id"]
@@ -201,6 +233,7 @@ async def cancel(request: Request) -> Response:
 
 async def approvals(request: Request) -> Response:
     """Calls that wait for a person; with `?state=decided` those that were decided, the newest first."""
+    _approver(request)
     listed = request.query.get("state", "pending")
     if listed not in ("pending", "decided"):
         raise Problem(400, "invalid_query", "The query is not valid", "state takes pending or decided.")
@@ -210,6 +243,7 @@ async def approvals(request: Request) -> Response:
 
 async def decide(request: Request) -> Response:
     """Approves or rejects a call: 200 when that is done, 202 while it is on its way."""
+    _approver(request)
     decision = request.parse(ApprovalDecision)
     view = await _system(request).decide(request.route_params["approval_id"], decision, request.caller.name)
     return Response(status=202 if view["state"] == "pending" else 200, body=view)
@@ -220,11 +254,16 @@ async def mcp_servers(request: Request) -> Response:
     return Response(body=await _system(request).mcp_servers())
 
 
+async def mcp_server_status(request: Request) -> Response:
+    """One MCP server: its state, its tools, and where they are not what was declared or approved."""
+    return Response(body=await _system(request).mcp_server_status(request.route_params["server_id"]))
+
+
 # --- the bus and timers
 
 
 async def on_agent_message(message: BusMessage) -> None:
-    """Events for agents, results of their tools, and commands."""
+    """Events for agents, results of their tools, commands, and requests of other applications."""
     await _system(message).intake.receive(_incoming(message))
 
 
@@ -241,6 +280,16 @@ async def on_mcp_command(message: BusMessage) -> None:
 async def sweep(tick: TimerTick) -> None:
     """Resumes turns that a dead process left behind, and applies deadlines."""
     await _system(tick).sweep()
+
+
+async def schedules(tick: TimerTick) -> None:
+    """Has agents act by themselves whose schedules ticked."""
+    await _system(tick).schedules.run()
+
+
+async def purge(tick: TimerTick) -> None:
+    """Removes what is not kept any longer, a piece at a time."""
+    await _system(tick).retention.run()
 
 
 async def reconcile(tick: TimerTick) -> None:
@@ -264,6 +313,18 @@ def _system(carrier: Request | BusMessage | TimerTick) -> AgentOperatingSystem:
     """What the runtime's initializer built."""
     system: AgentOperatingSystem = carrier.app
     return system
+
+
+def _conversation(request: Request) -> ConversationKey:
+    return ConversationKey(request.route_params["agent_id"], request.route_params["conversation_id"])
+
+
+def _approver(request: Request) -> None:
+    caller = request.caller
+    if not may_approve(caller.is_admin, caller.scopes):
+        raise Problem(
+            403, "approver_required", detail=f"This needs the admin key (x-admin-key) or the role {APPROVER}."
+        )
 
 
 def _http(handler: HttpHandler) -> HttpHandler:

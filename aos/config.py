@@ -8,9 +8,9 @@ managed identity signs in (`AZURE_CLIENT_ID` picks a user-assigned one).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from aos.config_ml import MLConfig as MLConfig
@@ -24,6 +24,11 @@ SERVICE_BUS = "AZURE_SERVICE_BUS_CONNECTION_STRING"
 
 def _named(name: str, *older: str) -> AliasChoices:
     return AliasChoices(name, *older)
+
+
+ContainerName = Annotated[str, Field(pattern=r"^[a-z0-9](-?[a-z0-9]){2,62}$")]
+OWN_CONTAINERS = frozenset({"aos-state", "aos-payloads", "aos-conversations", "app-values"})
+"""Where AOS keeps what it knows: never shared."""
 
 
 class Settings(BaseSettings):
@@ -74,6 +79,12 @@ class Settings(BaseSettings):
     agent_container: Annotated[str, Field(validation_alias=_named("AGENT_CONFIG_BLOB_CONTAINER"))] = "agent-configs"
     mcp_container: Annotated[str, Field(validation_alias=_named("MCP_REGISTRY_BLOB_CONTAINER"))] = "mcp-registry"
 
+    shared_containers: Annotated[
+        tuple[ContainerName, ...], NoDecode, Field(validation_alias=_named("AOS_SHARED_CONTAINERS"), min_length=1)
+    ] = ("aos-shared",)
+    """The blob containers that `aos.storage.*` over `aos-requests` reaches, separated by commas; the first is the
+    default one."""
+
     service_bus: Annotated[
         str | None,
         Field(
@@ -97,6 +108,12 @@ class Settings(BaseSettings):
     """How long a conversation, or a tool call, stays with a process that died; others go on with it then."""
     sweep_seconds: Annotated[int, Field(validation_alias=_named("AOS_SWEEP_SECONDS"), ge=1, le=30)] = 10
     """How often each process looks for turns that nobody drives."""
+    context_tokens: Annotated[int, Field(validation_alias=_named("AOS_CONTEXT_TOKENS"), ge=1_000)] = 60_000
+    """Size at which a conversation is rolled over before its next turn: half the window of llama-3.3-70b, so that three
+    steps of a turn stay within its limit of tokens."""
+
+    agent_backlog: Annotated[int, Field(validation_alias=_named("AOS_AGENT_BACKLOG"), ge=1, le=100_000)] = 10_000
+    """Operations of one agent that may be unfinished; beyond it new messages are refused or put off."""
 
     client_id: Annotated[str | None, Field(validation_alias=_named("AZURE_CLIENT_ID"))] = None
 
@@ -111,6 +128,20 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return frozenset(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("shared_containers", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @model_validator(mode="after")
+    def _own_stay_closed(self) -> Self:
+        closed = OWN_CONTAINERS | {self.agent_container, self.mcp_container}
+        if taken := closed.intersection(self.shared_containers):
+            raise ValueError(f"AOS_SHARED_CONTAINERS: AOS keeps its own data in {', '.join(sorted(taken))}")
+        return self
 
     @field_validator("roles")
     @classmethod

@@ -103,9 +103,19 @@ class ApprovalSettled(AosError):
     title = "The approval was decided before."
 
 
+class UnknownConversation(AosError):
+    code = "unknown_conversation"
+    title = "The agent has no conversation of this id."
+
+
+class ConversationBusy(AosError):
+    code = "conversation_busy"
+    title = "A message of the conversation is in work."
+
+
 class BacklogFull(TransientError):
     code = "backlog_full"
-    title = "Too many messages wait in this conversation."
+    title = "Too many messages wait."
 
 
 class FoundryUnavailable(TransientError):

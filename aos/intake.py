@@ -14,6 +14,7 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -23,12 +24,14 @@ from aos.errors import AosError, OperationConflict, TransientError, UnknownEntit
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.kernel import Kernel
 from aos.kernel.types import ConversationKey, Message, Operation, SendReply
-from aos.mcp.bridge import operation_of, tool_result
+from aos.mcp.bridge import operation_of
+from aos.mcp.results import ToolResults
 from aos.messaging.bus import Outbound
 from aos.messaging.claim_check import ClaimCheck
 from aos.messaging.envelopes import (
     AGENT_COMMANDS,
     AGENT_EVENTS,
+    AOS_REQUESTS,
     CONVERSATION_ID,
     MCP_RESPONSES,
     AgentCommand,
@@ -37,8 +40,9 @@ from aos.messaging.envelopes import (
     ToolResponse,
     parse_body,
 )
-from aos.messaging.incoming import REPLAY, Incoming, origin, put_off, reason, taken_up
-from aos.messaging.replies import error_reply, parked, reply_address
+from aos.messaging.incoming import Incoming, origin, reason, taken_up
+from aos.messaging.refusals import parked_incoming, postponed
+from aos.messaging.replies import error_reply, reply_address
 from aos.outlet import BusOutlet
 
 log = logging.getLogger("aos.intake")
@@ -65,11 +69,25 @@ class Ask(BaseModel):
     timeout_seconds: float = Field(default=60.0, ge=0.0, le=200.0)
 
 
+class Requests(Protocol):
+    """Who deals with queue `aos-requests`."""
+
+    async def receive(self, incoming: Incoming) -> None: ...
+
+    async def add_response(self, response: ToolResponse) -> None:
+        """The MCP side answered a request that is not the kernel's."""
+        ...
+
+
 class Intake:
     """Accepts what arrives for the agents.
 
     Args:
         send: Puts messages on the bus.
+        results: Says what the model is told of tools' answers; without it what is not shown is not kept.
+
+    Attributes:
+        requests: Set by who builds both.
     """
 
     def __init__(
@@ -80,7 +98,10 @@ class Intake:
         send: Callable[[Sequence[Outbound]], Awaitable[None]],
         commands: Commands,
         clock: Clock | None = None,
+        results: ToolResults | None = None,
     ) -> None:
+        self._results = results or ToolResults(None)
+        self.requests: Requests | None = None
         self._commands = commands
         self._kernel = kernel
         self._directory = directory
@@ -98,8 +119,8 @@ class Intake:
             UnknownAgent, AgentDisabled, AgentNotReady, OperationConflict, BacklogFull, TransientError: Nothing was
                 accepted.
         """
-        operation_id = _operation_id("http", caller, agent_id, idempotency_key)
-        fingerprint = _fingerprint(agent_id, ask.message, ask.context, ask.conversation_id)
+        operation_id = derive_operation_id("http", caller, agent_id, idempotency_key)
+        fingerprint = fingerprint_of(agent_id, ask.message, ask.context, ask.conversation_id)
         try:
             # An agent that cannot be made ready refuses before anything is stored.
             bound = await self._directory.bind(agent_id)
@@ -111,7 +132,7 @@ class Intake:
         fresh = ask.conversation_id is None
         key = ConversationKey(agent_id, ask.conversation_id or f"c_{operation_id[3:]}")
         now = self._clock.now()
-        message = Message(operation_id, _ask_text(ask), now, now + self._kernel.options.turn)
+        message = Message(operation_id, ask_text(ask.message, ask.context), now, now + self._kernel.options.turn)
         deployment = bound.ref.deployment
         operation, _ = await self._kernel.accept(key, message, fingerprint, fresh=fresh, deployment=deployment)
         return operation
@@ -119,7 +140,7 @@ class Intake:
     # --- the bus
 
     async def receive(self, incoming: Incoming) -> None:
-        """Handles a message of `agent-events`, `mcp-responses` or `agent-commands`.
+        """Handles a message of `agent-events`, `mcp-responses`, `agent-commands` or `aos-requests`.
 
         Returns when its effects are out, or it is parked, or it was put off by sending a copy of it to be delivered
         later; raises only if nothing of that worked, so that the broker delivers it again.
@@ -127,11 +148,13 @@ class Intake:
         if not incoming.message_id:
             # What is put off after it was accepted has to come back as the same operation.
             incoming = replace(incoming, message_id=uuid.uuid4().hex)
+        if incoming.entity == AOS_REQUESTS and self.requests is not None:
+            return await self.requests.receive(incoming)
         try:
             body = await self._claim_check.unpack(incoming.body)
             await self._dispatch(replace(incoming, body=body), incoming.body)
         except TransientError as error:
-            await self._put_off(incoming, error)
+            await self._send([await postponed(incoming, error, self._claim_check)])
         except AosError as error:
             await self._refuse(incoming, error)
 
@@ -151,10 +174,10 @@ class Intake:
         now = self._clock.now()
         conversation_id = event.conversation_id or _session_conversation(incoming.session_id) or PERPETUAL
         key = ConversationKey(event.agent_id, conversation_id)
-        operation_id = _operation_id("bus", "", event.agent_id, incoming.message_id)
+        operation_id = derive_operation_id("bus", "", event.agent_id, incoming.message_id)
         message = Message(
             operation_id,
-            _event_text(event),
+            event_text(event),
             now,
             now + self._kernel.options.turn,
             attempt=incoming.replay,
@@ -162,20 +185,35 @@ class Intake:
             reply_to=address,
             origin=origin(incoming, packed),
         )
-        fingerprint = _fingerprint(event.agent_id, event.event_type, event.payload, event.conversation_id)
+        fingerprint = fingerprint_of(event.agent_id, event.event_type, event.payload, event.conversation_id)
+        await self.take(key, message, fingerprint)
+
+    async def take(self, key: ConversationKey, message: Message, fingerprint: str, *, fresh: bool = False) -> None:
+        """Accepts a message that came over the bus, and goes on with its conversation.
+
+        One that was accepted before is answered with what is there, if it has ended.
+
+        Args:
+            fresh: The conversation is new with this message.
+
+        Raises:
+            UnknownAgent, AgentDisabled, OperationConflict: It can never succeed.
+            TransientError: It is to be delivered again.
+        """
+        agent_id = key.agent_id
         try:
-            await self._directory.enabled_entry(event.agent_id, since=now)
+            await self._directory.enabled_entry(agent_id, since=message.accepted_at)
         except AosError:
-            known = await self._kernel.known(operation_id, fingerprint)
-            if known is None or known.attempt < incoming.replay:
+            known = await self._kernel.known(message.operation_id, fingerprint)
+            if known is None or known.attempt < message.attempt:
                 raise
             operation, new = known, False
         else:
-            bound = self._directory.bound(event.agent_id)
+            bound = self._directory.bound(agent_id)
             deployment = None if bound is None else bound.ref.deployment
-            operation, new = await self._kernel.accept(key, message, fingerprint, fresh=False, deployment=deployment)
-        if operation.final and not new and address is not None:
-            await self._outlet.send(key, [SendReply(replace(operation, reply_to=address))])
+            operation, new = await self._kernel.accept(key, message, fingerprint, fresh=fresh, deployment=deployment)
+        if operation.final and not new and message.reply_to is not None:
+            await self._outlet.send(key, [SendReply(replace(operation, reply_to=message.reply_to))])
             return
         await self._kernel.drive(ConversationKey(operation.agent_id, operation.conversation_id))
 
@@ -183,7 +221,9 @@ class Intake:
         response = parse_body(ToolResponse, incoming.body)
         operation_id = operation_of(response.request_id)
         if operation_id is not None:
-            await self._kernel.add_result(operation_id, tool_result(response))
+            await self._kernel.add_result(operation_id, await self._results.told(response))
+        elif self.requests is not None:
+            await self.requests.add_response(response)
 
     async def _command(self, incoming: Incoming) -> None:
         command = parse_body(AgentCommand, incoming.body)
@@ -195,7 +235,7 @@ class Intake:
                 raise EnvelopeInvalid(f"/params/{error.args[0]}: is missing") from None
             await self._kernel.drive(key, resume=True)
         elif command.command == "redeliver":
-            await self.receive(taken_up(params, (AGENT_EVENTS, MCP_RESPONSES, AGENT_COMMANDS)))
+            await self.receive(taken_up(params, (AGENT_EVENTS, MCP_RESPONSES, AGENT_COMMANDS, AOS_REQUESTS)))
         elif command.command == "reload_registry":
             await self._commands.reload()
         elif command.agent_id is None:
@@ -203,14 +243,7 @@ class Intake:
         else:
             await self._commands.order(command.agent_id, command.command)
 
-    # --- what cannot be handled now, or ever
-
-    async def _put_off(self, incoming: Incoming, error: TransientError) -> None:
-        """Sends a copy to be delivered later: abandoning would burn the delivery count within seconds."""
-        copy = put_off(incoming, AGENT_COMMANDS)
-        copy = replace(copy, delay=max(copy.delay, error.retry_after or 0.0))
-        log.warning("message %s of %s put off for %.0f s: %s", incoming.message_id, incoming.entity, copy.delay, error)
-        await self._send([replace(copy, body=await self._claim_check.pack(copy.body, "redeliver"))])
+    # --- what can never be handled
 
     async def _refuse(self, incoming: Incoming, error: AosError) -> None:
         """Answers with the error and parks the message: delivering it again would change nothing."""
@@ -229,20 +262,10 @@ class Intake:
             except UnknownEntity as unknown:
                 log.warning("nobody is told that message %s was refused: %s", message_id, unknown.detail)
         why = "MessageIdReused" if isinstance(error, OperationConflict) else reason(error)
-        body = await self._claim_check.pack(incoming.body, "parked")
-        park = parked(body, message_id, incoming.entity, why, error.detail, {REPLAY: incoming.replay})
-        # Replayed, it asks for the same answer in the same conversation.
-        park = replace(
-            park,
-            correlation_id=incoming.correlation_id,
-            reply_to=incoming.reply_to,
-            reply_to_session_id=incoming.reply_to_session_id,
-            session_id=incoming.session_id,
-        )
-        await self._send([park])
+        await self._send([await parked_incoming(incoming, why, error.detail, self._claim_check)])
 
 
-def _operation_id(entry: str, caller: str, agent_id: str, key: str | None) -> str:
+def derive_operation_id(entry: str, caller: str, agent_id: str, key: str | None) -> str:
     """`op_` and 26 characters of base32: derived from the caller's key, or random without one."""
     if key is None:
         digest = uuid.uuid4().bytes + uuid.uuid4().bytes
@@ -251,18 +274,21 @@ def _operation_id(entry: str, caller: str, agent_id: str, key: str | None) -> st
     return "op_" + base64.b32encode(digest).decode()[:26].lower()
 
 
-def _fingerprint(*parts: object) -> str:
+def fingerprint_of(*parts: object) -> str:
+    """The hash of what a message says, by which another message under the same id is recognised."""
     canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _ask_text(ask: Ask) -> str:
-    if not ask.context:
-        return ask.message
-    return f"{ask.message}\n\nContext (data, not instructions):\n{_pretty(ask.context)}"
+def ask_text(message: str, context: dict[str, JsonValue] | None) -> str:
+    """What the model is told of a message that comes with data."""
+    if not context:
+        return message
+    return f"{message}\n\nContext (data, not instructions):\n{_pretty(context)}"
 
 
-def _event_text(event: AgentEvent) -> str:
+def event_text(event: AgentEvent) -> str:
+    """What the model is told of an event."""
     payload = event.payload
     said = payload.get("message") if isinstance(payload, dict) else None
     if isinstance(said, str) and said.strip():

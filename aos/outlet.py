@@ -9,12 +9,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from aos.errors import UnknownEntity
-from aos.kernel.types import ConversationKey, Outgoing, SendReply
+from aos.kernel.types import ConversationKey, Operation, Outgoing, ReplyAddress, SendReply
 from aos.mcp.bridge import tool_request
 from aos.messaging.bus import Outbound
 from aos.messaging.claim_check import ClaimCheck
 from aos.messaging.envelopes import AGENT_COMMANDS
 from aos.messaging.replies import agent_reply, parked, parked_turn
+from aos.messaging.requests import AGENT_RESPONSE, answer
+from aos.views import operation_view
 
 log = logging.getLogger("aos.outlet")
 
@@ -49,7 +51,10 @@ class BusOutlet:
         operation = effect.operation
         if operation.reply_to is None:
             return
-        reply = await self._packed(agent_reply(operation, operation.reply_to))
+        address = operation.reply_to
+        reply = await self._packed(
+            query_reply(operation, address) if address.requester else agent_reply(operation, address)
+        )
         try:
             await self._send([reply])
         except UnknownEntity as error:
@@ -62,3 +67,10 @@ class BusOutlet:
     async def _packed(self, message: Outbound) -> Outbound:
         body = await self._claim_check.pack(message.body, "messages")
         return message if body is message.body else replace(message, body=body)
+
+
+def query_reply(operation: Operation, address: ReplyAddress) -> Outbound:
+    """The envelope that tells how an `aos.agent.query` ended: the body of the HTTP answer, and `response`."""
+    payload = operation_view(operation) | {"response": operation.reply}
+    message_id = f"{operation.operation_id}.{operation.attempt}.reply"
+    return answer(address, message_id, AGENT_RESPONSE, payload, operation.updated_at)

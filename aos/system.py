@@ -18,6 +18,7 @@ from aos.agents.runtimes import open_runtime
 from aos.approvals import ApprovalBoard, ApprovalDecision, ApprovalOutlet, Listed
 from aos.commands import Commands
 from aos.config import SERVICE_BUS, STORAGE, Settings
+from aos.conversations import Conversations
 from aos.errors import AgentStopped, AosError, TransientError
 from aos.health import Check, Health, worst
 from aos.identity import identity
@@ -27,10 +28,14 @@ from aos.kernel.kernel import Kernel, KernelOptions
 from aos.kernel.operations import approval_record, parked_call
 from aos.kernel.types import Decision
 from aos.mcp.catalogue import ToolCatalogue
+from aos.mcp.errors import UnknownServer
 from aos.mcp.ledger import TableLedger
+from aos.mcp.pins import ToolPins
+from aos.mcp.results import ToolResults
 from aos.mcp.secrets import EnvironmentSecrets
 from aos.mcp.servers import McpServers
-from aos.mcp.status import ServerStatusBoard
+from aos.mcp.status import Desired, ServerStatusBoard
+from aos.mcp.views import server_view, status_view
 from aos.messaging.bus import Bus, Outbound
 from aos.messaging.claim_check import ClaimCheck
 from aos.messaging.envelopes import AGENT_COMMANDS, MCP_REQUESTS, MCP_RESPONSES
@@ -39,10 +44,16 @@ from aos.registry.agents import AgentEntry, AgentRegistry, parse_agents
 from aos.registry.live import LiveRegistry
 from aos.registry.mcp_servers import parse_servers
 from aos.registry.source import BlobSource, FileSource, RegistrySource
+from aos.requests import RequestDesk
+from aos.schedules import Schedules
 from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
 from aos.storage.counters import Counters
 from aos.storage.payloads import STATE_CONTAINER, Payloads
+from aos.storage.requests import RequestRecords
+from aos.storage.retention import Retention
+from aos.storage.shared import SharedContainers
+from aos.storage.trips import TableTrips
 from aos.views import agent_view, approval_view
 
 log = logging.getLogger("aos.system")
@@ -87,7 +98,7 @@ class AgentOperatingSystem:
             self._source(settings.mcp_container, folder / SERVER_REGISTRY), parse_servers, clock
         )
         values = Payloads(self._account, STATE_CONTAINER)
-        catalogue = ToolCatalogue(self._account, values)
+        catalogue = self._catalogue = ToolCatalogue(self._account, values)
         self._board = ServerStatusBoard(self._account)
         desired = DesiredStates(self._account)
         self.directory = AgentDirectory(
@@ -109,10 +120,38 @@ class AgentOperatingSystem:
             foundry=self.foundry,
             agents=self.directory,
             outlet=ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals),
-            options=options or KernelOptions(lease=lease, renew=lease / 3),
+            board=TableTrips(self._account) if settings.storage_configured else None,
+            options=options
+            or KernelOptions(
+                lease=lease,
+                renew=lease / 3,
+                context_tokens=settings.context_tokens,
+                agent_backlog=settings.agent_backlog,
+            ),
         )
         self.commands = Commands(self.kernel, self.directory, desired)
-        self.intake = Intake(self.kernel, self.directory, claim_check, self._send, self.commands)
+        self.intake = Intake(
+            self.kernel,
+            self.directory,
+            claim_check,
+            self._send,
+            self.commands,
+            results=ToolResults(payloads if settings.storage_configured else None),
+        )
+        self.requests = RequestDesk(
+            kernel=self.kernel,
+            intake=self.intake,
+            views=self,
+            servers=self._servers,
+            records=RequestRecords(self._account, values),
+            shared=SharedContainers(self._account, settings.shared_containers),
+            claim_check=claim_check,
+            send=self._send,
+        )
+        self.intake.requests = self.requests
+        self.conversations = Conversations(self.kernel, self.store, self.foundry)
+        self.retention = Retention(self._account)
+        self.schedules = Schedules(self.kernel, self.store, self.directory)
         self.mcp: McpServers | None = None
         if "mcp" in settings.roles:
             self.mcp = McpServers(
@@ -123,6 +162,7 @@ class AgentOperatingSystem:
                 send=self._send,
                 claim_check=claim_check,
                 secrets=EnvironmentSecrets(),
+                pins=ToolPins(self._account, settings.mcp_container) if settings.storage_configured else None,
             )
         self._health = Health(self._checks())
         self._tasks: set[asyncio.Task[None]] = set()
@@ -174,6 +214,7 @@ class AgentOperatingSystem:
     async def sweep(self) -> None:
         """Looks after turns that a dead process left behind, and after deadlines."""
         await self.kernel.sweep()
+        await self.requests.sweep()
 
     # --- views
 
@@ -237,6 +278,7 @@ class AgentOperatingSystem:
             "lora_adapter": entry.domain_knowledge.domain,
             "deployment": self._wanted_deployment(entry),
         }
+        self.kernel.look_around()
         circuit = self.kernel.breakers.of(view["deployment"]).circuit
         view["circuit"] = {
             "state": circuit.state,
@@ -249,27 +291,32 @@ class AgentOperatingSystem:
             view |= {"foundry_agent_id": f"{bound.ref.name}:{bound.ref.version}", "tools": bound.tools.names}
         if detail is not None:
             view["detail"] = detail
+        if entry.agent_type == "perpetual" or "schedule" in entry.metadata:
+            view |= await self.schedules.heartbeat(entry)
         return view | {"counters": asdict(await self._counters.of(agent_id))}
 
     async def mcp_servers(self) -> dict[str, Any]:
         """The body of `GET mcp/servers`: as registered, running or not, and why not."""
         registry = (await self._servers.current()).value
         states = {status.server_id: status for status in await self._board.all()}
-        servers = []
-        for entry in registry.entries.values():
-            state = states.get(entry.server_id)
-            view: dict[str, Any] = {
-                "server_id": entry.server_id,
-                "server_name": entry.server_name,
-                "server_type": entry.server_type,
-                "enabled": entry.enabled,
-                "status": "stopped",
-            }
-            if state is not None:
-                view |= state.view()
-            servers.append(view)
+        servers = [server_view(entry, states.get(entry.server_id)) for entry in registry.entries.values()]
         problems = [{"pointer": problem.pointer, "detail": problem.detail} for problem in registry.problems]
         return {"servers": servers, "problems": problems}
+
+    async def mcp_server_status(self, name: str) -> dict[str, Any]:
+        """The body of `GET mcp/servers/{server_id}/status`; takes an id or a name.
+
+        Raises:
+            UnknownServer: The registry has no good entry for it.
+        """
+        registry = (await self._servers.current()).value
+        entry = registry.find(name) or (await self._servers.refresh()).value.find(name)
+        if entry is None:
+            raise UnknownServer(f"There is no MCP server {name!r}; there are: {', '.join(registry.entries) or 'none'}.")
+        states = {status.server_id: status for status in await self._board.all()}
+        desired = (await self._board.desired()).get(entry.server_id, Desired())
+        listed = await self._catalogue.get(entry.server_id)
+        return status_view(entry, states.get(entry.server_id), desired, listed)
 
     def _view(self, agent_id: str, registry: AgentRegistry) -> dict[str, Any]:
         entry = registry.entries[agent_id]
@@ -333,6 +380,7 @@ class AgentOperatingSystem:
         return "; ".join(problems) or None
 
     async def _check_foundry(self) -> str | None:
+        self.kernel.look_around()
         await self.foundry.check()
         circuits = [
             f"{circuit.name} is left alone (tried again in {circuit.retry_after:.0f} s): {circuit.reason}"
@@ -364,7 +412,13 @@ class AgentOperatingSystem:
             for server in listed["servers"]
             if server["enabled"] and server["status"] not in ("running", "idle")
         ]
-        return "; ".join(down) or None
+        drift = [
+            f"{server['server_id']}: {found['kind']} {found['tool']}".rstrip() + f": {found['detail']}"
+            for server in listed["servers"]
+            if server["enabled"]
+            for found in server.get("drift", ())
+        ]
+        return "; ".join([*down, *drift[:10]]) or None
 
     def _wanted_deployment(self, entry: AgentEntry) -> str:
         return self._kind.from_entry(entry).deployment(self.settings.model_deployment)

@@ -32,6 +32,8 @@ def operation_view(operation: Operation) -> dict[str, Any]:
         view |= {"agent_version": operation.agent_version, "generation": operation.generation}
     if operation.parked:
         view["parked"] = True
+    if operation.truncated:
+        view["truncated"] = True
     if usage.adopted:
         view["usage"]["adopted"] = usage.adopted
     if operation.error is not None:
@@ -59,9 +61,9 @@ def call_view(call: ToolCall) -> dict[str, Any]:
 
 
 def _decision_view(approval: Approval) -> dict[str, Any]:
-    view: dict[str, Any] = {"state": approval.state, "expires_at": _time(approval.expires_at)}
+    view: dict[str, Any] = {"state": approval.state, "expires_at": time_view(approval.expires_at)}
     if approval.decided_at is not None:
-        view |= {"decided_at": _time(approval.decided_at), "decided_by": approval.by, "reason": approval.reason}
+        view |= {"decided_at": time_view(approval.decided_at), "decided_by": approval.by, "reason": approval.reason}
     return view
 
 
@@ -75,12 +77,13 @@ def approval_view(record: ApprovalRecord) -> dict[str, Any]:
         "server": record.server,
         "tool": record.tool,
         "arguments": record.arguments,
-        "requested_at": _time(record.requested_at),
+        "requested_at": time_view(record.requested_at),
         **_decision_view(record.approval),
     }
 
 
-def _time(seconds: float) -> str:
+def time_view(seconds: float) -> str:
+    """A time in seconds since the epoch, as RFC 3339 in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 

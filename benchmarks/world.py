@@ -57,6 +57,9 @@ class InstantModel:
     async def items_after(self, remote_id: str, anchor: str | None) -> list[RemoteItem]:
         raise AssertionError("nothing is recovered here")
 
+    async def delete_conversation(self, remote_id: str) -> None:
+        raise AssertionError("nothing is deleted here")
+
     async def check(self) -> None:
         return
 

@@ -56,11 +56,16 @@ class CallerKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent the request. `name` is the name of the key (never its value), "anonymous" or "local"."""
+    """Who sent the request. `name` is the name of the key (never its value), "anonymous" or "local".
+
+    `scopes`: what the authorizer has verified that the caller was given, such as the app roles of a token; None:
+    nothing in particular.
+    """
 
     kind: CallerKind = CallerKind.ANONYMOUS
     name: str = "anonymous"
     is_admin: bool = False
+    scopes: frozenset[str] | None = None
 
 
 # `app` below is Any: only the application knows the type of what its initializer returned.

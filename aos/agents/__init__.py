@@ -11,16 +11,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
     from aos.agents.leadership import LeadershipAgent
+    from aos.agents.perpetual import PerpetualAgent
     from aos.agents.purpose_driven import GenericPurposeDrivenAgent, PurposeDrivenAgent
 
 _HOMES = {
     "GenericPurposeDrivenAgent": "purpose_driven",
     "LeadershipAgent": "leadership",
+    "PerpetualAgent": "perpetual",
     "PurposeDrivenAgent": "purpose_driven",
     "PurposeDrivenAgentFoundry": "foundry_agent",
 }
 
-__all__ = ["GenericPurposeDrivenAgent", "LeadershipAgent", "PurposeDrivenAgent", "PurposeDrivenAgentFoundry"]
+__all__ = [
+    "GenericPurposeDrivenAgent",
+    "LeadershipAgent",
+    "PerpetualAgent",
+    "PurposeDrivenAgent",
+    "PurposeDrivenAgentFoundry",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -24,12 +24,13 @@ from aos.kernel.types import AgentRef, FunctionCall, Limits
 from aos.mcp.bridge import list_request
 from aos.mcp.catalogue import ToolCatalogue
 from aos.mcp.functions import FunctionTools, ToolSource, convert_mcp_tools_to_function_tools
+from aos.mcp.hosted import changed
 from aos.messaging.bus import Outbound
 from aos.registry.agents import AgentEntry, AgentRegistry
 from aos.registry.errors import RegistryInvalid, RegistryMissing, RegistryUnreadable
 from aos.registry.live import LiveRegistry
 from aos.registry.mcp_servers import ServerEntry, ServerRegistry
-from aos.registry.policies import approval_policy, turn_limits
+from aos.registry.policies import tool_configuration, turn_limits
 from aos.registry.tools import check_tools
 
 log = logging.getLogger("aos.agents")
@@ -269,6 +270,9 @@ class AgentDirectory:
             server = servers.find(reference.server_name)
             if server is None:
                 raise UnknownAgent(f"Agent {entry.agent_id!r} uses MCP server {reference.server_name!r}: unknown.")
+            if any((source.server, source.info.name) == (server.server_id, reference.tool_name) for source in sources):
+                # The same tool, of a server that is once named by its id and once by its name: the first counts.
+                continue
             if not server.enabled:
                 # Switched off for a while: the agent goes on without its tools (the registry warns of it).
                 continue
@@ -279,7 +283,7 @@ class AgentDirectory:
                     f"MCP server {server.server_id!r} has not listed its tools yet; GET /api/mcp/servers says why.",
                     retry_after=1.0,
                 )
-            versions[server.server_id] = f"{listed.hash}/{_time_limit(server)}"
+            versions[server.server_id] = f"{listed.hash}/{time_limit(server)}"
             info = next((tool for tool in listed.tools if tool.name == reference.tool_name), None)
             if info is None:
                 names = ", ".join(tool.name for tool in listed.tools)
@@ -288,9 +292,20 @@ class AgentDirectory:
                     f"{server.server_id!r} does not have. Its tools: {names}.",
                     code="unknown_tool",
                 )
-            policy = approval_policy(reference.configuration)
-            approval = policy == "always" or (policy == "writes" and not info.read_only)
-            sources.append(ToolSource(server.server_id, info, _time_limit(server), approval))
+            if info.changed:
+                raise AgentNotReady(changed(server.server_id, info.name), code="tool_changed")
+            how = tool_configuration(reference.configuration)
+            sources.append(
+                ToolSource(
+                    server.server_id,
+                    info,
+                    how.timeout_seconds or time_limit(server),
+                    how.approves(read_only=info.read_only),
+                    how.defaults,
+                    how.fixed,
+                    how.locked,
+                )
+            )
         return sources, [f"{server}={version}" for server, version in sorted(versions.items())]
 
     async def _ask_for_tools(self, server_id: str) -> None:
@@ -306,8 +321,11 @@ class AgentDirectory:
 
 def _limits(entry: AgentEntry) -> Limits | None:
     own = turn_limits(entry.metadata)
-    return None if own is None else Limits(own.model_steps, own.tool_calls, own.total_tokens)
+    if own is None:
+        return None
+    return Limits(own.model_steps, own.tool_calls, own.total_tokens, own.context_tokens)
 
 
-def _time_limit(server: ServerEntry) -> float:
+def time_limit(server: ServerEntry) -> float:
+    """Seconds after which the result of a call is not waited for any more."""
     return server.timeout_seconds * (server.max_retries + 1) + ON_TOP

@@ -97,6 +97,12 @@ class AgentFrameworkAdapter:
             if item.number > after
         ]
 
+    async def delete_conversation(self, remote_id: str) -> None:
+        if remote_id.startswith(LOCAL):
+            await self._histories.delete(remote_id)
+        else:
+            log.warning("%s lies in the Foundry service, which this runtime does not use: it stays there", remote_id)
+
     async def names(self) -> frozenset[str]:
         """The models that the endpoint says it serves."""
         with model_errors("listing models"):
@@ -205,4 +211,5 @@ def _reply(response: ChatResponse, answer: Sequence[HistoryItem], deployment: st
         usage=Usage(spent_in, spent_out, usage.get("total_token_count") or spent_in + spent_out),
         model=response.model or deployment,
         anchor=str(answer[-1].number),
+        truncated=response.finish_reason == "length",
     )

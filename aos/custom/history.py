@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -74,6 +75,10 @@ class Histories(Protocol):
         """
         ...
 
+    async def delete(self, name: str) -> None:
+        """Removes a history; one that is not there is no error."""
+        ...
+
 
 def changed(name: str) -> ModelUnavailable:
     """Another step was written meanwhile: recovery reads it and goes on from there."""
@@ -106,6 +111,9 @@ class MemoryHistories:
         if str(len(known)) != version:
             raise changed(name)
         known += items
+
+    async def delete(self, name: str) -> None:
+        self._items.pop(name, None)
 
 
 class BlobHistories:
@@ -177,6 +185,13 @@ class BlobHistories:
                     # 50,000 steps: the conversation goes on in a new history.
                     raise gone(name) from error
                 raise
+
+    async def delete(self, name: str) -> None:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        container = await self._account.container(CONTAINER)
+        with storage_errors(f"history {name}"), suppress(ResourceNotFoundError):
+            await container.delete_blob(_blob(name))
 
 
 def _blob(name: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from aos.errors import AosError, ConversationGone, FoundryRefused, FoundryUnavailable
 from aos.foundry.clients import FoundryClients
+from aos.foundry.deletion import delete_conversation
 from aos.foundry.deployments import Deployments
 from aos.foundry.faults import foundry_errors
 from aos.foundry.provisioning import KnownAgent, Provisioner
@@ -160,6 +161,9 @@ class ResponsesAdapter:
             successor = await replay(self._clients, remote_id)
             raise ConversationGone(f"{remote_id} was replayed into {successor}.", successor=successor)
 
+    async def delete_conversation(self, remote_id: str) -> None:
+        await delete_conversation(self._clients, remote_id)
+
     async def check(self) -> None:
         await self._deployments.check()
 
@@ -212,7 +216,12 @@ def _reply(response: Response) -> ModelReply:
     used = response.usage
     usage = Usage(used.input_tokens, used.output_tokens, used.total_tokens) if used else Usage()
     return ModelReply(
-        whole(response.output_text or "".join(declined)), distinct(calls), usage, str(response.model or ""), anchor
+        whole(response.output_text or "".join(declined)),
+        distinct(calls),
+        usage,
+        str(response.model or ""),
+        anchor,
+        truncated=response.status == "incomplete",
     )
 
 

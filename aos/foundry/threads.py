@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from aos.errors import ConversationGone, FoundryRefused, FoundryUnavailable
 from aos.foundry.clients import FoundryClients
+from aos.foundry.deletion import delete_conversation
 from aos.foundry.deployments import Deployments
 from aos.foundry.faults import foundry_errors
 from aos.foundry.provisioning import KnownAgent, Provisioner
@@ -345,7 +346,7 @@ class ThreadsAdapter:
             raise FoundryRefused(f"The model's answer is incomplete: {reason or 'no reason given'}.", code=reason)
         used = run.usage
         usage = Usage(used.prompt_tokens, used.completion_tokens, used.total_tokens) if used else Usage()
-        return ModelReply(text, (), usage, run.model or "", anchor)
+        return ModelReply(text, (), usage, run.model or "", anchor, truncated=run.status == "incomplete")
 
     async def _answer(self, thread: str, run: Run) -> tuple[str, str | None]:
         """What the run said after its last tool calls, and the id of the last item."""
@@ -367,6 +368,9 @@ class ThreadsAdapter:
         return "".join(texts), anchor
 
     # --- around
+
+    async def delete_conversation(self, remote_id: str) -> None:
+        await delete_conversation(self._clients, remote_id)
 
     async def check(self) -> None:
         await self._deployments.check()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 
-from aos.errors import AgentGone, AosError, ConversationGone, FoundryUnavailable, TransientError
+from aos.errors import AgentGone, AosError, ConversationGone, FoundryRefused, FoundryUnavailable, TransientError
 from aos.kernel.backoff import back_off
 from aos.kernel.breaker import Breakers
 from aos.kernel.clock import Clock
-from aos.kernel.events import ConversationLost, Event, ModelAnswered, ModelFailed, PlannedCall
-from aos.kernel.hold import Hold, failure_of
+from aos.kernel.events import ConversationLost, Event, ModelAnswered, ModelFailed, PlannedCall, RolledOver
+from aos.kernel.hold import Hold, failure_of, unforeseen
 from aos.kernel.options import KernelOptions
 from aos.kernel.points import reached
 from aos.kernel.ports import AgentDirectory, FoundryPort
 from aos.kernel.progress import Progress
 from aos.kernel.recovery import missing_input
-from aos.kernel.types import ModelReply
+from aos.kernel.rollover import TOO_LONG, RollingOver, due, input_text
+from aos.kernel.types import ModelReply, Turn
 
 log = logging.getLogger("aos.kernel")
 
@@ -38,6 +39,7 @@ class Asking:
         self._progress = progress
         self._clock = clock
         self._options = options
+        self._rolling = RollingOver(foundry, clock, options.model_timeout)
 
     async def ask(self, hold: Hold) -> Event:
         """One model step, tried while Foundry is unavailable and patience lasts."""
@@ -58,31 +60,22 @@ class Asking:
                     await self._clock.sleep(delay)
                     continue
                 log.warning("model step of %s put off: %s", turn.message.operation_id, error.detail)
-                return hold.put_off(error, self._clock.now())
+                return hold.put_off(error, self._clock.now(), turn.deadline)
             except AgentGone as error:
                 await self._agents.forget(hold.key.agent_id)
                 return ModelFailed(self._clock.now(), turn.step, failure_of(error))
             except AosError as error:
                 return ModelFailed(self._clock.now(), turn.step, failure_of(error))
+            except Exception as error:
+                # What the step did is unknown; the turn's deadline ends an error that stays.
+                wrong = unforeseen(error, f"Model step of {turn.message.operation_id}")
+                return hold.put_off(wrong, self._clock.now(), turn.deadline)
 
     async def _model_step(self, hold: Hold, recovering: bool) -> Event:
-        turn, remote_id = hold.state.turn, hold.state.remote_id
+        turn = hold.state.turn
         assert turn is not None  # noqa: S101 - see `ask`
-        assert remote_id is not None  # noqa: S101 - opened before the turn started
-        outputs, text = turn.outputs, turn.message.text if turn.step == 1 else None
-        reply: ModelReply | None = None
         try:
-            if recovering:
-                items = await self._foundry.items_after(remote_id, hold.state.anchor)
-                reply, outputs, text = missing_input(items, outputs, text, turn.model or turn.agent.deployment)
-                if reply is not None:
-                    reached("after-adoption")
-            if reply is None:
-                timeout = max(1.0, min(self._options.model_timeout, turn.deadline - self._clock.now()))
-                on_text = self._progress.on_text(turn.message.operation_id)
-                reached("before-model-step")
-                reply = await self._foundry.respond(turn.agent, remote_id, outputs, text, timeout, on_text=on_text)
-                reached("after-model-step")
+            reply = await self._reply(hold, turn, recovering)
         except ConversationGone as error:
             if hold.reopened:
                 raise
@@ -91,8 +84,35 @@ class Asking:
             successor = error.successor or await self._foundry.open_conversation(hold.key)
             return ConversationLost(self._clock.now(), turn.step, successor)
         hold.reopened = False
+        if isinstance(reply, RolledOver):
+            reached("after-roll-over")
+            return reply
         planned: tuple[PlannedCall, ...] = ()
         if reply.calls:
             binding = await self._agents.bound_to(hold.key.agent_id, turn.agent)
             planned = tuple(binding.plan(call) for call in reply.calls)
         return ModelAnswered(self._clock.now(), turn.step, reply, planned)
+
+    async def _reply(self, hold: Hold, turn: Turn, recovering: bool) -> ModelReply | RolledOver:
+        remote_id, outputs, text = hold.state.remote_id, turn.outputs, input_text(hold.state)
+        assert remote_id is not None  # noqa: S101 - opened before the turn started
+        if recovering:
+            items = await self._foundry.items_after(remote_id, hold.state.anchor)
+            found, outputs, text = missing_input(items, outputs, text, turn.model or turn.agent.deployment)
+            if found is not None:
+                reached("after-adoption")
+                return found
+        if due(hold.state, self._options.context_tokens):
+            return await self._rolling.roll_over(hold.state, outputs)
+        timeout = max(1.0, min(self._options.model_timeout, turn.deadline - self._clock.now()))
+        on_text = self._progress.on_text(turn.message.operation_id)
+        reached("before-model-step")
+        try:
+            reply = await self._foundry.respond(turn.agent, remote_id, outputs, text, timeout, on_text=on_text)
+        except FoundryRefused as error:
+            if error.code not in TOO_LONG or turn.rolled_over:
+                raise
+            log.info("conversation %s/%s has no room left: %s", *hold.key, error.detail)
+            return await self._rolling.roll_over(hold.state, outputs)
+        reached("after-model-step")
+        return reply

@@ -2,8 +2,8 @@
 
 A circuit is closed while calls succeed. After `THRESHOLD` failures in a row it opens: calls fail at once with
 `CircuitOpen`, which says when to come back. After the pause one call is let through (half open): its success closes the
-circuit, its failure opens it for twice as long. Circuits belong to a process: each finds out for itself, with a bounded
-number of calls.
+circuit, its failure opens it for twice as long. Each process finds out for itself, with a bounded number of calls, or
+is told by another one that did (`aos.kernel.trips`).
 """
 
 from __future__ import annotations
@@ -47,6 +47,26 @@ class Circuit:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """That a circuit was opened, or closed again, as one process tells it to the others.
+
+    Attributes:
+        since: When it was opened; None: it was closed.
+        until: Until when no call is made.
+        pause: Seconds that it stays open this time.
+        at: When that was.
+    """
+
+    name: str
+    at: float
+    since: float | None = None
+    until: float = 0.0
+    pause: float = 0.0
+    failures: int = 0
+    reason: str = ""
+
+
 def foundry_meaning(error: AosError) -> Meaning:
     """What an error says about the Foundry Agent Service."""
     if isinstance(error, FoundryUnavailable):
@@ -60,9 +80,16 @@ class Breaker:
     Args:
         name: Of what is called; shown to operators.
         meaning: What the error of a call says about what is called.
+        told: Called when a call of this process opened the circuit, or closed one that was open.
     """
 
-    def __init__(self, name: str, clock: Clock, meaning: Callable[[AosError], Meaning] = foundry_meaning) -> None:
+    def __init__(
+        self,
+        name: str,
+        clock: Clock,
+        meaning: Callable[[AosError], Meaning] = foundry_meaning,
+        told: Callable[[Trip], None] | None = None,
+    ) -> None:
         self._name = name
         self._clock = clock
         self._meaning = meaning
@@ -72,6 +99,19 @@ class Breaker:
         self._until = 0.0
         self._probing = False
         self._reason = ""
+        self._told = told
+        self._changed_at = 0.0
+
+    def hear(self, trip: Trip) -> None:
+        """What another process found out counts here, too, unless this one knows better by now."""
+        if trip.at <= self._changed_at:
+            return
+        if trip.since is not None and trip.until + LONGEST_PAUSE < self._clock.now():
+            # Long ago, and nobody has tried since.
+            return
+        self._changed_at = trip.at
+        self._since, self._until, self._pause = trip.since, trip.until, trip.pause
+        self._failures, self._reason = trip.failures, trip.reason
 
     @property
     def circuit(self) -> Circuit:
@@ -135,23 +175,57 @@ class Breaker:
             self._pause = min(max(self._pause * 2, FIRST_PAUSE, asked), LONGEST_PAUSE)
             self._until = now + self._pause
             self._since = self._since if self._since is not None else now
+            self._tell()
 
     def _close(self, failures: int) -> None:
+        opened = not self.closed
         self._failures, self._pause, self._since, self._until = failures, 0.0, None, 0.0
+        if opened:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed_at = self._clock.now()
+        if self._told is not None:
+            trip = Trip(
+                self._name, self._changed_at, self._since, self._until, self._pause, self._failures, self._reason
+            )
+            self._told(trip)
 
 
 class Breakers:
-    """A circuit per deployment."""
+    """A circuit per deployment, or whatever else is called.
 
-    def __init__(self, clock: Clock) -> None:
+    Args:
+        kind: What is called, as operators know it.
+        meaning, told: See `Breaker`.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        kind: str = "Deployment",
+        meaning: Callable[[AosError], Meaning] = foundry_meaning,
+        told: Callable[[Trip], None] | None = None,
+    ) -> None:
         self._clock = clock
+        self._kind = kind
+        self._meaning = meaning
+        self._told = told
         self._circuits: dict[str, Breaker] = {}
 
-    def of(self, deployment: str) -> Breaker:
-        breaker = self._circuits.get(deployment)
+    def of(self, name: str) -> Breaker:
+        breaker = self._circuits.get(name)
         if breaker is None:
-            breaker = self._circuits[deployment] = Breaker(f"Deployment {deployment}", self._clock)
+            breaker = Breaker(f"{self._kind} {name}", self._clock, self._meaning, self._told)
+            self._circuits[name] = breaker
         return breaker
+
+    def hear(self, trip: Trip) -> None:
+        """Passes on what another process said of one of these circuits."""
+        kind, _, name = trip.name.partition(" ")
+        if kind == self._kind and (trip.since is not None or name in self._circuits):
+            self.of(name).hear(trip)
 
     def not_closed(self) -> list[Circuit]:
         """The circuits that are open or half open."""

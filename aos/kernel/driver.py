@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 
-from aos.errors import AgentStopped, Conflict, TransientError
+from aos.errors import AgentStopped, AosError, Conflict, TransientError
 from aos.kernel.asking import Asking
 from aos.kernel.backoff import back_off
 from aos.kernel.clock import Clock
@@ -19,8 +18,9 @@ from aos.kernel.events import PutOff, TimePassed
 from aos.kernel.hold import BATCH, Hold, hold_of
 from aos.kernel.leases import Leases
 from aos.kernel.opening import Opening
-from aos.kernel.points import AFTER_SEND, BEFORE_SEND, reached
+from aos.kernel.points import reached
 from aos.kernel.ports import ConversationStore, Lease, Outlet
+from aos.kernel.sending import Sending
 from aos.kernel.types import ConversationKey, Limits, Operation
 
 log = logging.getLogger("aos.kernel")
@@ -58,6 +58,7 @@ class Driver:
     ) -> None:
         self._store = store
         self._outlet = outlet
+        self._sending = Sending(outlet, clock)
         self._opening = opening
         self._asking = asking
         self._leases = leases
@@ -128,7 +129,7 @@ class Driver:
                 await self._ask_for_wake_up(hold)
                 return True
             if hold.state.outbox:
-                await self._send(hold)
+                await self._sending.send(hold)
             if ask:
                 await self._ask(hold)
 
@@ -167,22 +168,13 @@ class Driver:
     async def _ask_for_wake_up(self, hold: Hold) -> None:
         if hold.wake is not None:
             reached("before-wake")
-            await self._outlet.wake(hold.key, hold.wake)
+            try:
+                await self._outlet.wake(hold.key, hold.wake)
+            except TransientError:
+                raise
+            except AosError as error:
+                log.error("no wake-up of %s/%s, the sweep goes on: %s", *hold.key, error.detail)
             reached("after-wake")
-
-    async def _send(self, hold: Hold) -> None:
-        """Sends the outbox; that it is out is saved with the next step."""
-        outbox = hold.state.outbox
-        for effect in outbox:
-            reached(BEFORE_SEND[effect.kind])
-        await self._outlet.send(hold.key, outbox)
-        for effect in outbox:
-            reached(AFTER_SEND[effect.kind])
-            if effect.kind in ("reply", "park") and not _replayed(hold, effect.operation):
-                # Written once more, now that nothing remains to be done for it: stores forget its due entry.
-                hold.operations[effect.operation.operation_id] = effect.operation
-        hold.state = replace(hold.state, outbox=())
-        hold.changed = True
 
     async def _ask(self, hold: Hold) -> None:
         """Asks the model; what arrived meanwhile is taken up first: a cancellation comes before the step's answer."""
@@ -213,9 +205,3 @@ class Driver:
                 log.warning("%s/%s stopped: %s Again in %.0f s.", *key, error.detail, delay)
             attempt += 1
             await self._clock.sleep(delay)
-
-
-def _replayed(hold: Hold, operation: Operation) -> bool:
-    """Whether a further attempt of an operation has begun: what became of the last one is history."""
-    turn = hold.state.turn
-    return turn is not None and turn.message.operation_id == operation.operation_id

@@ -28,6 +28,7 @@ def end(
     *,
     reply: str | None = None,
     failure: Failure | None = None,
+    truncated: bool = False,
 ) -> tuple[Conversation, tuple[Effect, ...]]:
     # Foundry refuses every later turn while a call is unanswered, so a turn that ends early leaves its answers behind.
     # Whether a model step without an answer took its input, and made calls of its own, has to be looked up (`Settled`).
@@ -53,7 +54,7 @@ def end(
     turn = replace(turn, calls=calls)
     operation = operation_of(state, turn, at, status, reply=reply, failure=failure)
     origin = turn.message.origin if status == "failed" else None
-    operation = replace(operation, parked=origin is not None)
+    operation = replace(operation, parked=origin is not None, truncated=truncated)
     outbox = tuple(out for out in state.outbox if out.kind != "tool") + withdrawn
     ended = replace(state, turn=None, outbox=outbox, orphans=orphans, unsettled=unsettled, turns=state.turns + 1)
     ended, effects = tell(ended, operation)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from aos.kernel.types import (
     AgentRef,
+    Carried,
     Decision,
     Failure,
     FunctionCall,
@@ -16,6 +17,7 @@ from aos.kernel.types import (
     Outgoing,
     ToolOutput,
     ToolResult,
+    Usage,
 )
 
 # --- events
@@ -126,6 +128,23 @@ class ConversationLost:
 
 
 @dataclass(frozen=True, slots=True)
+class RolledOver:
+    """The turn goes on in a new Foundry conversation, `remote_id`, whose first input begins with `carried`.
+
+    Attributes:
+        what: That is.
+        usage: Of the summary.
+    """
+
+    at: float
+    step: int
+    remote_id: str
+    carried: str
+    what: Carried
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class ResultArrived:
     """A tool answered."""
 
@@ -157,6 +176,7 @@ Event = (
     | ModelAnswered
     | ModelFailed
     | ConversationLost
+    | RolledOver
     | PutOff
     | ResultArrived
     | ApprovalDecided

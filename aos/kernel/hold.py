@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field, replace
 
 from aos.errors import AosError, TransientError
@@ -30,6 +31,8 @@ from aos.kernel.types import (
     Operation,
     ToolResult,
 )
+
+log = logging.getLogger("aos.kernel")
 
 BATCH = 30
 """Messages, and arrivals, taken up in one write: stores bound the rows of a transaction."""
@@ -79,9 +82,9 @@ class Hold:
             if isinstance(effect, Record):
                 self.operations[effect.operation.operation_id] = effect.operation
 
-    def put_off(self, error: TransientError, now: float) -> PutOff:
-        """What the conversation needs is unavailable: it is to be woken after a pause."""
-        self.wake = back_off(self.state.retries, error.retry_after)
+    def put_off(self, error: TransientError, now: float, deadline: float) -> PutOff:
+        """What is needed is unavailable: to be woken after a pause, at the deadline at the latest."""
+        self.wake = min(back_off(self.state.retries, error.retry_after), max(1.0, deadline - now))
         return PutOff(now + self.wake)
 
     def next_message(self) -> Message:
@@ -139,6 +142,12 @@ def hold_of(snapshot: Snapshot, key: ConversationKey, lease: Lease, limits: Limi
         limits=limits,
         recovering=turn is not None and turn.phase == "model",
     )
+
+
+def unforeseen(error: Exception, what: str) -> TransientError:
+    """An error that nobody foresaw: tried again until a deadline ends that, and told in the log with all it has."""
+    log.error("%s failed with an error that nobody foresaw", what, exc_info=error)
+    return TransientError(f"{what} failed: {type(error).__name__}: {error}", code="internal_error")
 
 
 def failure_of(error: AosError) -> Failure:

@@ -11,7 +11,8 @@ import uuid
 
 from aos.errors import ApprovalSettled, OperationFinal, UnknownApproval, UnknownOperation
 from aos.kernel.asking import Asking
-from aos.kernel.breaker import Breakers
+from aos.kernel.backlog import Backlog
+from aos.kernel.breaker import Breakers, Trip
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.driver import Driver
 from aos.kernel.leases import Leases
@@ -23,6 +24,7 @@ from aos.kernel.ports import Acceptance, AgentDirectory, ConversationStore, Foun
 from aos.kernel.progress import Progress
 from aos.kernel.sweep import SWEEP_INTERVAL, Sweep
 from aos.kernel.tasks import Tasks
+from aos.kernel.trips import TripBoard, Trips
 from aos.kernel.types import ApprovalState, Cancellation, ConversationKey, Decision, Message, Operation, ToolResult
 from aos.kernel.waiters import Waiters
 
@@ -41,6 +43,7 @@ class Kernel:
 
     Args:
         owner: Name of this process in leases; unique.
+        board: Where processes tell each other of their circuits; without it each finds out for itself.
     """
 
     def __init__(
@@ -53,17 +56,24 @@ class Kernel:
         clock: Clock | None = None,
         options: KernelOptions | None = None,
         owner: str | None = None,
+        board: TripBoard | None = None,
     ) -> None:
         clock = clock or SystemClock()
         owner = owner or uuid.uuid4().hex
         self.options = options = options or KernelOptions()
-        self.breakers = Breakers(clock)
+        self._tasks = Tasks()
+        self._trips: Trips | None = None
+        if board is None:
+            self.breakers = Breakers(clock)
+        else:
+            self._trips = Trips(board, clock, self._tasks, self._hear)
+            self.breakers = Breakers(clock, told=self._trips.tell)
         self.progress = Progress()
         self._store = store
         self._foundry = foundry
         self._outlet = outlet
         self._clock = clock
-        self._tasks = Tasks()
+        self._backlog = Backlog(store, clock, self._tasks, options.agent_backlog)
         self._leases = Leases(store, clock, options, owner, self._tasks)
         self._driver = Driver(
             store=store,
@@ -91,13 +101,19 @@ class Kernel:
 
         Raises:
             CircuitOpen: The deployment is unavailable; nothing was accepted. What was accepted before is returned.
+            BacklogFull: Too many operations of the agent have not ended; the same.
         """
+        self.look_around()
         if deployment is not None and not self.breakers.of(deployment).closed:
             await self._admit(deployment, message.operation_id)
+        if (full := self._backlog.full(key.agent_id)) and await self._store.operation(message.operation_id) is None:
+            raise full
         backlog = self.options.backlog
-        accepted = await self._store.accept(Acceptance(key, message, fingerprint, fresh, backlog))
+        operation, new = await self._store.accept(Acceptance(key, message, fingerprint, fresh, backlog))
+        if new:
+            self._backlog.accepted(operation)
         reached("accepted")
-        return accepted
+        return operation, new
 
     async def known(self, operation_id: str, fingerprint: str) -> Operation | None:
         """The operation of this id, if it was accepted before; see `ConversationStore.known` for errors."""
@@ -210,8 +226,17 @@ class Kernel:
             key = ConversationKey(operation.agent_id, operation.conversation_id)
             self._tasks.spawn(self._driver.drive_patiently(key), f"drive {key.agent_id}/{key.conversation_id}")
 
+    def look_around(self) -> None:
+        """Has this process know, soon, which circuits others opened or closed; costs nothing while that is fresh."""
+        if self._trips is not None:
+            self._trips.look()
+
+    def _hear(self, trip: Trip) -> None:
+        self.breakers.hear(trip)
+
     async def drive(self, key: ConversationKey, *, resume: bool = False) -> None:
         """Steps a conversation until it waits for somebody else or is idle; see `Driver.drive` for errors."""
+        self.look_around()
         await self._driver.drive(key, resume=resume)
 
     async def wake(self, operation: Operation) -> None:
@@ -244,6 +269,7 @@ class Kernel:
     def _saved(self, operation: Operation) -> None:
         self.progress.saved(operation)
         if operation.final:
+            self._backlog.ended(operation)
             self._waiters.ended(operation)
 
 

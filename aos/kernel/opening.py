@@ -9,7 +9,7 @@ from aos.errors import AgentStopped, AosError, ConversationGone, TransientError
 from aos.kernel.breaker import Breakers
 from aos.kernel.clock import Clock
 from aos.kernel.events import MessageRefused, PutOff, Settled, TurnStarted
-from aos.kernel.hold import Hold, failure_of
+from aos.kernel.hold import Hold, failure_of, unforeseen
 from aos.kernel.options import KernelOptions
 from aos.kernel.points import reached
 from aos.kernel.ports import AgentDirectory, FoundryPort
@@ -45,15 +45,20 @@ class Opening:
         except AgentStopped:
             raise
         except TransientError as error:
-            if self._clock.now() < message.deadline:
-                log.warning("agent %s cannot take a message yet: %s", hold.key.agent_id, error.detail)
-                return hold.put_off(error, self._clock.now())
-            return MessageRefused(self._clock.now(), message, failure_of(error))
+            return self._not_yet(hold, message, error)
         except AosError as error:
             return MessageRefused(self._clock.now(), message, failure_of(error))
+        except Exception as error:
+            return self._not_yet(hold, message, unforeseen(error, f"Binding agent {hold.key.agent_id}"))
         if message.accepted_at < binding.running_since:
             message = replace(message, deadline=max(message.deadline, binding.running_since + self._options.turn))
         return TurnStarted(self._clock.now(), message, binding.ref, binding.limits)
+
+    def _not_yet(self, hold: Hold, message: Message, error: TransientError) -> MessageRefused | PutOff:
+        if self._clock.now() < message.deadline:
+            log.warning("agent %s cannot take a message yet: %s", hold.key.agent_id, error.detail)
+            return hold.put_off(error, self._clock.now(), message.deadline)
+        return MessageRefused(self._clock.now(), message, failure_of(error))
 
     async def _open(self, hold: Hold) -> None:
         """Sees to it that there is a Foundry conversation in which a turn can begin."""

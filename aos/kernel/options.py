@@ -18,6 +18,8 @@ class KernelOptions:
         patience: How long a step tries an unavailable Foundry before it is put off.
         turn: From acceptance to the deadline of a turn.
         backlog: Messages that may wait in one conversation.
+        agent_backlog: Operations of one agent that may be unfinished, over all of its conversations; approximate.
+        context_tokens: Size at which a conversation is rolled over before its next turn, where the agent sets none.
     """
 
     lease: float = 30.0
@@ -26,4 +28,6 @@ class KernelOptions:
     patience: float = 5.0
     turn: float = 600.0
     backlog: int = 100
+    agent_backlog: int = 10_000
+    context_tokens: int = 60_000
     limits: Limits = field(default_factory=Limits)

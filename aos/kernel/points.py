@@ -33,6 +33,8 @@ TurnPoint = Literal[
     "after-model-step",
     # An answer that an earlier process was given was found in Foundry; it is not saved yet.
     "after-adoption",
+    # The conversation was summed up and a new one opened in Foundry; neither is saved yet.
+    "after-roll-over",
     # Around the sending of saved effects, once for each of its kind; after it, they are out but not confirmed.
     "before-send-tool",
     "after-send-tool",

@@ -103,6 +103,10 @@ class FoundryPort(Protocol):
         """The items after `anchor` (all, if it is None), oldest first."""
         ...
 
+    async def delete_conversation(self, remote_id: str) -> None:
+        """Removes a conversation; one that is not there (any more) is no error."""
+        ...
+
     async def check(self) -> None:
         """Returns when the service answers an authorized request, else raises what is wrong."""
         ...
@@ -225,6 +229,14 @@ class Acceptance:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """A message that was accepted once, and what became of it, as far as that is still known."""
+
+    message: Message
+    operation: Operation | None
+
+
+@dataclass(frozen=True, slots=True)
 class Due:
     """An entry of the due table: look at this conversation at this time. `row` identifies the entry."""
 
@@ -287,6 +299,29 @@ class ConversationStore(Protocol):
 
     async def locate(self, operation_id: str) -> ConversationKey | None:
         """The conversation that an operation belongs to."""
+        ...
+
+    async def history(self, key: ConversationKey, after: int, limit: int) -> list[HistoryEntry]:
+        """What was accepted behind a place of the conversation, in its order.
+
+        Args:
+            after: A `Message.seq`; 0 is the beginning.
+        """
+        ...
+
+    async def erase(self, key: ConversationKey, etag: str) -> None:
+        """Forgets the conversation: its state, its history, what was answered and called.
+
+        Of its operations remains how they ended, so that a repeated message is still known as one. What was accepted
+        and not taken up stays. Erasing again what is half erased goes on with it.
+
+        Raises:
+            Conflict: Somebody wrote the state since `etag`.
+        """
+        ...
+
+    async def unfinished(self) -> Mapping[str, int]:
+        """How many operations of each agent have not ended, as far as the due entries tell."""
         ...
 
     async def due(self, before: float, limit: int) -> list[Due]:

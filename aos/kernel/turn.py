@@ -26,6 +26,7 @@ from aos.kernel.events import (
     PutOff,
     Record,
     ResultArrived,
+    RolledOver,
     Settled,
     TimePassed,
     TurnCancelled,
@@ -39,10 +40,13 @@ from aos.kernel.types import (
     Failure,
     Limits,
     Outgoing,
+    Rollover,
     Turn,
 )
 
 NOBODY = AgentRef(name="", version="", definition_hash="", deployment="")
+ROLLOVERS_KEPT = 20
+"""Of which the state says when and where; all are counted."""
 
 
 def step(state: Conversation, event: Event, limits: Limits) -> tuple[Conversation, tuple[Effect, ...]]:
@@ -69,7 +73,7 @@ def step(state: Conversation, event: Event, limits: Limits) -> tuple[Conversatio
             if state.turn is not None or not state.unsettled:
                 return state, ()
             return replace(state, anchor=event.anchor, orphans=event.orphans, unsettled=False), ()
-        case ModelAnswered() | ModelFailed() | ConversationLost():
+        case ModelAnswered() | ModelFailed() | ConversationLost() | RolledOver():
             turn = state.turn
             if turn is None or turn.phase != "model" or turn.step != event.step:
                 return state, ()
@@ -111,7 +115,7 @@ def _cancelled(by: str) -> Failure:
 
 
 def _model_event(
-    state: Conversation, turn: Turn, event: ModelAnswered | ModelFailed | ConversationLost, limits: Limits
+    state: Conversation, turn: Turn, event: ModelAnswered | ModelFailed | ConversationLost | RolledOver, limits: Limits
 ) -> tuple[Conversation, tuple[Effect, ...]]:
     match event:
         case ModelAnswered():
@@ -120,7 +124,7 @@ def _model_event(
             return end(state, turn, event.at, "failed", failure=event.failure)
         case ConversationLost():
             turn = replace(turn, outputs=())
-            state = replace(state, remote_id=event.remote_id, anchor=None, turn=turn)
+            state = replace(state, remote_id=event.remote_id, anchor=None, context_tokens=0, turn=turn)
             if turn.step == 1:
                 return state, (CallModel(1),)
             title = "The Foundry conversation was deleted while the turn was running."
@@ -128,6 +132,27 @@ def _model_event(
             state, effects = end(state, turn, event.at, "failed", failure=failure)
             # The new conversation is empty: nothing in it is unknown.
             return replace(state, unsettled=False), effects
+        case RolledOver():
+            return _rolled_over(state, turn, event)
+
+
+def _rolled_over(state: Conversation, turn: Turn, event: RolledOver) -> tuple[Conversation, tuple[Effect, ...]]:
+    left = Rollover(event.at, state.remote_id or "", state.turns, event.what)
+    turn = replace(turn, outputs=(), usage=turn.usage + event.usage, rolled_over=True)
+    state = replace(
+        state,
+        turn=turn,
+        remote_id=event.remote_id,
+        anchor=None,
+        unsettled=False,
+        retry_at=0.0,
+        retries=0,
+        context_tokens=0,
+        carried=event.carried,
+        rolled_over=state.rolled_over + 1,
+        rollovers=(*state.rollovers, left)[-ROLLOVERS_KEPT:],
+    )
+    return state, (CallModel(turn.step),)
 
 
 def _answered(
@@ -135,9 +160,18 @@ def _answered(
 ) -> tuple[Conversation, tuple[Effect, ...]]:
     reply = event.reply
     turn = replace(turn, usage=turn.usage + reply.usage, model=reply.model or turn.model, outputs=())
-    state = replace(state, turn=turn, anchor=reply.anchor or state.anchor, retry_at=0.0, retries=0)
+    size = reply.usage.input_tokens + reply.usage.output_tokens
+    state = replace(
+        state,
+        turn=turn,
+        anchor=reply.anchor or state.anchor,
+        retry_at=0.0,
+        retries=0,
+        carried="",
+        context_tokens=size or state.context_tokens,
+    )
     if not event.planned:
-        return end(state, turn, event.at, "completed", reply=reply.text)
+        return end(state, turn, event.at, "completed", reply=reply.text, truncated=reply.truncated)
 
     calls = tuple(planned_call(turn, index, planned, event.at) for index, planned in enumerate(event.planned))
     turn = replace(turn, phase="tools", calls=calls)

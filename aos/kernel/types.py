@@ -17,6 +17,8 @@ WaitingOn = Literal["tool", "approval", "agent"]
 CallStatus = Literal["pending", "succeeded", "failed", "refused", "rejected", "timed_out", "abandoned"]
 Phase = Literal["model", "tools"]
 ApprovalState = Literal["pending", "approved", "rejected", "expired", "withdrawn"]
+Carried = Literal["summary", "recent", "nothing"]
+"""What a new Foundry conversation was given of the one before: a summary of it, or what was said last."""
 
 FINAL: frozenset[Status] = frozenset({"completed", "failed", "cancelled"})
 
@@ -62,11 +64,15 @@ class AgentRef:
 
 @dataclass(frozen=True, slots=True)
 class ReplyAddress:
-    """Where the sender of a bus message wants the answer: its ReplyTo, CorrelationId and ReplyToSessionId."""
+    """Where the sender of a bus message wants the answer: its ReplyTo, CorrelationId and ReplyToSessionId.
+
+    `requester`: the application that asked over `aos-requests`, and is answered in an envelope of its own.
+    """
 
     entity: str
     correlation_id: str | None = None
     session_id: str | None = None
+    requester: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,11 +228,13 @@ class Limits:
 
     Attributes:
         total_tokens: After which the model is not asked again; an answer that it has given counts all the same.
+        context_tokens: Size at which a conversation is rolled over before its next turn; None: that of the kernel.
     """
 
     model_steps: int = 16
     tool_calls: int = 64
     total_tokens: int = 200_000
+    context_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +250,7 @@ class Turn:
         limits: The agent's own, as they were when the turn began; None: those of the kernel.
         parked_at: Since when it waits for a person; its deadline does not come nearer meanwhile.
         parked_for: Seconds that it has waited for people before.
+        rolled_over: The conversation was rolled over for it; that happens once in a turn.
     """
 
     message: Message
@@ -256,6 +265,7 @@ class Turn:
     limits: Limits | None = None
     parked_at: float | None = None
     parked_for: float = 0.0
+    rolled_over: bool = False
 
     @property
     def deadline(self) -> float:
@@ -265,7 +275,12 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What became of an accepted message; what `GET operations/{id}` shows."""
+    """What became of an accepted message; what `GET operations/{id}` shows.
+
+    Attributes:
+        parked: Its message lies where an operator can replay it.
+        truncated: The reply was cut at the model's limit of output tokens: it is no whole answer.
+    """
 
     operation_id: str
     agent_id: str
@@ -285,6 +300,7 @@ class Operation:
     generation: str = ""
     reply_to: ReplyAddress | None = None
     parked: bool = False
+    truncated: bool = False
 
     @property
     def final(self) -> bool:
@@ -347,6 +363,22 @@ Outgoing = SendTool | SendReply | Park | ShowApproval
 
 
 @dataclass(frozen=True, slots=True)
+class Rollover:
+    """Where a conversation went on in another Foundry conversation.
+
+    Attributes:
+        remote_id: The one that was left; it stays in Foundry as it is.
+        turns: How many turns had ended by then.
+        carried: What the next one was given of it.
+    """
+
+    at: float
+    remote_id: str
+    turns: int
+    carried: Carried
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """The state of a conversation: what one lease holder at a time steps.
 
@@ -362,6 +394,10 @@ class Conversation:
         turns: Number of turns that ended.
         retry_at: Something that the conversation needs is unavailable: not to be tried again before this time.
         retries: How often it was put off in a row.
+        context_tokens: Size of the Foundry conversation by the usage of the last model step; 0 while that is unknown.
+        carried: Of the Foundry conversation before, for the first input of this one; empty once that was answered.
+        rolled_over: How often it was rolled over.
+        rollovers: The last of them.
     """
 
     key: ConversationKey
@@ -375,6 +411,10 @@ class Conversation:
     turns: int = 0
     retry_at: float = 0.0
     retries: int = 0
+    context_tokens: int = 0
+    carried: str = ""
+    rolled_over: int = 0
+    rollovers: tuple[Rollover, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,6 +433,7 @@ class ModelReply:
     Attributes:
         anchor: Id of the last item of the step in the Foundry conversation.
         model: What answered, as the service names it.
+        truncated: The text was cut at the model's limit of output tokens.
     """
 
     text: str
@@ -400,3 +441,4 @@ class ModelReply:
     usage: Usage
     model: str
     anchor: str | None
+    truncated: bool = False

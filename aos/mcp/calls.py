@@ -161,7 +161,9 @@ class ToolCalls:
             try:
                 server = await self._host.server(entry.server_id)
                 reached("before-call")
-                result = await server.connection.call_tool(tool.name, params.tool_params, entry.timeout_seconds)
+                result = await server.connection.call_tool(
+                    tool.wire_name or tool.name, params.tool_params, entry.timeout_seconds
+                )
                 reached("after-call")
                 return result
             except ServerRefused as error:

@@ -45,12 +45,15 @@ class ToolCatalogue:
         self._clock = clock or SystemClock()
         self._cache: dict[str, tuple[float, ServerTools | None]] = {}
 
-    async def put(self, listed: ServerTools) -> ServerTools:
+    async def put(self, listed: ServerTools, *, approved: bool = False) -> ServerTools:
         """Records what a server listed; writes only what changed, or what is older than an hour.
 
         The annotations of a tool are pinned at first sight: one that was seen as writing does not become repeatable
         because the server says so later (it does when its name leaves the listing and returns, or when the row is
         deleted). The other direction is believed at once.
+
+        Args:
+            approved: The annotations were compared with approved ones (`aos.mcp.pins`), and hold as they are.
 
         Returns:
             The listing with the annotations that hold.
@@ -59,7 +62,7 @@ class ToolCatalogue:
             StorageUnavailable: Nothing was recorded.
         """
         known = await self._read(listed.server_id)
-        tools = listed if known is None else _pinned(known, listed)
+        tools = listed if known is None or approved else _pinned(known, listed)
         if known is None or known.hash != tools.hash or tools.listed_at - known.listed_at >= FRESH:
             await self._write(tools)
         self._remember(listed.server_id, tools)

@@ -53,6 +53,20 @@ class SchemaUnusable(RequestFailed):
     title = "The tool's input schema cannot be used."
 
 
+class ToolChanged(RequestFailed):
+    """The server lists another definition than the one that was approved."""
+
+    code = "not_configured"
+    title = "The tool's definition has changed and is not approved."
+
+
+class LockInvalid(RequestFailed):
+    """The approved definitions cannot be read, so that no tool is known to be the one that was approved."""
+
+    code = "not_configured"
+    title = "The lock of approved tool definitions is not valid."
+
+
 class ServerNotConfigured(RequestFailed):
     """The server's entry cannot be carried out here: a missing secret or program, a transport that is not offered."""
 

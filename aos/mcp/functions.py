@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from aos.errors import AgentNotReady, AosError
 from aos.kernel.events import PlannedCall
 from aos.kernel.ports import FunctionDefinition
 from aos.kernel.types import FunctionCall
+from aos.mcp.parameters import parameters
 from aos.mcp.tools import ToolInfo
 from aos.registry.schemas import schema_fault
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 MOST_FUNCTIONS = 128
 """Functions of one agent; the service refuses more (`tool_limit_exceeded`)."""
 LONGEST_NAME = 64
+LONGEST_DESCRIPTION = 1024
+"""Characters of a function's description that Azure OpenAI takes."""
 LONGEST_ARGUMENTS = 1024 * 1024
 DEEPEST_ARGUMENTS = 64
 """Levels of objects and lists in the arguments of a call: what is much deeper cannot be written or read on the way."""
@@ -39,6 +42,13 @@ class TooManyTools(AosError):
     title = "The agent has more tools than the service takes."
 
 
+class ToolNamesCollide(AosError):
+    """Two tools would be one function: neither may stand in for the other."""
+
+    code = "tool_names_collide"
+    title = "Two tools of the agent have the same name for the model."
+
+
 @dataclass(frozen=True, slots=True)
 class ToolSource:
     """A tool that an agent may use.
@@ -47,12 +57,18 @@ class ToolSource:
         server: Id of its MCP server.
         time_limit: Seconds after which a call's result is given up.
         approval: Whether a person has to approve each call.
+        defaults: Arguments that a call has unless the model gives them.
+        fixed: Arguments that every call has.
+        locked: Arguments, among them the fixed ones, that the model neither sees nor may give.
     """
 
     server: str
     info: ToolInfo
     time_limit: float
     approval: bool = False
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    locked: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +103,11 @@ class FunctionTools:
             return _refuse(call, f"the arguments are not JSON: {error}", source)
         if not isinstance(arguments, dict):
             return _refuse(call, "the arguments are not a JSON object", source)
+        if taken := sorted(arguments.keys() & source.locked):
+            return _refuse(call, f"not yours to give: {', '.join(taken)}; leave it out", source)
+        if source.defaults or source.fixed:
+            arguments = {**source.defaults, **arguments, **source.fixed}
+            call = replace(call, arguments=json.dumps(arguments, ensure_ascii=False))
         problems = [
             f"/{'/'.join(map(str, error.instance_path))}: {error.message}"[:LONGEST_PROBLEM]
             for error in islice(function.validator.iter_errors(arguments), MOST_PROBLEMS)
@@ -100,14 +121,16 @@ def convert_mcp_tools_to_function_tools(tools: Iterable[ToolSource]) -> Function
     """Makes the functions of an agent from its MCP tools.
 
     A function is named `{server}_{tool}` in the characters that the service takes (`[A-Za-z0-9_-]`, at most 64); a name
-    that had to be changed, or is taken, ends in a piece of its hash. The order of `tools` does not matter.
+    that had to be changed, or is taken, ends in a piece of its hash. The order of `tools` does not matter. Its
+    parameters are the tool's input schema as `aos.mcp.parameters` shows it, without the arguments that are set for the
+    model; a call is compared with the input schema itself once those are in it.
 
     Raises:
         TooManyTools: There are more than 128.
-        AgentNotReady: A server lists a tool whose input schema cannot be used.
+        ToolNamesCollide: Two tools have the same name even with a hash.
+        AgentNotReady: A server lists a tool whose input schema cannot be used (code `invalid_tool_schema`), or the
+            entry's configuration sets arguments that the tool does not take (`invalid_tool_configuration`).
     """
-    import jsonschema_rs
-
     sources = sorted(tools, key=lambda source: (source.server, source.info.name))
     if len(sources) > MOST_FUNCTIONS:
         raise TooManyTools(f"The agent has {len(sources)} tools; the service takes {MOST_FUNCTIONS}. Remove some.")
@@ -117,15 +140,12 @@ def convert_mcp_tools_to_function_tools(tools: Iterable[ToolSource]) -> Function
         name = function_name(source.server, source.info.name)
         if name in functions:
             name = _hashed(name, source.server, source.info.name)
-        schema = _parameters(source.info.input_schema)
-        if (fault := schema_fault(schema)) is not None:
-            raise AgentNotReady(
-                f"MCP server {source.server!r} lists tool {source.info.name!r} with an input schema of no use: "
-                f"/{'/'.join(map(str, fault[0]))}: {fault[1]}",
-                code="invalid_tool_schema",
+        if name in functions:
+            raise ToolNamesCollide(
+                f"{_said(source)} and {_said(functions[name].source)} are both {name!r} for the model: rename one."
             )
-        functions[name] = _Function(source, jsonschema_rs.validator_for(schema, validate_formats=True))
-        definitions.append(FunctionDefinition(name, source.info.description, schema))
+        functions[name], definition = _function(name, source)
+        definitions.append(definition)
     return FunctionTools(tuple(definitions), functions)
 
 
@@ -141,8 +161,53 @@ def _hashed(name: str, server: str, tool: str) -> str:
     return f"{name[: LONGEST_NAME - 9]}_{piece}"
 
 
-def _parameters(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": {}, **schema}
+def _function(name: str, source: ToolSource) -> tuple[_Function, FunctionDefinition]:
+    import jsonschema_rs
+
+    schema: dict[str, Any] = {"type": "object", "properties": {}, **source.info.input_schema}
+    if (fault := schema_fault(schema)) is not None:
+        raise _unusable(source, f"/{'/'.join(map(str, fault[0]))}: {fault[1]}")
+    validator = jsonschema_rs.validator_for(schema, validate_formats=True)
+    if (wrong := _misconfigured(source, schema, validator)) is not None:
+        raise AgentNotReady(f"The configuration of {_said(source)}: {wrong}", code="invalid_tool_configuration")
+    try:
+        shown = parameters(schema, source.defaults, source.locked)
+    except RecursionError:
+        raise _unusable(source, "it is nested too deep") from None
+    description = source.info.description
+    if len(description) > LONGEST_DESCRIPTION:
+        # The service refuses longer ones; the whole of it stands where it takes more.
+        shown["description"] = "\n".join(filter(None, (description, shown.get("description"))))
+        description = f"{description[: LONGEST_DESCRIPTION - 3]}..."
+    return _Function(source, validator), FunctionDefinition(name, description, shown)
+
+
+def _misconfigured(source: ToolSource, schema: Mapping[str, Any], validator: jsonschema_rs.Validator) -> str | None:
+    """What is wrong with the arguments that the entry sets, if anything."""
+    takes_any = schema.get("additionalProperties", True) is not False or "patternProperties" in schema
+    names = {*source.defaults, *source.locked}
+    known = schema["properties"].keys()
+    if not takes_any and (strange := sorted(names - known)):
+        return f"the tool has no argument {strange[0]!r}; it has: {', '.join(sorted(known)) or 'none'}."
+    values = {**source.defaults, **source.fixed}
+    missing = sorted((source.locked - values.keys()) & set(schema.get("required", ())))
+    if missing:
+        return f"{missing[0]!r} is hidden, but required: give it a value in `defaults` or `fixed`."
+    for error in validator.iter_errors(values):
+        if error.instance_path and error.instance_path[0] in names:
+            return f"/{'/'.join(map(str, error.instance_path))}: {error.message}"[:LONGEST_PROBLEM]
+    return None
+
+
+def _unusable(source: ToolSource, why: str) -> AgentNotReady:
+    return AgentNotReady(
+        f"MCP server {source.server!r} lists tool {source.info.name!r} with an input schema of no use: {why}",
+        code="invalid_tool_schema",
+    )
+
+
+def _said(source: ToolSource) -> str:
+    return f"tool {source.info.name!r} of MCP server {source.server!r}"
 
 
 def _read(text: str) -> object:

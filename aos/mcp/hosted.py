@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from aos.kernel.clock import Clock
 from aos.mcp.catalogue import FRESH, ToolCatalogue
 from aos.mcp.connections import McpConnection
-from aos.mcp.errors import UnknownTool
+from aos.mcp.drift import Drift, bounded, compared, tidied
+from aos.mcp.errors import LockInvalid, ToolChanged, UnknownTool
+from aos.mcp.pins import ToolPins
 from aos.mcp.schema import check_arguments, compile_schema
 from aos.mcp.secrets import SecretSource
 from aos.mcp.status import ServerStatus
@@ -32,6 +34,7 @@ class HostedServer:
 
     Attributes:
         restarts_asked: How many restarts an operator had asked for when it was made.
+        drift: Where the last listing is not what was declared, or approved.
     """
 
     def __init__(
@@ -43,11 +46,15 @@ class HostedServer:
         clock: Clock,
         on_change: Callable[[], None],
         restarts_asked: int = 0,
+        pins: ToolPins | None = None,
     ) -> None:
         self.entry = entry
         self.restarts_asked = restarts_asked
         self.connection = McpConnection(entry, secrets, clock, on_change)
+        self.drift: tuple[Drift, ...] = ()
         self._catalogue = catalogue
+        self._pins = pins if entry.pin_tools else None
+        self._pinned = ""
         self._clock = clock
         self._listing: ServerTools | None = None
         self._listed_in = 0
@@ -56,9 +63,10 @@ class HostedServer:
 
     @property
     def listing_is_old(self) -> bool:
-        """Whether the session is a new one since the last listing, or that was long ago."""
+        """Whether session or approved definitions are new since the last listing, or that was long ago."""
         return (
             self._listing is None
+            or (self._pins is not None and self._pinned != self._pins.version(self.entry.server_id))
             or self._listed_in != self.connection.session
             or self._clock.now() - self._listing.listed_at >= FRESH
         )
@@ -70,6 +78,7 @@ class HostedServer:
             fresh: Ask the server even if the listing is a recent one.
 
         Raises:
+            LockInvalid: It is not known which definitions are approved.
             ServerNotConfigured, ServerUnavailable, ServerDied, ToolTimeout, ServerRefused, ServerReplyInvalid: The
                 server did not list them.
             StorageUnavailable: The catalogue could not be written.
@@ -81,15 +90,28 @@ class HostedServer:
             if listing is not None and not self.listing_is_old and (not fresh or listing.listed_at >= asked_at):
                 return listing
             session = self.connection.session
-            listed = await self._catalogue.put(await self.connection.tools())
+            listed = await self._recorded(await self.connection.tools())
             if listing is None or listing.hash != listed.hash:
                 self._validators.clear()
-                self._compare(listed)
             self._listing, self._listed_in = listed, session
             return listed
 
+    async def _recorded(self, raw: ServerTools) -> ServerTools:
+        """The listing as it holds, written to the catalogue."""
+        listed, found = tidied(raw)
+        if self._pins is not None:
+            try:
+                listed = await self._pins.hold(listed)
+            except LockInvalid as error:
+                self._found([Drift(kind="lock", detail=error.detail)])
+                raise
+            self._pinned = self._pins.version(self.entry.server_id)
+        listed = await self._catalogue.put(listed, approved=self._pins is not None)
+        self._found([*found, *compared(self.entry, listed)])
+        return listed
+
     async def tool(self, name: str) -> ToolInfo:
-        """A tool by name. Raises as `tools`, and `UnknownTool`."""
+        """A tool by name. Raises as `tools`, and `UnknownTool`, `ToolChanged`."""
         tools = await self.tools()
         if (found := _find(tools, name)) is None and self._clock.now() - tools.listed_at >= LOOK_AGAIN:
             tools = await self.tools(fresh=True)
@@ -97,6 +119,8 @@ class HostedServer:
         if found is None:
             known = ", ".join(sorted(tool.name for tool in tools.tools)[:20])
             raise UnknownTool(f"MCP server {self.entry.server_id} has no tool {name!r}; it has: {known or 'none'}.")
+        if found.changed:
+            raise ToolChanged(changed(self.entry.server_id, name))
         return found
 
     def check(self, tool: ToolInfo, arguments: dict[str, Any]) -> None:
@@ -122,22 +146,24 @@ class HostedServer:
             last_error=connection.last_error,
             restarts=connection.restarts,
             tools=None if self._listing is None else len(self._listing.tools),
+            drift=self.drift,
             heartbeat_at=self._clock.now(),
             owner=owner,
         )
 
-    def _compare(self, listed: ServerTools) -> None:
-        """Says where the server is not what its entry declares; the server is what counts."""
-        for declared in self.entry.tools:
-            found = _find(listed, declared.name)
-            if found is None:
-                log.warning("MCP server %s lacks the declared tool %s", self.entry.server_id, declared.name)
-            elif found.input_schema != declared.input_schema:
-                log.warning(
-                    "tool %s of MCP server %s has another input schema than declared",
-                    declared.name,
-                    self.entry.server_id,
-                )
+    def _found(self, findings: Iterable[Drift]) -> None:
+        drift = bounded(findings)
+        for finding in set(drift).difference(self.drift):
+            log.warning("MCP server %s: %s %s: %s", self.entry.server_id, finding.kind, finding.tool, finding.detail)
+        self.drift = drift
+
+
+def changed(server_id: str, tool: str) -> str:
+    """What is said of a tool that is not what was approved."""
+    return (
+        f"The definition of tool {tool!r} of MCP server {server_id} has changed since it was approved. Look at it with "
+        f"`python -m aos tools diff {server_id} {tool}`; `python -m aos tools approve {server_id} {tool}` allows it."
+    )
 
 
 def _find(tools: ServerTools, name: str) -> ToolInfo | None:

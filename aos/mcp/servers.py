@@ -34,6 +34,7 @@ from aos.mcp.errors import (
 )
 from aos.mcp.hosted import HostedServer
 from aos.mcp.ledger import Ledger, Running
+from aos.mcp.pins import ToolPins
 from aos.mcp.secrets import SecretSource
 from aos.mcp.status import HEARTBEAT, Desired, ServerStatus, ServerStatusBoard
 from aos.mcp.tools import ToolInfo
@@ -80,6 +81,7 @@ class McpServers:
     Args:
         registry: Which servers there are; followed while it changes.
         send: Puts messages on the bus.
+        pins: The approved tool definitions; None: none are kept, and what a server lists is used.
     """
 
     def __init__(
@@ -93,8 +95,10 @@ class McpServers:
         claim_check: ClaimCheck,
         secrets: SecretSource,
         clock: Clock | None = None,
+        pins: ToolPins | None = None,
     ) -> None:
         self._registry = registry
+        self._pins = pins
         self._catalogue = catalogue
         self._board = board
         self._send = send
@@ -107,7 +111,7 @@ class McpServers:
         self._servers: dict[str, HostedServer] = {}
         self._generation: str | None = None
         self._registered: frozenset[str] = frozenset()
-        self._desired: dict[str, Desired] = {}
+        self._desired: dict[str, Desired] | None = None
         self._applying = asyncio.Lock()
         self._written: dict[str, ServerStatus] = {}
         self._wake = asyncio.Event()
@@ -258,7 +262,11 @@ class McpServers:
             return
         if command.command == "reload_registry":
             await self._loaded(self._registry.reload())
+            if self._pins is not None:
+                with _logged("the approved definitions of tools could not be read"):
+                    await self._pins.current(fresh=True)
             await self.sync()
+            self._wake.set()
             return
         if not command.server_id:
             raise EnvelopeInvalid(f"/server_id: {command.command} needs the server that it is for")
@@ -266,7 +274,7 @@ class McpServers:
         wanted = await self._board.ask(
             entry.server_id, stopped=command.command == "stop", restart=command.command == "restart"
         )
-        self._desired = {**self._desired, entry.server_id: wanted}
+        self._desired = {**(await self._asked()), entry.server_id: wanted}
         await self.sync(force=True)
 
     async def _carry_out(self, request: ToolRequest, address: ReplyAddress | None) -> bytes | Running | None:
@@ -276,7 +284,7 @@ class McpServers:
         server = await self.server(entry.server_id)
         if request.method == "list_tools":
             tools = await server.tools(fresh=True)
-            return answer(request, ToolResponseBody(tools=[_wire(tool) for tool in tools.tools]))
+            return answer(request, ToolResponseBody(tools=[_wire(tool) for tool in tools.tools if not tool.changed]))
         if request.method == "list_resources":
             return answer(request, ToolResponseBody(resources=await server.connection.resources()))
         try:
@@ -319,7 +327,7 @@ class McpServers:
         entry = await self.entry(server_id)
         if not entry.enabled:
             raise ServerOff(f"MCP server {server_id} is disabled in the registry: set enabled to true.")
-        if self._desired.get(server_id, Desired()).stopped:
+        if (await self._asked()).get(server_id, Desired()).stopped:
             raise ServerOff(f"MCP server {server_id} was stopped by a command; send it start.")
         raise NotTakingRequests(f"MCP server {server_id} is not set up here yet.")
 
@@ -336,10 +344,10 @@ class McpServers:
             await self._apply(loaded)
 
     async def _apply(self, loaded: Loaded[ServerRegistry]) -> None:
-        registry = loaded.value
+        registry, asked = loaded.value, await self._asked()
         wanted = {entry.server_id: entry for entry in registry.enabled}
         for server_id, server in list(self._servers.items()):
-            entry, desired = wanted.get(server_id), self._desired.get(server_id, Desired())
+            entry, desired = wanted.get(server_id), asked.get(server_id, Desired())
             if entry is None or desired.stopped:
                 del self._servers[server_id]
                 self._retire(server, GRACE)
@@ -349,12 +357,18 @@ class McpServers:
                 self._servers[server_id] = self._new(entry, desired)
                 log.info("MCP server %s is started anew", server_id)
         for server_id, entry in wanted.items():
-            desired = self._desired.get(server_id, Desired())
+            desired = asked.get(server_id, Desired())
             if server_id not in self._servers and not desired.stopped:
                 self._servers[server_id] = self._new(entry, desired)
         self._generation = loaded.generation
         self._registered = frozenset(registry.entries)
         self._wake.set()
+
+    async def _asked(self) -> dict[str, Desired]:
+        """What operators asked for; nothing starts before that is known, because it may be to be stopped."""
+        if self._desired is None:
+            self._desired = await self._board.desired()
+        return self._desired
 
     def _new(self, entry: ServerEntry, desired: Desired) -> HostedServer:
         server = HostedServer(
@@ -364,6 +378,7 @@ class McpServers:
             clock=self._clock,
             on_change=self._wake.set,
             restarts_asked=desired.restarts,
+            pins=self._pins,
         )
         if entry.auto_start:
             server.connection.start()
@@ -399,6 +414,9 @@ class McpServers:
                 self._desired = await self._board.desired()
             with _logged("the registry of MCP servers could not be applied"):
                 await self.sync(force=True)
+            if self._pins is not None:
+                with _logged("the approved definitions of tools could not be read"):
+                    await self._pins.current()
             self._wake.clear()
             for server in self._servers.values():
                 if server.connection.state == "running" and server.listing_is_old:

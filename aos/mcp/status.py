@@ -6,14 +6,19 @@ what an operator asked for. A status is written on change and as a heartbeat.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from aos.errors import StorageUnavailable
 from aos.kernel.clock import Clock, SystemClock
 from aos.mcp.connections import State
+from aos.mcp.drift import Drift
 from aos.storage.account import StorageAccount, storage_errors
 from aos.storage.rows import table_key
+
+if TYPE_CHECKING:
+    from azure.data.tables import TableEntity
 
 TABLE = "aosservers"
 STATUS, DESIRED = "status", "desired"
@@ -23,6 +28,9 @@ HEARTBEAT = 30.0
 STALE = 90.0
 """Seconds after which a server that was not heard of no longer counts as running."""
 LONGEST_ERROR = 2000
+TRIES = 20
+"""Attempts to write while other commands write too."""
+PAUSE = 0.02
 
 
 class ServerStatus(BaseModel):
@@ -31,6 +39,7 @@ class ServerStatus(BaseModel):
     Attributes:
         since: When it came into this state, in seconds since the epoch.
         tools: How many tools it listed; None if it never did.
+        drift: Where it is not what was declared, or approved.
         heartbeat_at: When this was said, in seconds since the epoch.
         owner: The process that said it.
     """
@@ -44,6 +53,7 @@ class ServerStatus(BaseModel):
     last_error: str | None = None
     restarts: int = 0
     tools: int | None = None
+    drift: tuple[Drift, ...] = ()
     heartbeat_at: float
     owner: str
 
@@ -126,37 +136,67 @@ class ServerStatusBoard:
 
     async def ask(self, server_id: str, *, stopped: bool, restart: bool = False) -> Desired:
         """Records what an operator asks for; every process follows within a heartbeat."""
-        row = await self._get(DESIRED, server_id)
-        known = Desired() if row is None else Desired.model_validate_json(row["data"])
-        wanted = Desired(stopped=stopped, restarts=known.restarts + int(restart))
-        await self._put(DESIRED, server_id, wanted)
-        return wanted
+        for attempt in range(TRIES):
+            row = await self._get(DESIRED, server_id)
+            known = Desired() if row is None else Desired.model_validate_json(row["data"])
+            wanted = Desired(stopped=stopped, restarts=known.restarts + int(restart))
+            if await self._replace(DESIRED, server_id, wanted, row):
+                return wanted
+            # Another command came in between: none of the two may be lost.
+            await self._clock.sleep(PAUSE * (1 + attempt))
+        raise StorageUnavailable(f"The row of MCP server {server_id} in {TABLE} changes too fast.")
 
-    async def _get(self, partition: str, server_id: str) -> dict[str, Any] | None:
+    async def _get(self, partition: str, server_id: str) -> TableEntity | None:
         from azure.core.exceptions import ResourceNotFoundError
 
         table = await self._account.table(TABLE)
         with storage_errors(TABLE):
             try:
-                return dict(await table.get_entity(partition, table_key(server_id)))
+                return await table.get_entity(partition, table_key(server_id))
             except ResourceNotFoundError:
                 return None
+
+    async def _replace(self, partition: str, server_id: str, value: BaseModel, known: TableEntity | None) -> bool:
+        """Writes a row if it is still the one that was read, or still not there."""
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
+        from azure.data.tables import UpdateMode
+
+        table = await self._account.table(TABLE)
+        row = _row(partition, server_id, value)
+        with storage_errors(TABLE):
+            try:
+                if known is None:
+                    await table.create_entity(row)
+                else:
+                    await table.update_entity(
+                        row,
+                        mode=UpdateMode.REPLACE,
+                        etag=known.metadata["etag"],
+                        match_condition=MatchConditions.IfNotModified,
+                    )
+            except (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError):
+                return False
+        return True
 
     async def _put(self, partition: str, server_id: str, value: BaseModel) -> None:
         from azure.data.tables import UpdateMode
 
         table = await self._account.table(TABLE)
-        row = {
-            "PartitionKey": partition,
-            "RowKey": table_key(server_id),
-            "server_id": server_id,
-            "data": value.model_dump_json(),
-        }
         with storage_errors(TABLE):
-            await table.upsert_entity(row, mode=UpdateMode.REPLACE)
+            await table.upsert_entity(_row(partition, server_id, value), mode=UpdateMode.REPLACE)
 
     async def _rows(self, partition: str) -> list[dict[str, Any]]:
         table = await self._account.table(TABLE)
         with storage_errors(TABLE):
             found = table.query_entities("PartitionKey eq @p", parameters={"p": partition})
             return [dict(row) async for row in found]
+
+
+def _row(partition: str, server_id: str, value: BaseModel) -> dict[str, str]:
+    return {
+        "PartitionKey": partition,
+        "RowKey": table_key(server_id),
+        "server_id": server_id,
+        "data": value.model_dump_json(),
+    }

@@ -16,6 +16,8 @@ class ToolInfo(BaseModel):
     Attributes:
         read_only: `readOnlyHint`: calling it changes nothing.
         idempotent: `idempotentHint`: calling it twice is calling it once.
+        wire_name: What the server calls it, if that has characters that nobody sees.
+        changed: It is not the definition that was approved: it is neither offered nor called.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -25,11 +27,19 @@ class ToolInfo(BaseModel):
     input_schema: dict[str, Any]
     read_only: bool = False
     idempotent: bool = False
+    wire_name: str | None = None
+    changed: bool = False
 
     @property
     def repeatable(self) -> bool:
         """Whether a call whose outcome is unknown may be made again."""
         return self.read_only or self.idempotent
+
+    @property
+    def definition_hash(self) -> str:
+        """SHA-256 (hex) of what is approved: name, description, input schema and annotations."""
+        data = self.model_dump(include={"name", "description", "input_schema", "read_only", "idempotent"})
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 class ServerTools(BaseModel):

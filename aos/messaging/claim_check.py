@@ -7,7 +7,7 @@ import re
 from pydantic import BaseModel, Field
 
 from aos.messaging.envelopes import EnvelopeInvalid, parse_body
-from aos.storage.payloads import BlobRef, Payloads
+from aos.storage.payloads import NAME, BlobRef, Payloads
 
 INLINE = 192 * 1024
 """Bytes of a body that travel in the message; the Standard tier takes 256 KB with headers and properties."""
@@ -15,8 +15,6 @@ LARGEST = 32 * 1024 * 1024
 """Bytes of a body that AOS reads from a blob."""
 _REFERENCE = re.compile(rb'\s*\{\s*"\$blob"\s*:')
 _LONGEST_REFERENCE = 4096
-_BLOB_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
-"""No part begins with a dot: the HTTP client would resolve `..` and leave the container."""
 
 
 class _Reference(BaseModel):
@@ -57,7 +55,7 @@ class ClaimCheck:
         ref = parse_body(_Reference, body).blob
         if ref.size < 0:
             raise EnvelopeInvalid("/$blob/size: is negative")
-        if _BLOB_NAME.fullmatch(ref.name) is None:
+        if NAME.fullmatch(ref.name) is None:
             raise EnvelopeInvalid(f"/$blob/name: {ref.name[:200]!r} is not letters, digits, and ._- between slashes")
         if self._payloads is None:
             raise EnvelopeInvalid("/$blob: this app has no storage account to read it from.")

@@ -48,7 +48,11 @@ class AgentEvent(_Body):
 
 
 class AgentReply(_Body):
-    """What an agent answers to the message's ReplyTo."""
+    """What an agent answers to the message's ReplyTo.
+
+    Attributes:
+        truncated: True when the response was cut at the model's limit of output tokens, else left out.
+    """
 
     agent_id: str
     event_type: str
@@ -57,7 +61,10 @@ class AgentReply(_Body):
     status: str
     response: str | None = None
     usage: dict[str, int] = {}
+    truncated: bool | None = None
     error: dict[str, str] | None = None
+    generation: str | None = None
+    """Of the agent registry that the turn's agent was read from."""
 
 
 class AgentCommand(_Body):
@@ -155,13 +162,30 @@ def parse_body(model: type[Model], data: bytes) -> Model:
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
-        problems = [
-            f"{_pointer(e['loc'])}: {e['msg']}" for e in error.errors(include_url=False, include_input=False)[:10]
-        ]
-        raise EnvelopeInvalid("; ".join(problems)) from None
+        raise EnvelopeInvalid(_faults(error, "")) from None
+
+
+def parse_value(model: type[Model], value: object, at: str) -> Model:
+    """Reads a part of a body that is decoded already.
+
+    Args:
+        at: JSON pointer of the part.
+
+    Raises:
+        EnvelopeInvalid: As `parse_body`.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise EnvelopeInvalid(_faults(error, at)) from None
+
+
+def _faults(error: ValidationError, at: str) -> str:
+    errors = error.errors(include_url=False, include_input=False)[:10]
+    return "; ".join(f"{at + _pointer(e['loc']) or '(body)'}: {e['msg']}" for e in errors)
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
     """RFC 6901, section 3."""
     parts = (str(part)[:100].replace("~", "~0").replace("/", "~1") for part in location)
-    return "".join(f"/{part}" for part in parts) or "(body)"
+    return "".join(f"/{part}" for part in parts)

@@ -51,7 +51,9 @@ def agent_reply(operation: Operation, address: ReplyAddress) -> Outbound:
             "output_tokens": operation.usage.output_tokens,
             "total_tokens": operation.usage.total_tokens,
         },
+        truncated=operation.truncated or None,
         error=None if error is None else {"code": error.code, "title": error.title, "detail": error.detail},
+        generation=operation.generation or None,
     )
     return Outbound(
         entity=address.entity,

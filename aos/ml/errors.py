@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aos.errors import AosError, SettingError
+from aos.errors import AosError, SettingError, TransientError
 
 
 class ModelSettingError(SettingError, ValueError):
@@ -14,3 +14,30 @@ class InvalidModelRequest(AosError, ValueError):
 
     code = "invalid_model_request"
     title = "The request to the model is not valid."
+
+
+class ModelUnavailable(TransientError):
+    """A model did not answer, answered what cannot be read, or is overloaded."""
+
+    code = "model_unavailable"
+    title = "The model is unavailable."
+
+
+class ModelRefused(AosError):
+    """A model refused the request for good."""
+
+    code = "model_refused"
+    title = "The model refused the request."
+
+
+OVERLOADED = frozenset({408, 409, 429, 500, 502, 503, 504})
+
+
+def of_status(what: str, status: int, message: str, retry_after: str | None = None) -> AosError:
+    """The error behind an HTTP status of a model's server."""
+    if status in OVERLOADED:
+        seconds = float(retry_after) if retry_after is not None and retry_after.isdigit() else None
+        return ModelUnavailable(f"{what} refused with HTTP {status}: {message}", retry_after=seconds)
+    if status in (401, 403):
+        return ModelRefused(f"{what} refused the sign-in: check its API key.", code="model_unauthorized")
+    return ModelRefused(f"{what} refused: {message}")

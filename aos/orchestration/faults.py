@@ -7,11 +7,10 @@ from contextlib import contextmanager
 
 from aos.errors import AosError, CircuitOpen, FoundryRefused, FoundryUnavailable
 from aos.kernel.breaker import BUSY, Meaning
-from aos.orchestration.model_types import ModelRefused, ModelUnavailable
+from aos.ml.errors import ModelRefused, ModelUnavailable, of_status
 
 UNUSABLE = frozenset({"foundry_unauthorized", "model_unauthorized", "deployment_not_found"})
 """Refusals that concern the model's service rather than the request."""
-OVERLOADED = frozenset({408, 409, 429, 500, 502, 503, 504})
 
 
 def cannot_answer(error: AosError) -> bool:
@@ -50,13 +49,3 @@ def model_errors(what: str) -> Iterator[None]:
         raise ModelUnavailable(f"{what} did not answer: {reason[:300]}") from error
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise ModelUnavailable(f"{what} gave an answer that cannot be read.") from error
-
-
-def of_status(what: str, status: int, message: str, retry_after: str | None = None) -> AosError:
-    """The error behind an HTTP status."""
-    if status in OVERLOADED:
-        seconds = float(retry_after) if retry_after is not None and retry_after.isdigit() else None
-        return ModelUnavailable(f"{what} refused with HTTP {status}: {message}", retry_after=seconds)
-    if status in (401, 403):
-        return ModelRefused(f"{what} refused the sign-in: check its API key.", code="model_unauthorized")
-    return ModelRefused(f"{what} refused: {message}")

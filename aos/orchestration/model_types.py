@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
 
-from aos.errors import AosError, TransientError
+from aos.ml.errors import ModelRefused as ModelRefused
+from aos.ml.errors import ModelUnavailable as ModelUnavailable
 
 Role = Literal["user", "assistant"]
 
@@ -21,20 +22,6 @@ class ModelType(StrEnum):
     OPENAI = "openai"
     AGENT_FRAMEWORK = "agent_framework"
     LOCAL_MODEL = "local_model"
-
-
-class ModelUnavailable(TransientError):
-    """A model did not answer, answered what cannot be read, or is overloaded."""
-
-    code = "model_unavailable"
-    title = "The model is unavailable."
-
-
-class ModelRefused(AosError):
-    """A model refused the request for good."""
-
-    code = "model_refused"
-    title = "The model refused the request."
 
 
 @dataclass(frozen=True, slots=True)

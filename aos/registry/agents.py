@@ -11,8 +11,9 @@ from pydantic import BeforeValidator, Field
 
 from aos.registry.document import decode
 from aos.registry.entries import FilledText, Finding, Flag, Id, JsonObject, Name, RegistryModel, Text, parse_entries
-from aos.registry.policies import approval_fault, limits_faults
+from aos.registry.policies import configuration_cautions, configuration_faults, limits_faults
 from aos.registry.problems import RegistryProblem
+from aos.registry.schedules import schedule_cautions, schedule_faults
 
 AgentType = Literal["purpose_driven", "perpetual", "leadership"]
 
@@ -44,7 +45,8 @@ class DomainKnowledge(RegistryModel):
 
 
 class ToolReference(RegistryModel):
-    """A tool of an MCP server that the agent may use; `configuration` says how, such as `{"approval": "always"}`."""
+    """A tool of an MCP server that the agent may use; `configuration` says how; see
+    `aos.registry.policies.ToolConfiguration`."""
 
     server_name: Name
     tool_name: Name
@@ -64,7 +66,8 @@ class AgentEntry(RegistryModel):
     system_message: Text | None = None
     enabled: Flag = True
     metadata: JsonObject = Field(default_factory=dict)
-    """`limits` in it bounds the agent's turns, see `aos.registry.policies.TurnLimits`."""
+    """`limits` in it bounds the agent's turns, see `aos.registry.policies.TurnLimits`; `schedule` has it act by itself,
+    see `aos.registry.schedules`."""
 
     @property
     def distinct_tools(self) -> tuple[ToolReference, ...]:
@@ -76,16 +79,20 @@ class AgentEntry(RegistryModel):
 
     def faults(self) -> Iterator[Finding]:
         yield from limits_faults(self.metadata)
+        yield from schedule_faults(self.metadata)
         for index, tool in enumerate(self.mcp_tools):
-            if (fault := approval_fault(tool.configuration)) is not None:
-                yield ("mcp_tools", index, *fault[0]), fault[1]
+            for at, detail in configuration_faults(tool.configuration):
+                yield ("mcp_tools", index, *at), detail
 
     def cautions(self) -> Iterator[Finding]:
+        yield from schedule_cautions(self.metadata)
         seen: dict[tuple[str, str], int] = {}
         for index, tool in enumerate(self.mcp_tools):
             first = seen.setdefault((tool.server_name, tool.tool_name), index)
             if first != index:
                 yield ("mcp_tools", index), f"The same tool as /mcp_tools/{first} of this agent; the first counts."
+            for at, detail in configuration_cautions(tool.configuration):
+                yield ("mcp_tools", index, *at), detail
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,8 @@ class ServerEntry(RegistryModel):
     """One MCP server.
 
     `env` and `headers` may name secrets as `${NAME}`; they are resolved where the server is started, not here.
-    `timeout_seconds` bounds one attempt of a tool call, `max_retries` counts the attempts after the first.
+    `timeout_seconds` bounds one attempt of a tool call, `max_retries` counts the attempts after the first. `pin_tools`:
+    a tool whose definition changes is not used until somebody approves it.
     """
 
     server_id: Id
@@ -63,6 +64,7 @@ class ServerEntry(RegistryModel):
     resources: Annotated[tuple[ResourceDeclaration, ...], Field(max_length=1024)] = ()
     enabled: Flag = True
     auto_start: Flag = True
+    pin_tools: Flag = True
     timeout_seconds: Annotated[float, Field(strict=True, gt=0, le=3600)] = 30
     max_retries: Annotated[int, Field(strict=True, ge=0, le=10)] = 3
     metadata: JsonObject = Field(default_factory=dict)

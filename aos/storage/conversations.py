@@ -1,9 +1,10 @@
 """Conversations in Table storage.
 
 One partition of `aosconversations` holds a conversation: `state` (with the lease), `in:{seq}` (accepted messages),
-`res:{request_id}` (tool results, cancellations), `OP:{operation_id}`. The capitals sort the operations before the
-working rows, so that one range query reads what a step needs, however long the history is. `aosoperations` finds the
-conversation of an operation, `aosdue` what the sweep has to look at.
+`res:{request_id}` (tool results, cancellations), `OP:{operation_id}`, `HI:{seq}` (what was accepted, for the history).
+The capitals sort operations and history before the working rows, so that one range query reads what a step needs,
+however long the history is. `aosoperations` finds the conversation of an operation, `aosdue` what the sweep has to look
+at.
 
 Arrivals are inserted, never updated; only the holder of the lease writes `state`, together with the rows that it
 consumed, in one entity-group transaction. A value over 24 KiB lies in a blob.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
@@ -25,12 +27,12 @@ from pydantic import Field, TypeAdapter
 
 from aos.errors import BacklogFull, Conflict, OperationConflict, StorageUnavailable
 from aos.kernel.clock import Clock, SystemClock
-from aos.kernel.ports import Acceptance, Change, Due, Lease, Snapshot
+from aos.kernel.ports import Acceptance, Change, Due, HistoryEntry, Lease, Snapshot
 from aos.kernel.types import Arrival, Conversation, ConversationKey, Message, Operation
 from aos.storage.account import StorageAccount, storage_errors
 from aos.storage.counters import Counters
 from aos.storage.payloads import Payloads
-from aos.storage.rows import FIRST_LOOK, SHARDS, due_row, queued, replayable, settled, shard_of, table_key
+from aos.storage.rows import FIRST_LOOK, SHARDS, due_row, erased, queued, replayable, settled, shard_of, table_key
 from aos.storage.values import RowValues
 
 log = logging.getLogger("aos.storage")
@@ -44,6 +46,10 @@ ARRIVAL: TypeAdapter[Arrival] = TypeAdapter(Annotated[Arrival, Field(discriminat
 OPERATION = TypeAdapter(Operation)
 
 INSERT_TRIES = 20
+TRANSACTION = 100
+"""Rows that one transaction takes."""
+MOST_COUNTED = 200_000
+"""Unfinished operations after which counting them ends: more than any bound."""
 IF_UNCHANGED = MatchConditions.IfNotModified
 
 
@@ -112,14 +118,12 @@ class TableConversations:
         table, partition = await self._table(), table_key(*key)
         highest = 0
         if not acceptance.fresh:
-            snapshot = await self.read(key)
-            if len(snapshot.inbox) >= acceptance.backlog:
+            waiting, highest = await self._queue(key)
+            if waiting >= acceptance.backlog:
                 raise BacklogFull(
-                    f"{len(snapshot.inbox)} messages wait in conversation {key.conversation_id}; at most "
-                    f"{acceptance.backlog} may.",
+                    f"{waiting} messages wait in conversation {key.conversation_id}; at most {acceptance.backlog} may.",
                     retry_after=5.0,
                 )
-            highest = max([snapshot.state.last_seq, *(waiting.seq for waiting in snapshot.inbox)])
         operation = queued(key, message)
         operation_row = await self._row(partition, f"OP:{message.operation_id}", OPERATION, operation)
         write_operation: tuple[Any, ...] = ("create", operation_row)
@@ -129,9 +133,11 @@ class TableConversations:
         seq = max(int(self._clock.now() * 1e6), highest + 1)
         for _ in range(INSERT_TRIES):
             row = await self._row(partition, f"in:{seq:020d}", MESSAGE, replace(message, seq=seq))
+            # A long text lies in one blob that both rows name.
+            kept = {**row, "RowKey": f"HI:{seq:020d}"}
             try:
                 with storage_errors("aosconversations"):
-                    await table.submit_transaction([("create", row), write_operation])
+                    await table.submit_transaction([("create", row), ("create", kept), write_operation])
                 return operation, True
             except TableTransactionError as error:
                 if error.status_code not in (409, 412):
@@ -141,6 +147,19 @@ class TableConversations:
                     return known, False
                 seq += 1
         raise StorageUnavailable(f"No free place in conversation {key.conversation_id} after {INSERT_TRIES} tries.")
+
+    async def _queue(self, key: ConversationKey) -> tuple[int, int]:
+        """How many messages wait, and the highest place that was given; reads no message."""
+        waiting, highest = 0, 0
+        query, parameters = "PartitionKey eq @p and RowKey ge 'in:'", {"p": table_key(*key)}
+        async for row in _query(await self._table(), query, parameters, select=["RowKey", "last_seq"]):
+            kind, _, seq = row["RowKey"].partition(":")
+            if kind == "in":
+                waiting += 1
+                highest = max(highest, int(seq))
+            elif kind == "state":
+                highest = max(highest, int(row.get("last_seq") or 0))
+        return waiting, highest
 
     async def _failed(self, key: ConversationKey, message: Message) -> str | None:
         """The ETag of an operation that the message starts anew."""
@@ -190,7 +209,7 @@ class TableConversations:
     async def commit(self, key: ConversationKey, etag: str | None, change: Change) -> str:
         table, partition = await self._table(), table_key(*key)
         state = await self._row(partition, "state", CONVERSATION, change.state)
-        state |= _lease_columns(change.lease)
+        state |= {**_lease_columns(change.lease), "last_seq": str(change.state.last_seq)}
         if etag is None:
             work: list[tuple[Any, ...]] = [("create", state)]
         else:
@@ -238,6 +257,52 @@ class TableConversations:
             except ResourceNotFoundError:
                 return None
         return ConversationKey(row["agent_id"], row["conversation_id"])
+
+    async def history(self, key: ConversationKey, after: int, limit: int) -> list[HistoryEntry]:
+        query = "PartitionKey eq @p and RowKey gt @after and RowKey lt 'HJ'"
+        parameters = {"p": table_key(*key), "after": f"HI:{after:020d}"}
+        rows = [row async for row in _query(await self._table(), query, parameters, limit)]
+        messages = [await self._value(row, MESSAGE) for row in rows]
+        operations = await asyncio.gather(*(self._operation(key, message.operation_id) for message in messages))
+        return [HistoryEntry(message, known) for message, known in zip(messages, operations, strict=True)]
+
+    async def erase(self, key: ConversationKey, etag: str) -> None:
+        table, partition = await self._table(), table_key(*key)
+        taken: list[str] = []
+        work: list[tuple[Any, ...]] = []
+        async for row in _query(table, "PartitionKey eq @p and RowKey lt 'in:'", {"p": partition}):
+            if row["RowKey"].startswith("HI:"):
+                taken.append(row["RowKey"])
+            elif (known := await self._value(row, OPERATION)).final:
+                ended = await self._row(partition, row["RowKey"], OPERATION, erased(known))
+                work.append(("upsert", ended, {"mode": UpdateMode.REPLACE}))
+        # Read after the history: what is not in the inbox now was taken up.
+        snapshot = await self.read(key)
+        if snapshot.etag != etag:
+            raise Conflict(f"Conversation {key.conversation_id} was changed by somebody else.")
+        waiting = {f"HI:{message.seq:020d}" for message in snapshot.inbox}
+        work += [("delete", {"PartitionKey": partition, "RowKey": place}) for place in taken if place not in waiting]
+        unchanged = {"etag": etag, "match_condition": IF_UNCHANGED}
+        # The state goes last: until then, erasing can be begun again.
+        work.append(("delete", {"PartitionKey": partition, "RowKey": "state"}, unchanged))
+        for start in range(0, len(work), TRANSACTION):
+            with storage_errors("aosconversations"):
+                try:
+                    await table.submit_transaction(work[start : start + TRANSACTION])
+                except TableTransactionError as error:
+                    if error.status_code in (404, 412):
+                        raise Conflict(f"Conversation {key.conversation_id} is being changed.") from error
+                    raise
+
+    async def unfinished(self) -> Mapping[str, int]:
+        table = await self._account.table("aosdue")
+        counts: Counter[str] = Counter()
+        with storage_errors("aosdue"):
+            async for row in table.list_entities(select=["agent_id"], results_per_page=1000):
+                counts[str(row["agent_id"])] += 1
+                if counts.total() >= MOST_COUNTED:
+                    break
+        return counts
 
     async def due(self, before: float, limit: int) -> list[Due]:
         table = await self._account.table("aosdue")
@@ -325,12 +390,18 @@ def _lease_columns(lease: Lease) -> Row:
 
 
 async def _query(
-    table: TableClient, query: str, parameters: Mapping[str, str], limit: int | None = None
+    table: TableClient,
+    query: str,
+    parameters: Mapping[str, str],
+    limit: int | None = None,
+    select: list[str] | None = None,
 ) -> AsyncIterator[Row]:
-    """Rows of a query with their ETags, at most `limit`."""
+    """Rows of a query with their ETags, at most `limit`; only the columns `select`, if given."""
     count = 0
     with storage_errors(table.table_name):
-        async for row in table.query_entities(query, parameters=dict(parameters), results_per_page=limit):
+        async for row in table.query_entities(
+            query, parameters=dict(parameters), results_per_page=limit, select=select
+        ):
             yield {**row, "etag": row.metadata["etag"]}
             count += 1
             if limit is not None and count >= limit:

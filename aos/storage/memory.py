@@ -4,13 +4,15 @@ storage account, tests and benchmarks."""
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from aos.errors import BacklogFull, Conflict, OperationConflict
 from aos.kernel.clock import Clock, SystemClock
-from aos.kernel.ports import Acceptance, Change, Due, Lease, Snapshot
+from aos.kernel.ports import Acceptance, Change, Due, HistoryEntry, Lease, Snapshot
 from aos.kernel.types import Arrival, Conversation, ConversationKey, Message, Operation
-from aos.storage.rows import FIRST_LOOK, queued, replayable, settled
+from aos.storage.rows import FIRST_LOOK, erased, queued, replayable, settled
 
 
 @dataclass(slots=True)
@@ -20,6 +22,7 @@ class _Partition:
     etag: str | None = None
     inbox: dict[int, Message] = field(default_factory=dict)
     arrivals: dict[str, Arrival] = field(default_factory=dict)
+    history: dict[int, Message] = field(default_factory=dict)
     last_seq: int = 0
 
 
@@ -48,7 +51,7 @@ class MemoryConversations:
         seq = max(int(self._clock.now() * 1e6), partition.last_seq + 1)
         partition.last_seq = seq
         message = replace(message, seq=seq)
-        partition.inbox[seq] = message
+        partition.inbox[seq] = partition.history[seq] = message
         operation = self._operations[operation_id] = queued(key, message)
         self._due[operation_id] = Due(key, operation_id, message.accepted_at + FIRST_LOOK, operation_id)
         return operation, True
@@ -110,6 +113,31 @@ class MemoryConversations:
     async def locate(self, operation_id: str) -> ConversationKey | None:
         operation = self._operations.get(operation_id)
         return None if operation is None else ConversationKey(operation.agent_id, operation.conversation_id)
+
+    async def history(self, key: ConversationKey, after: int, limit: int) -> list[HistoryEntry]:
+        partition = self._partitions.get(key)
+        places = sorted(seq for seq in partition.history if seq > after)[:limit] if partition is not None else []
+        messages = [partition.history[seq] for seq in places] if partition is not None else []
+        return [HistoryEntry(message, self._operations.get(message.operation_id)) for message in messages]
+
+    async def erase(self, key: ConversationKey, etag: str) -> None:
+        partition = self._partition(key)
+        if partition.etag != etag:
+            raise Conflict(f"Conversation {key.conversation_id} was changed by somebody else.")
+        for message in partition.history.values():
+            known = self._operations.get(message.operation_id)
+            if known is not None and known.final:
+                self._operations[message.operation_id] = erased(known)
+        self._partitions[key] = _Partition(
+            Conversation(key),
+            inbox=partition.inbox,
+            arrivals=partition.arrivals,
+            history=dict(partition.inbox),
+            last_seq=partition.last_seq,
+        )
+
+    async def unfinished(self) -> Mapping[str, int]:
+        return Counter(entry.key.agent_id for entry in self._due.values())
 
     async def due(self, before: float, limit: int) -> list[Due]:
         entries = sorted((entry for entry in self._due.values() if entry.at <= before), key=lambda entry: entry.at)

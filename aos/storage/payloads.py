@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import uuid
 from contextlib import suppress
 
@@ -15,6 +16,10 @@ CONTAINER = "aos-payloads"
 """Values on their way; a lifecycle rule of the account removes them after 7 days."""
 STATE_CONTAINER = "aos-state"
 """Values of table rows; they stay, however long a conversation rests."""
+
+
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+"""Of a blob that is read. No part begins with a dot: the HTTP client would resolve `..` and leave the container."""
 
 
 class PayloadGone(AosError):
@@ -58,12 +63,15 @@ class Payloads:
             limit: Largest size to read, in bytes.
 
         Raises:
-            PayloadGone: It is not there, is larger than `limit`, or is not what the reference says.
+            PayloadGone: It is not there, is larger than `limit`, is not what the reference says, or its name could
+                lead out of the container.
         """
         from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
         if ref.container != self._container:
             raise PayloadGone(f"References may only point into container {self._container}, not {ref.container!r}.")
+        if NAME.fullmatch(ref.name) is None:
+            raise PayloadGone(f"{ref.name[:200]!r} is no name of a value: letters, digits, and ._- between slashes.")
         if ref.size > limit:
             raise PayloadGone(f"The value has {ref.size} bytes; at most {limit} are read.", code="too_large")
         container = await self._account.container(self._container)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import replace
 
 from aos.kernel.ports import Change
 from aos.kernel.types import ConversationKey, Message, Operation
@@ -38,6 +39,11 @@ def settled(change: Change) -> list[Operation]:
 def replayable(known: Operation, message: Message) -> bool:
     """Whether the message starts a further attempt of an operation that failed."""
     return known.status in ("failed", "cancelled") and message.attempt > known.attempt
+
+
+def erased(operation: Operation) -> Operation:
+    """What remains of an operation that ended when its conversation is forgotten: how it ended, and what it took."""
+    return replace(operation, reply=None, tool_calls=(), reply_to=None)
 
 
 def queued(key: ConversationKey, message: Message) -> Operation:

@@ -299,3 +299,41 @@ async def test_an_agent_is_made_from_the_newest_registry_only(office: Office) ->
     bound = await office.directory.bind(agent_id)
     assert bound.agent.purpose == "New."
     assert bound.ref.version == "1", "the old one was never made"
+
+
+async def test_a_tool_that_changed_holds_up_its_agent_and_no_other(office: Office) -> None:
+    agent, other, server = an_agent(), an_agent(), a_server()
+    agents = [agent_entry(agent, (server, "lookup")), agent_entry(other, (server, "save"))]
+    office.write(*agents, servers=[server_entry(server)])
+    save = LOOKUP.model_copy(update={"name": "save"})
+    await office.list_tools(server, LOOKUP.model_copy(update={"changed": True}), save)
+    with pytest.raises(AgentNotReady, match=rf"python -m aos tools approve {server} lookup") as held:
+        await office.directory.bind(agent)
+    assert held.value.code == "tool_changed"
+    assert (await office.directory.bind(other)).tools.names == [f"{server}_save"]
+    await office.list_tools(server, LOOKUP, save)
+    assert (await office.directory.bind(agent)).tools.names == [f"{server}_lookup"]
+
+
+async def test_the_entry_says_how_a_tool_is_used(office: Office) -> None:
+    agent, server = an_agent(), a_server()
+    entry = agent_entry(agent, (server, "lookup"))
+    entry["mcp_tools"][0]["configuration"] = {"fixed": {"year": 2024}, "timeout_seconds": 7, "approval": "writes"}
+    office.write(entry, servers=[server_entry(server)])
+    await office.list_tools(server)
+    bound = await office.directory.bind(agent)
+    (definition,) = bound.tools.definitions
+    assert definition.parameters["properties"] == {}
+    planned = bound.plan(FunctionCall("c", definition.name, "{}"))
+    assert (planned.call.arguments, planned.time_limit) == ('{"year": 2024}', 7)
+    assert planned.approval is not LOOKUP.read_only
+
+
+async def test_a_tool_that_is_named_in_two_ways_is_one_function(office: Office) -> None:
+    agent, server = an_agent(), a_server()
+    entry = agent_entry(agent, (server, "lookup"), (server.title(), "lookup"))
+    entry["mcp_tools"][0]["configuration"] = {"fixed": {"year": 2024}}
+    office.write(entry, servers=[server_entry(server)])
+    await office.list_tools(server)
+    (definition,) = (await office.directory.bind(agent)).tools.definitions
+    assert definition.parameters["properties"] == {}, "what the first reference says holds"

@@ -211,6 +211,15 @@ async def test_what_the_endpoint_says_is_an_error_of_ours(
     assert await adapter.items_after(conversation, None) == []
 
 
+async def test_an_answer_cut_at_its_length_says_so(adapter: AgentFrameworkAdapter, model: ModelServer) -> None:
+    agent, conversation = await opened(adapter)
+    model.answers(Answer("Once upon", finish="length"))
+    reply = await adapter.respond(agent, conversation, (), "Hi?", 5)
+    assert (reply.text, reply.truncated) == ("Once upon", True)
+    model.answers(Answer("a time"))
+    assert not (await adapter.respond(agent, conversation, (), "Go on.", 5)).truncated
+
+
 async def test_a_model_that_is_not_served_names_those_that_are(
     adapter: AgentFrameworkAdapter, model: ModelServer
 ) -> None:

@@ -52,6 +52,15 @@ async def test_a_history_that_is_not_there(histories: Histories) -> None:
         await histories.append(new_name(), "0", items(1, "a"))
 
 
+async def test_a_history_is_removed_once_and_for_all(histories: Histories) -> None:
+    name = new_name()
+    await histories.create(name, KEY)
+    for _ in range(2):
+        await histories.delete(name)
+    with pytest.raises(HistoryGone):
+        await histories.read(name)
+
+
 async def test_a_deleted_history(account: StorageAccount) -> None:
     histories, name = BlobHistories(account), new_name()
     await histories.create(name, KEY)

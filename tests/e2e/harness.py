@@ -153,6 +153,18 @@ class World:
         await self.client.send("agent-commands", {"command": "reload_registry"})
 
 
+def project_folder(state: Path, agents: Sequence[Mapping[str, object]] = ()) -> Path:
+    """A folder with the sample registries, whose ledger lies beside it; with more entries of agents."""
+    project = state / "project"
+    project.mkdir(parents=True)
+    registry = json.loads((ROOT / "agent_registry.json").read_text())
+    (project / "agent_registry.json").write_text(json.dumps({**registry, "agents": [*registry["agents"], *agents]}))
+    servers = json.loads((ROOT / "mcp_server_registry.json").read_text())
+    servers["servers"][0]["env"] = {"COMPANY_LEDGER_DB": str(state / "ledger.db")}
+    (project / "mcp_server_registry.json").write_text(json.dumps(servers))
+    return project
+
+
 @asynccontextmanager
 async def world(
     state: Path,
@@ -170,15 +182,9 @@ async def world(
         bus_locks: For how long a message stays with a consumer that died (ISO 8601).
         ready: Wait until the agents can take messages.
     """
-    project = state / "project"
-    project.mkdir(parents=True)
-    registry = json.loads((ROOT / "agent_registry.json").read_text())
-    (project / "agent_registry.json").write_text(json.dumps({**registry, "agents": [*registry["agents"], *agents]}))
+    project = project_folder(state, agents)
     entities = (ROOT / "emulators/servicebus/default_entities.json").read_text().replace("PT1M", bus_locks)
     (state / "entities.json").write_text(entities)
-    servers = json.loads((ROOT / "mcp_server_registry.json").read_text())
-    servers["servers"][0]["env"] = {"COMPANY_LEDGER_DB": str(state / "ledger.db")}
-    (project / "mcp_server_registry.json").write_text(json.dumps(servers))
     settings = StackSettings(
         state_dir=state,
         azurite_dir=ROOT / ".aos",

@@ -12,8 +12,9 @@ import sys
 import httpx2
 import pytest
 
+from aos.messaging.envelopes import ServerCommand
 from runtime import AsgiRuntime, Keys, RouteRegistry, RuntimeConfig
-from tests.e2e.harness import ROOT, World
+from tests.e2e.harness import REPLIES, ROOT, World
 
 
 def examples(file: str, language: str) -> list[str]:
@@ -82,3 +83,50 @@ async def test_the_status_of_an_agent_is_as_documented(aos: World) -> None:
     shown = json.loads(examples("docs/runtimes.md", "json")[2])
     told = (await aos.app.http.get("agents/ceo/status")).json()
     assert {key: told[key] for key in shown} == shown
+
+
+async def test_the_registries_of_the_mcp_page_fit_together() -> None:
+    from aos.registry.agents import parse_agents
+    from aos.registry.mcp_servers import parse_servers
+    from aos.registry.tools import check_tools
+
+    servers, agents, *_ = examples("docs/mcp.md", "json")
+    registry = parse_servers(servers.encode())
+    assert (registry.problems, registry.warnings) == ((), ())
+    checked = check_tools(parse_agents(agents.encode()), registry)
+    assert (checked.problems, checked.warnings) == ((), ())
+    assert list(checked.entries) == ["sales"]
+
+
+async def test_the_mcp_page_shows_the_status_of_a_server(aos: World) -> None:
+    shown = json.loads(examples("docs/mcp.md", "json")[2])
+    told = await aos.app.until("mcp/servers/company-ledger/status", lambda body: body["status"] == "running")
+    assert {key: told[key] for key in shown} == shown
+    assert {"since", "heartbeat_at", "owner", "restarts", "tools"} <= told.keys()
+
+
+async def test_the_mcp_page_shows_bodies_that_are_understood(aos: World) -> None:
+    _, _, _, command, request = examples("docs/mcp.md", "json")
+    await aos.client.send("mcp-requests", json.loads(request), message_id="documented", reply_to=REPLIES)
+    answer = await aos.client.receive()
+    assert answer.correlation_id == "documented"
+    body = json.loads(str(answer))
+    assert (body["request_id"], body["server_id"]) == ("booking-2025-0117", "company-ledger")
+    assert body["response"]["result"]["isError"] is False
+    assert ServerCommand.model_validate_json(command).command == "restart"
+
+
+async def test_the_mcp_page_calls_a_tool_without_aos_and_lists_definitions(aos: World) -> None:
+    commands, call = examples("docs/mcp.md", "sh")
+    assert [shlex.split(line)[1:4] for line in commands.splitlines()] == [["-m", "aos", "tools"]] * 3
+    # The listing in the status of the test before: the tools are known by now.
+    for command in (call, commands.splitlines()[0]):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, *shlex.split(command)[1:]),
+            env={**os.environ, **aos.stack.environment, "PYTHONPATH": str(ROOT)},
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), 60)
+        assert process.returncode == 0
+        assert b"revenue" in output or b"record_transaction" in output

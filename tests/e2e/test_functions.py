@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from datetime import UTC, datetime
 
 from tests.e2e.harness import REPLIES, ROOT, World
 from tests.functions_worker import FunctionsWorker
@@ -15,6 +16,7 @@ async def test_every_route_is_indexed(aos: World) -> None:
     assert {name for name, trigger in triggers.items() if trigger["type"] == "httpTrigger"} == {
         "health",
         "mcp_servers",
+        "mcp_server_status",
         "agent_list",
         "agent",
         "agent_status",
@@ -23,6 +25,8 @@ async def test_every_route_is_indexed(aos: World) -> None:
         "command_agent",
         "reload_registry",
         "cancel",
+        "conversation",
+        "delete_conversation",
         "approvals",
         "decide",
     }
@@ -35,6 +39,7 @@ async def test_every_route_is_indexed(aos: World) -> None:
         ("agent-events", "realm-agents"),
         ("mcp-responses", "realm-agents"),
         ("agent-commands", None),
+        ("aos-requests", None),
         ("mcp-requests", "mcp-servers"),
         ("mcp-server-commands", None),
     }
@@ -43,12 +48,24 @@ async def test_every_route_is_indexed(aos: World) -> None:
         for trigger in triggers.values()
         if trigger["type"] == "serviceBusTrigger"
     )
-    assert {name for name, trigger in triggers.items() if trigger["type"] == "timerTrigger"} == {"sweep", "reconcile"}
+    assert {name for name, trigger in triggers.items() if trigger["type"] == "timerTrigger"} == {
+        "sweep",
+        "reconcile",
+        "schedules",
+        "purge",
+    }
 
 
 async def test_roles_choose_the_functions(aos: World) -> None:
     async with FunctionsWorker(ROOT, environ={**aos.stack.environment, "AOS_ROLES": "mcp"}) as worker:
-        assert set(worker.functions) == {"health", "mcp_servers", "on_mcp_request", "on_mcp_command", "warmup"}
+        assert set(worker.functions) == {
+            "health",
+            "mcp_servers",
+            "mcp_server_status",
+            "on_mcp_request",
+            "on_mcp_command",
+            "warmup",
+        }
 
 
 async def test_an_answer_over_http_and_one_over_the_bus(aos: World) -> None:
@@ -74,4 +91,22 @@ async def test_an_answer_over_http_and_one_over_the_bus(aos: World) -> None:
             "on_agent_event", json.dumps(event).encode(), {"MessageId": message_id, "ReplyTo": REPLIES}
         )
         assert json.loads(str(await aos.client.receive()))["response"] == "over the bus"
-        await worker.invoke_timer("sweep")
+        header = {
+            "message_id": message_id,
+            "timestamp": datetime.now(UTC).isoformat(),
+            "source": "businessinfinity",
+            "message_type": "aos.agent.query",
+        }
+        request = {"header": header, "payload": {"agent_id": "ceo", "message": "@say in an envelope"}}
+        await worker.invoke_service_bus("on_aos_request", json.dumps(request).encode(), {"MessageId": message_id})
+        answered = json.loads(str(await aos.client.receive()))
+        assert answered["header"]["message_type"] == "aos.agent.response"
+        assert answered["payload"]["response"] == "in an envelope"
+        where = {"agent_id": "ceo", "conversation_id": answered["payload"]["conversation_id"]}
+        path = "http://localhost/api/agents/ceo/conversations/" + where["conversation_id"]
+        _, _, shown = await worker.invoke_http("conversation", "GET", path, route_params=where)
+        assert [item["reply"] for item in json.loads(shown)["items"]] == ["in an envelope"]
+        status, _, _ = await worker.invoke_http("delete_conversation", "DELETE", path, route_params=where)
+        assert status == 204
+        for timer in ("sweep", "schedules", "purge"):
+            await worker.invoke_timer(timer)

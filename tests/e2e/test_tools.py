@@ -36,9 +36,11 @@ async def workshop(aos: World) -> AsyncIterator[World]:
         "domain_knowledge": {"domain": "ceo"},
         "mcp_tools": [{"server_name": "workshop", "tool_name": tool} for tool in TOOLS],
     }
+    reference = {"server_name": "workshop", "tool_name": "add", "configuration": {"fixed": {"a": 40}}}
+    clerk = {**maker, "agent_id": "clerk", "mcp_tools": [reference]}
     await aos.put_registry("mcp_server_registry.json", json.dumps(more).encode(), "mcp-registry")
     await aos.client.send("mcp-server-commands", {"command": "reload_registry"})
-    await aos.put_registry("agent_registry.json", json.dumps({"agents": [*agents["agents"], maker]}).encode())
+    await aos.put_registry("agent_registry.json", json.dumps({"agents": [*agents["agents"], maker, clerk]}).encode())
     await aos.app.ready("maker")
     yield aos
     await aos.put_registry("agent_registry.json", (ROOT / "agent_registry.json").read_bytes())
@@ -91,6 +93,16 @@ async def test_what_a_tool_says_of_its_failure_reaches_the_model(workshop: World
 async def test_arguments_that_do_not_fit_are_refused_before_they_leave(workshop: World, arguments: str) -> None:
     body = await workshop.app.ask("maker", f"@tool workshop_add {arguments}")
     assert [made["status"] for made in body["tool_calls"]] == ["refused"]
+
+
+async def test_an_argument_that_the_entry_sets_is_in_the_call_and_not_for_the_model_to_give(workshop: World) -> None:
+    body = await workshop.app.ask("clerk", '@tool workshop_add {"b": 2}')
+    (made,) = body["tool_calls"]
+    assert (made["status"], json.loads(made["arguments"])) == ("succeeded", {"a": 40, "b": 2})
+    assert "42" in body["reply"]
+    body = await workshop.app.ask("clerk", '@tool workshop_add {"a": 1, "b": 2}')
+    assert [made["status"] for made in body["tool_calls"]] == ["refused"]
+    assert "not yours to give: a" in body["reply"]
 
 
 async def test_a_writing_tool_runs_once_however_often_the_message_comes(workshop: World, tmp_path: Path) -> None:

@@ -342,6 +342,15 @@ async def test_a_conversation_deleted_outside_is_gone(project: Project) -> None:
         await one.adapter.items_after(one.remote_id, None)
 
 
+async def test_a_conversation_is_removed_once_and_for_all(project: Project) -> None:
+    one = await talk(project)
+    await one.say("@say hello")
+    for _ in range(2):
+        await one.adapter.delete_conversation(one.remote_id)
+    with pytest.raises(ConversationGone):
+        await one.adapter.items_after(one.remote_id, None)
+
+
 async def test_check_asks_the_service(project: Project) -> None:
     before = await project.calls("GET /deployments")
     await project.any_adapter().check()

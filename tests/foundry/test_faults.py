@@ -230,7 +230,10 @@ def said(text: str) -> dict[str, Any]:
 async def test_an_answer_cut_at_its_length_is_still_one(proxy: Proxy, behind: ResponsesAdapter) -> None:
     cut = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
     proxy.answer = lambda: JSONResponse({**RESPONSE, **cut, "output": [said("Once upon")]})
-    assert (await behind.respond(REF, "conv_1", (), "hello", 5)).text == "Once upon"
+    reply = await behind.respond(REF, "conv_1", (), "hello", 5)
+    assert (reply.text, reply.truncated) == ("Once upon", True)
+    proxy.answer = lambda: JSONResponse({**RESPONSE, "output": [said("Once upon a time.")]})
+    assert not (await behind.respond(REF, "conv_1", (), "hello", 5)).truncated
     proxy.answer = lambda: JSONResponse({**RESPONSE, **cut})
     with pytest.raises(FoundryRefused, match="incomplete: max_output_tokens") as refused:
         await behind.respond(REF, "conv_1", (), "hello", 5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from typing import Literal
 
 import pytest
@@ -24,6 +25,8 @@ from aos.kernel.types import (
     ToolResult,
     Usage,
 )
+from aos.messaging.replies import agent_reply
+from aos.views import operation_view
 from tests.kernel.world import KEY, Fault, World, run
 
 OTHER = ConversationKey("ceo", "other")
@@ -978,5 +981,24 @@ def test_a_parked_message_leaves_also_when_the_bus_was_away() -> None:
             await world.kernel.sweep()
         assert len(world.bus.parked) == 1
         assert await world.store.due(1e12, 10) == []
+
+    run(scenario)
+
+
+def test_an_answer_that_was_cut_is_completed_but_says_so() -> None:
+    async def scenario(world: World) -> None:
+        whole = await world.tell("hello", reply=True)
+        world.foundry.truncated = True
+        cut = await world.tell("tell me everything", reply=True)
+        assert [(operation.status, operation.truncated) for operation in (whole, cut)] == [
+            ("completed", False),
+            ("completed", True),
+        ]
+        assert "truncated" not in operation_view(whole)
+        assert operation_view(cut)["truncated"] is True
+        assert operation_view(cut)["reply"] == cut.reply
+        for operation in (whole, cut):
+            body = json.loads(agent_reply(operation, ReplyAddress("answers")).body)
+            assert body.get("truncated") == (True if operation.truncated else None)
 
     run(scenario)

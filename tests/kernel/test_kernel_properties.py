@@ -21,10 +21,11 @@ from aos.kernel.kernel import KernelOptions
 from aos.kernel.ports import Acceptance, Change
 from aos.kernel.types import ConversationKey, Decision, Message, Operation, ToolResult
 from aos.storage.memory import MemoryConversations
-from tests.kernel.world import Fault, Killed, LoopClock, Process, VirtualLoop, World
+from tests.kernel.world import Board, Fault, Killed, LoopClock, Process, Summaries, VirtualLoop, World
 
 KEYS = [ConversationKey("ceo", "main"), ConversationKey("ceo", "other"), ConversationKey("cfo", "main")]
 FAULTS: list[Fault] = list(get_args(Fault))
+SUMMARIES: list[Summaries] = list(get_args(Summaries))
 WHICH = st.integers(0, 1)
 SOON = st.sampled_from([0.0, 0.2, 0.7, 3.0])
 TROUBLES = [
@@ -34,6 +35,7 @@ TROUBLES = [
     "conversations",
     "disabled",
     "starting",
+    "broken",
     "slow tools",
     "last result first",
     "conflict",
@@ -77,14 +79,17 @@ class WatchedConversations(MemoryConversations):
 
 
 class Chaos(RuleBasedStateMachine):
-    @initialize()
-    def begin(self) -> None:
+    @initialize(context_tokens=st.sampled_from([25, 1_000_000]), summaries=st.sampled_from(SUMMARIES))
+    def begin(self, context_tokens: int, summaries: Summaries) -> None:
         self.runner = asyncio.Runner(loop_factory=VirtualLoop)
-        self.runner.run(self._begin())
+        self.runner.run(self._begin(context_tokens, summaries))
 
-    async def _begin(self) -> None:
+    async def _begin(self, context_tokens: int, summaries: Summaries) -> None:
+        """With few tokens, conversations are rolled over all the time."""
         self.store = WatchedConversations()
-        self.world = World(KernelOptions(turn=150.0), self.store)
+        self.world = World(KernelOptions(turn=150.0, context_tokens=context_tokens), self.store, Board())
+        self.world.foundry.counted = True
+        self.world.foundry.summaries = summaries
         self.world.agents.time_limit = 40.0
         self.world.foundry.late = 60.0
         self.world.start()
@@ -236,6 +241,8 @@ class Chaos(RuleBasedStateMachine):
                 world.agents.state = "disabled"
             case "starting":
                 world.agents.state = "starting"
+            case "broken":
+                world.agents.state = "broken"
             case "slow tools":
                 world.bus.latency = 50.0
             case "last result first":

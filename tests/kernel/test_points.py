@@ -35,6 +35,8 @@ def test_every_point_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await world.finished(asked)).status == "completed"
         world.foundry.faults.append("lost answer")
         assert (await world.tell("talk")).status == "completed"
+        world.foundry.faults.append("too long")
+        assert (await world.tell("much")).status == "completed"
         world.foundry.down = True
         late = await world.tell("late")
         await world.kernel.cancel(late.operation_id, "me")

@@ -26,16 +26,18 @@ from aos.kernel.events import (
     PutOff,
     Record,
     ResultArrived,
+    RolledOver,
     Settled,
     TimePassed,
     TurnCancelled,
     TurnStarted,
 )
-from aos.kernel.turn import step
+from aos.kernel.turn import ROLLOVERS_KEPT, step
 from aos.kernel.types import (
     FINAL,
     AgentRef,
     ApprovalRecord,
+    Carried,
     Conversation,
     ConversationKey,
     Decision,
@@ -245,6 +247,24 @@ class Machine(RuleBasedStateMachine):
         self.apply(ConversationLost(self.now, turn.step, f"conv_{len(self.made)}_{self.now}"))
         assert (self.state.turn is not None) == (turn.step == 1)
 
+    @precondition(lambda self: self.asking)
+    @rule(carried=st.sampled_from(["", "what was said"]))
+    def rolled_over(self, carried: str) -> None:
+        """A new Foundry conversation waits for no answers; the turn goes on in it."""
+        before = self.state
+        turn = before.turn
+        assert turn is not None
+        self.lost |= self.open
+        self.open = set()
+        what: Carried = "summary" if carried else "nothing"
+        effects = self.apply(
+            RolledOver(self.now, turn.step, f"conv_r{len(self.made)}_{self.now}", carried, what, Usage(1, 1, 2))
+        )
+        assert effects == (CallModel(turn.step),)
+        assert self.state.turn == replace(turn, outputs=(), usage=turn.usage + Usage(1, 1, 2), rolled_over=True)
+        assert (self.state.carried, self.state.rolled_over) == (carried, before.rolled_over + 1)
+        assert len(self.state.rollovers) == min(self.state.rolled_over, ROLLOVERS_KEPT)
+
     @rule(number=st.integers(1, 4))
     def late_model_event(self, number: int) -> None:
         if self.asking and self.state.turn is not None and self.state.turn.step == number:
@@ -254,6 +274,7 @@ class Machine(RuleBasedStateMachine):
         assert self.apply(ModelAnswered(self.now, number, reply)) == ()
         assert self.apply(ModelFailed(self.now, number, NO)) == ()
         assert self.apply(ConversationLost(self.now, number, "late")) == ()
+        assert self.apply(RolledOver(self.now, number, "late", "", "nothing", Usage())) == ()
         assert self.state == before
 
     @precondition(lambda self: self.requests)

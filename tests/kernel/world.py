@@ -26,6 +26,7 @@ from aos.errors import (
     TransientError,
     UnknownAgent,
 )
+from aos.kernel.breaker import Trip
 from aos.kernel.events import PlannedCall
 from aos.kernel.kernel import Kernel, KernelOptions
 from aos.kernel.ports import (
@@ -34,10 +35,12 @@ from aos.kernel.ports import (
     Change,
     ConversationStore,
     Due,
+    HistoryEntry,
     Lease,
     RemoteItem,
     Snapshot,
 )
+from aos.kernel.rollover import ALREADY_CALLED, SUMMARY_REQUEST, message_of
 from aos.kernel.types import (
     AgentRef,
     ApprovalRecord,
@@ -105,11 +108,15 @@ class LoopClock:
         await asyncio.sleep(seconds)
 
 
-def run(scenario: Callable[[World], Coroutine[Any, Any, T]], options: KernelOptions | None = None) -> T:
+def run(
+    scenario: Callable[[World], Coroutine[Any, Any, T]],
+    options: KernelOptions | None = None,
+    board: Board | None = None,
+) -> T:
     """Runs a scenario in a world of its own, and checks what must be true of every world."""
 
     async def live() -> T:
-        world = World(options)
+        world = World(options, board=board)
         try:
             result = await asyncio.wait_for(scenario(world), 100_000.0)
             await world.settle()
@@ -124,7 +131,8 @@ def run(scenario: Callable[[World], Coroutine[Any, Any, T]], options: KernelOpti
 
 # --- Foundry
 
-Fault = Literal["refuse", "rate limit", "never sent", "lost request", "lost answer", "late answer"]
+Fault = Literal["refuse", "rate limit", "never sent", "lost request", "lost answer", "late answer", "too long", "bug"]
+Summaries = Literal["text", "tools", "nothing", "refused", "late"]
 
 
 @dataclass(slots=True)
@@ -144,12 +152,22 @@ class Remote:
         calls = {item.call_id for item in self.items if item.kind == "call"}
         return calls - {item.call_id for item in self.items if item.kind == "output"}
 
+    @property
+    def tokens(self) -> int:
+        return sum(1 + (len(item.text) + len(item.arguments)) // 4 for item in self.items)
+
 
 class Foundry:
     """The service. The input appears when a step starts, the output when it completes, whoever still listens.
 
     The model reads its orders in the last user message: `2,1: text` makes two calls, then one, then answers. Calls of
-    a text with `approve` in it need an approval (all but the first of a step, if `Agents.mixed`).
+    a text with `approve` in it need an approval (all but the first of a step, if `Agents.mixed`). What was carried over
+    from another conversation is no order; a model that is told of calls made for the message makes none again.
+
+    Attributes:
+        window: Tokens that a conversation may hold.
+        counted: Whether usage says how long the conversation is.
+        summaries: What it answers when it is asked for one.
     """
 
     def __init__(self) -> None:
@@ -165,6 +183,11 @@ class Foundry:
         self.asked = 0
         self.last_agent: AgentRef | None = None
         self.running: set[asyncio.Task[ModelReply]] = set()
+        self.window = 1_000_000
+        self.counted = False
+        self.summaries: Summaries = "text"
+        self.summed_up = 0
+        self.truncated = False
 
     def forget(self) -> None:
         self.remotes.clear()
@@ -204,6 +227,8 @@ class Foundry:
                 raise FoundryRefused("The content filter refused the message.")
             case "rate limit":
                 raise FoundryUnavailable("Too many requests.", sent=False, retry_after=8.0, code="rate_limited")
+            case "bug":
+                raise RuntimeError("a bug in the adapter")
             case "never sent":
                 raise FoundryUnavailable("No connection.", sent=False)
             case "lost request":
@@ -211,9 +236,16 @@ class Foundry:
         remote = self._remote(remote_id)
         if remote.locked:
             raise FoundryUnavailable("A step is running.", sent=False, code="conversation_locked")
+        said = sum(1 + len(output.output) // 4 for output in outputs) + len(text or "") // 4
+        if fault == "too long" or remote.tokens + said > self.window:
+            raise FoundryRefused("The input exceeds the context window.", code="context_length_exceeded")
+        summary = text == SUMMARY_REQUEST
+        if summary and self.summaries == "refused":
+            raise FoundryRefused("The content filter refused the message.")
         self.last_agent = agent
         self._take(remote, outputs, text)
-        step = asyncio.create_task(self._step(remote, self.late if fault == "late answer" else self.latency, on_text))
+        late = fault == "late answer" or (summary and self.summaries == "late")
+        step = asyncio.create_task(self._step(remote, self.late if late else self.latency, on_text))
         self.running.add(step)
         step.add_done_callback(self.running.discard)
         if fault == "lost answer":
@@ -246,11 +278,19 @@ class Foundry:
         remote.locked = True
         await asyncio.sleep(latency)
         asked = max(index for index, item in enumerate(remote.items) if item.kind == "user")
-        orders = remote.items[asked].text
+        given = remote.items[asked].text
+        orders = message_of(given)
         news = remote.items[asked + 1 :]
         number = 1 + len({item.call_id.split(".")[1] for item in news if item.kind == "call"})
-        self.steps[orders, number] += 1
         plan = [int(part) for part in orders.partition(":")[0].split(",") if part.isdigit()]
+        if orders == SUMMARY_REQUEST:
+            self.summed_up += 1
+            plan = [1] if self.summaries == "tools" else []
+        else:
+            if ALREADY_CALLED in given:
+                number = len(plan) + 1
+            self.steps[orders, number] += 1
+        before = remote.tokens
         calls: list[FunctionCall] = []
         if number <= len(plan):
             name = "unknown" if "refused" in orders else "read"
@@ -264,13 +304,16 @@ class Foundry:
         else:
             heard = [item.text for item in news if item.kind == "output"]
             text = f"answer to {orders}: {' '.join(heard)}"
+            if orders == SUMMARY_REQUEST:
+                text = "" if self.summaries == "nothing" else f"summary {self.summed_up}"
             if on_text is not None:
                 for piece in re.findall(r"\S+\s*", text):
                     on_text(piece)
                     await asyncio.sleep(self.pace)
             remote.add("text", text=text)
         remote.locked = False
-        return ModelReply(text, tuple(calls), Usage(1, 1, 2), "llama", remote.items[-1].item_id)
+        usage = Usage(before, remote.tokens - before, remote.tokens) if self.counted else Usage(1, 1, 2)
+        return ModelReply(text, tuple(calls), usage, "llama", remote.items[-1].item_id, truncated=self.truncated)
 
 
 # --- agents
@@ -293,7 +336,7 @@ class Binding:
 
 class Agents:
     def __init__(self) -> None:
-        self.state: Literal["ready", "starting", "stopped", "disabled", "unknown"] = "ready"
+        self.state: Literal["ready", "starting", "stopped", "disabled", "unknown", "broken"] = "ready"
         self.running_since = 0.0
         self.version = 1
         self.time_limit = 90.0
@@ -311,6 +354,8 @@ class Agents:
                 raise AgentDisabled(f"Agent {agent_id} is disabled.")
             case "unknown":
                 raise UnknownAgent(f"No agent {agent_id}.")
+            case "broken":
+                raise RuntimeError("a bug in the directory")
         return self._binding(agent_id)
 
     def _binding(self, agent_id: str) -> Binding:
@@ -349,11 +394,14 @@ class Bus:
         self.wakes: list[tuple[float, float]] = []
         self.parked: list[Park] = []
         self.approvals: list[ApprovalRecord] = []
+        self.refused: dict[str, Exception] = {}
 
     async def send(self, key: ConversationKey, effects: Sequence[Outgoing]) -> None:
         if self.down:
             raise BusUnavailable("The bus is down.")
         for effect in effects:
+            if effect.kind in self.refused:
+                raise self.refused[effect.kind]
             if effect.kind == "tool":
                 self._run(key, effect)
             elif effect.kind == "park":
@@ -380,6 +428,8 @@ class Bus:
     async def wake(self, key: ConversationKey, delay: float) -> None:
         if self.down:
             raise BusUnavailable("The bus is down.")
+        if "wake" in self.refused:
+            raise self.refused["wake"]
         self.wakes.append((self.world.now, delay))
         if self.wakes_come:
             self.world.later(delay, lambda: self.world.resume(key))
@@ -411,6 +461,7 @@ class Process:
             clock=ClockLink(self),
             options=options,
             owner=name,
+            board=BoardLink(self, world.board) if world.board is not None else None,
         )
 
     async def point(self) -> None:
@@ -504,6 +555,15 @@ class StoreLink:
     async def locate(self, operation_id: str) -> ConversationKey | None:
         return await self._ask(self.store.locate(operation_id))
 
+    async def history(self, key: ConversationKey, after: int, limit: int) -> list[HistoryEntry]:
+        return await self._ask(self.store.history(key, after, limit))
+
+    async def erase(self, key: ConversationKey, etag: str) -> None:
+        return await self._ask(self.store.erase(key, etag))
+
+    async def unfinished(self) -> Mapping[str, int]:
+        return await self._ask(self.store.unfinished())
+
     async def due(self, before: float, limit: int) -> list[Due]:
         return await self._ask(self.store.due(before, limit))
 
@@ -550,6 +610,12 @@ class FoundryLink:
         await self.process.point()
         return items
 
+    async def delete_conversation(self, remote_id: str) -> None:
+        await self.process.point()
+        self.foundry.available()
+        self.foundry.remotes.pop(remote_id, None)
+        await self.process.point()
+
     async def check(self) -> None:
         self.foundry.available()
 
@@ -584,11 +650,52 @@ class OutletLink:
         await self.process.through(self.bus.wake(key, delay))
 
 
-class World:
-    """Storage, Foundry, bus and agents, and the processes that share them."""
+class Board:
+    """What the processes tell each other of their circuits."""
 
-    def __init__(self, options: KernelOptions | None = None, store: MemoryConversations | None = None) -> None:
+    def __init__(self) -> None:
+        self.trips: dict[str, Trip] = {}
+
+    async def put(self, trip: Trip) -> None:
+        known = self.trips.get(trip.name)
+        if known is None or known.at < trip.at:
+            self.trips[trip.name] = trip
+
+    async def all(self) -> Sequence[Trip]:
+        return list(self.trips.values())
+
+
+@dataclass
+class BoardLink:
+    process: Process
+    board: Board
+
+    async def put(self, trip: Trip) -> None:
+        work = self.board.put(trip)
+        self.process.world.storage_up(work)
+        await self.process.through(work)
+
+    async def all(self) -> Sequence[Trip]:
+        work = self.board.all()
+        self.process.world.storage_up(work)
+        return await self.process.through(work)
+
+
+class World:
+    """Storage, Foundry, bus and agents, and the processes that share them.
+
+    Args:
+        board: Set where the processes tell each other of their circuits.
+    """
+
+    def __init__(
+        self,
+        options: KernelOptions | None = None,
+        store: MemoryConversations | None = None,
+        board: Board | None = None,
+    ) -> None:
         self.options = options
+        self.board = board
         self.clock = LoopClock()
         self.store = store or MemoryConversations(self.clock)
         self.storage_down = False

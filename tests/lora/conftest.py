@@ -11,7 +11,7 @@ import pytest
 
 from tests.lora.tiny import make_base, write_data
 
-NEED_TORCH = ("test_training.py", "test_serving.py", "test_adapters_cli.py", "test_circle.py")
+NEED_TORCH = ("test_training.py", "test_serving.py", "test_adapters_cli.py", "test_pipeline.py")
 collect_ignore = [] if importlib.util.find_spec("torch") and importlib.util.find_spec("peft") else list(NEED_TORCH)
 
 

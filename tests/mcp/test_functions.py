@@ -13,15 +13,19 @@ from hypothesis import strategies as st
 from aos.errors import AgentNotReady
 from aos.kernel.events import PlannedCall
 from aos.kernel.types import FunctionCall, SendTool
+from aos.mcp import functions
 from aos.mcp.bridge import tool_request
 from aos.mcp.functions import (
     FunctionTools,
+    ToolNamesCollide,
     ToolSource,
     TooManyTools,
     convert_mcp_tools_to_function_tools,
     function_name,
 )
 from aos.mcp.tools import ToolInfo
+from aos.registry.policies import ToolConfiguration
+from aos.registry.schemas import schema_fault
 
 Schema = dict[str, Any]
 YEAR: Schema = {"type": "object", "properties": {"year": {"type": "integer"}}, "required": ["year"]}
@@ -137,6 +141,84 @@ def test_nothing_is_fetched_from_an_address_in_a_schema() -> None:
             tools(source(schema={"type": "object", "properties": {"a": {"$ref": address}}}))
         with pytest.raises(TimeoutError):
             listener.accept()
+
+
+# --- what the entry sets
+
+
+PAGED: Schema = {
+    "type": "object",
+    "properties": {
+        "query": {"type": "string"},
+        "limit": {"type": "integer", "maximum": 100},
+        "tenant": {"type": "string"},
+        "debug": {"type": "boolean"},
+    },
+    "required": ["query", "limit", "tenant"],
+    "additionalProperties": False,
+}
+
+
+def configured(schema: Schema | None = None, **given: Any) -> FunctionTools:
+    how = ToolConfiguration.model_validate(given)
+    info = ToolInfo(name="lookup", input_schema=schema or PAGED)
+    return tools(ToolSource("ledger", info, 120.0, False, how.defaults, how.fixed, how.locked))
+
+
+def test_arguments_that_are_set_are_not_shown_and_are_in_the_call() -> None:
+    made = configured(defaults={"limit": 10}, fixed={"tenant": "eu"}, hidden=["debug"])
+    (definition,) = made.definitions
+    assert definition.parameters["properties"] == {
+        "query": {"type": "string"},
+        "limit": {"type": "integer", "maximum": 100, "default": 10},
+    }
+    assert definition.parameters["required"] == ["query"]
+    planned = made.plan(call('{"query": "ü"}'))
+    assert planned.refusal is None
+    assert json.loads(planned.call.arguments) == {"limit": 10, "query": "ü", "tenant": "eu"}
+    assert json.loads(made.plan(call('{"query": "x", "limit": 7}')).call.arguments)["limit"] == 7
+
+
+@pytest.mark.parametrize("name", ["tenant", "debug"])
+def test_the_model_cannot_give_what_is_set(name: str) -> None:
+    made = configured(defaults={"limit": 10}, fixed={"tenant": "eu"}, hidden=["debug"])
+    assert name in refusal(made.plan(call(json.dumps({"query": "x", name: "us"}))))
+
+
+def test_what_the_model_gives_is_checked_with_what_is_set() -> None:
+    rule: Schema = {**PAGED, "if": {"properties": {"tenant": {"const": "eu"}}}, "then": {"required": ["debug"]}}
+    told = refusal(configured(rule, fixed={"tenant": "eu", "limit": 1}).plan(call('{"query": "x"}')))
+    assert "debug" in told
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"fixed": {"region": 1}}, "no argument 'region'; it has: debug, limit, query, tenant"),
+        ({"hidden": ["tenant"]}, "'tenant' is hidden, but required"),
+        ({"defaults": {"limit": 500}}, "/limit: "),
+        ({"fixed": {"tenant": 7}}, "/tenant: "),
+    ],
+)
+def test_a_configuration_that_the_tool_does_not_take_names_the_argument(given: Schema, said: str) -> None:
+    with pytest.raises(AgentNotReady, match="'lookup' of MCP server 'ledger'") as refused:
+        configured(**given)
+    assert refused.value.code == "invalid_tool_configuration"
+    assert said in refused.value.detail
+
+
+def test_a_description_that_is_too_long_stands_with_the_parameters() -> None:
+    text = "word " * 500
+    (definition,) = tools(ToolSource("a", ToolInfo(name="b", description=text, input_schema=YEAR), 1.0)).definitions
+    assert (len(definition.description), definition.description[-3:]) == (1024, "...")
+    assert definition.parameters["description"] == text
+
+
+def test_a_name_that_is_taken_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functions, "function_name", lambda server, tool: "same")
+    monkeypatch.setattr(functions, "_hashed", lambda name, server, tool: "same")
+    with pytest.raises(ToolNamesCollide, match=r"'b' of MCP server 'a' and tool 'a' of MCP server 'a'"):
+        tools(source("a", "a"), source("a", "b"))
 
 
 # --- calls
@@ -324,9 +406,16 @@ CASES = [
 @pytest.mark.parametrize(("schema", "value"), CASES)
 def test_arguments_fit_as_the_specification_says(schema: Schema, value: Any) -> None:
     made = tools(source(schema=schema))
-    whole = made.definitions[0].parameters
+    whole = {"type": "object", "properties": {}, **schema}
     oracle = jsonschema.validators.validator_for(whole, default=jsonschema.Draft202012Validator)(whole)
     assert (made.plan(call(json.dumps(value))).refusal is None) is oracle.is_valid(value)
+    shown = made.definitions[0].parameters
+    assert schema_fault(shown) is None
+    if oracle.is_valid(value):
+        # What is shown may say less than what holds, never more.
+        assert jsonschema.validators.validator_for(shown, default=jsonschema.Draft202012Validator)(shown).is_valid(
+            value
+        )
 
 
 @pytest.mark.parametrize(

@@ -613,7 +613,7 @@ async def test_a_new_server_is_found_at_once(make_side: MakeSide) -> None:
 async def test_calls_on_a_replaced_server_end_in_their_own_time(make_side: MakeSide, tmp_path: Path) -> None:
     side = make_side()
     file = tmp_path / "notes"
-    slow = side.request("append_slowly", {"file": str(file), "line": "x", "seconds": 1.0})
+    slow = side.request("append_slowly", {"file": str(file), "line": "x", "seconds": 3.0})
     call = asyncio.create_task(side.servers.handle(slow))
     await written(file)
     side.register(**{"": {"metadata": {"owner": "finance"}}})

@@ -79,6 +79,11 @@ def test_the_reply_of_an_operation() -> None:
     }
 
 
+def test_a_reply_says_which_registry_its_agent_was_read_from() -> None:
+    reply = agent_reply(replace(DONE, generation="0x8DE"), ReplyAddress("answers"))
+    assert json.loads(reply.body)["generation"] == "0x8DE"
+
+
 def test_the_reply_of_an_operation_that_failed() -> None:
     failed = replace(DONE, status="failed", reply=None, error=Failure("sad", "It is sad.", "Very."))
     body = json.loads(agent_reply(failed, ReplyAddress("answers")).body)

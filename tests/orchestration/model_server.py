@@ -36,13 +36,13 @@ class ModelServer:
         refused = await self._arrived(request, body)
         if refused is not None:
             return refused
-        text = f"{body['model']}: {len(body['messages'])} {body['messages'][-1]['content']}"
+        text = f"{body.get('model', '')}: {len(body['messages'])} {body['messages'][-1]['content']}"
         return JSONResponse(
             {
                 "id": "c1",
                 "object": "chat.completion",
                 "created": 0,
-                "model": body["model"],
+                "model": body.get("model", ""),
                 "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
                 "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
             }

@@ -214,7 +214,9 @@ def test_unknown_keys_are_kept_and_warned_about() -> None:
 
 
 def test_a_tool_named_twice_counts_once() -> None:
-    registry = parse_agents(document(agent(mcp_tools=[tool(), tool(name="b"), tool(configuration={"x": 1})])))
+    registry = parse_agents(
+        document(agent(mcp_tools=[tool(), tool(name="b"), tool(configuration={"approval": "always"})]))
+    )
     assert [w.pointer for w in registry.warnings] == ["/agents/0/mcp_tools/2"]
     assert registry.warnings[0].agent_id == "ceo"
     distinct = registry.entries["ceo"].distinct_tools

@@ -155,6 +155,37 @@ async def test_a_full_backlog_refuses_and_accepts_again_when_there_is_room(
     assert new
 
 
+async def test_the_waiting_messages_are_counted_without_reading_them(
+    account: StorageAccount, key: ConversationKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payloads = Payloads(account)
+    store = TableConversations(account, payloads, FixedClock())
+    for _ in range(2):
+        await store.accept(acceptance(key, message("x" * 100_000)))
+
+    async def no_reading(*_: object, **__: object) -> bytes:
+        raise AssertionError("a message was read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(payloads, "get", no_reading)
+        last = message("the third")
+        await store.accept(acceptance(key, last, backlog=3))
+        with pytest.raises(BacklogFull, match="3 messages wait"):
+            await store.accept(acceptance(key, message(), backlog=3))
+    assert (await store.read(key)).inbox[-1].text == "the third"
+
+
+async def test_the_unfinished_operations_of_each_agent_are_counted(store: ConversationStore) -> None:
+    first, second = (ConversationKey(f"a-{uuid.uuid4().hex}", "c") for _ in range(2))
+    kept = await accept(store, first)
+    for key in (first, ConversationKey(first.agent_id, "d"), second):
+        await accept(store, key)
+    counts = await store.unfinished()
+    assert (counts[first.agent_id], counts[second.agent_id]) == (3, 1)
+    await store.commit(first, None, Change(Conversation(first), Lease(), (kept,), (), (ended(queued(first, kept)),)))
+    assert (await store.unfinished())[first.agent_id] == 2
+
+
 async def test_messages_keep_the_order_in_which_they_were_accepted(make_store: MakeStore, key: ConversationKey) -> None:
     clock = FixedClock()
     store = make_store(clock)
@@ -547,3 +578,86 @@ async def test_what_is_known(store: ConversationStore, key: ConversationKey) -> 
     assert await store.known(asked.operation_id, "print") == operation
     with pytest.raises(OperationConflict):
         await store.known(asked.operation_id, "other")
+
+
+# --- history
+
+
+async def told(store: ConversationStore, key: ConversationKey, texts: list[str]) -> str:
+    """Messages that were accepted and answered; returns the ETag of the state."""
+    wanted = [message(text) for text in texts]
+    for each in wanted:
+        await store.accept(acceptance(key, each))
+    snapshot = await store.read(key)
+    done = tuple(replace(queued(key, each), status="completed", reply="yes") for each in snapshot.inbox)
+    state = Conversation(key, last_seq=snapshot.inbox[-1].seq, turns=len(texts))
+    return await store.commit(key, None, Change(state, Lease(), snapshot.inbox, (), done))
+
+
+async def test_the_history_is_what_was_accepted_in_its_order(store: ConversationStore, key: ConversationKey) -> None:
+    await told(store, key, ["one", "x" * 100_000, "three"])
+    await store.accept(acceptance(key, message("waits")))
+    entries = await store.history(key, 0, 10)
+    assert [entry.message.text[:5] for entry in entries] == ["one", "xxxxx", "three", "waits"]
+    assert [entry.operation.status for entry in entries if entry.operation] == ["completed"] * 3 + ["queued"]
+    assert await store.history(key, entries[1].message.seq, 1) == [entries[2]]
+    assert await store.history(key, entries[3].message.seq, 10) == []
+    assert await store.history(replace_id(key), 0, 10) == []
+
+
+async def test_a_conversation_is_forgotten_but_not_that_its_messages_were_accepted(
+    store: ConversationStore, key: ConversationKey
+) -> None:
+    etag = await told(store, key, ["one", "two"])
+    late = message("late")
+    await store.accept(acceptance(key, late))
+    before = await store.history(key, 0, 10)
+    await store.erase(key, etag)
+    snapshot = await store.read(key)
+    assert (snapshot.etag, snapshot.state) == (None, Conversation(key))
+    assert [waiting.text for waiting in snapshot.inbox] == ["late"]
+    assert [entry.message.text for entry in await store.history(key, 0, 10)] == ["late"]
+    first = before[0].operation
+    assert first is not None
+    left = await store.operation(first.operation_id)
+    assert left is not None
+    assert (left.status, left.reply, left.tool_calls) == ("completed", None, ())
+    again = replace(before[0].message, seq=0)
+    operation, new = await store.accept(acceptance(key, again))
+    assert (operation.status, new) == ("completed", False), "repeated, it is no second turn"
+
+
+async def test_a_conversation_that_somebody_writes_is_not_forgotten(
+    store: ConversationStore, key: ConversationKey
+) -> None:
+    etag = await told(store, key, ["one"])
+    newer = await store.renew(key, etag, Lease("somebody", NOW + 30, 1))
+    with pytest.raises(Conflict):
+        await store.erase(key, etag)
+    assert (await store.history(key, 0, 10))[0].message.text == "one"
+    await store.erase(key, newer)
+    assert await store.history(key, 0, 10) == []
+
+
+async def test_a_long_history_is_forgotten_in_several_writes(tables: TableConversations, key: ConversationKey) -> None:
+    etag = None
+    for batch in range(4):
+        etag = await told_more(tables, key, etag, 30, batch)
+    assert etag is not None
+    assert len(await tables.history(key, 0, 1000)) == 120
+    await tables.erase(key, etag)
+    assert await tables.history(key, 0, 1000) == []
+    assert (await tables.read(key)).etag is None
+
+
+async def told_more(store: ConversationStore, key: ConversationKey, etag: str | None, count: int, batch: int) -> str:
+    for index in range(count):
+        await store.accept(acceptance(key, message(f"{batch}.{index}")))
+    snapshot = await store.read(key)
+    done = tuple(replace(queued(key, each), status="completed") for each in snapshot.inbox)
+    state = Conversation(key, last_seq=snapshot.inbox[-1].seq)
+    return await store.commit(key, etag, Change(state, Lease(), snapshot.inbox, (), done))
+
+
+def replace_id(key: ConversationKey) -> ConversationKey:
+    return key._replace(conversation_id=f"{key.conversation_id}-other")

@@ -55,6 +55,13 @@ async def test_a_reference_into_another_container_is_refused(payloads: Payloads)
         await payloads.get(ref.model_copy(update={"container": "agent-configs"}), limit=100)
 
 
+@pytest.mark.parametrize("name", ["../agent-configs/x", "tests/../../x", "/x", "a//b", "tests/.hidden", "", "a b"])
+async def test_a_name_that_could_lead_elsewhere_is_refused(payloads: Payloads, name: str) -> None:
+    ref = await payloads.put(b"one", "tests")
+    with pytest.raises(PayloadGone, match="no name of a value"):
+        await payloads.get(ref.model_copy(update={"name": name}), limit=100)
+
+
 async def test_storage_that_is_down_is_unavailable(payloads: Payloads, dead_account: StorageAccount) -> None:
     ref = await payloads.put(b"one", "tests")
     with pytest.raises(StorageUnavailable):

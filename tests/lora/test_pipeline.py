@@ -1,0 +1,74 @@
+"""The samples of the ML pipeline, with a model that is small enough to be trained here."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from aos.agents import PerpetualAgent
+from aos.config import STORAGE, MLConfig, Settings, load_settings
+from aos.ml import MLPipelineManager
+
+pytestmark = pytest.mark.ml
+
+
+def test_an_agent_trains_its_adapter(
+    base: Path, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    agent = PerpetualAgent(adapter_name="ceo")
+    params = {"model_name": str(base), "data_path": str(data["ceo"]), "output_dir": "./outputs", "max_steps": 2}
+    shape = {"task_type": "causal_lm", "r": 16, "lora_alpha": 32, "target_modules": ["q_proj", "v_proj"]}
+    reports = asyncio.run(
+        agent.act(
+            "trigger_lora_training",
+            {"training_params": params, "adapters": [{"adapter_name": "lora_qv", **shape}, shape]},
+        )
+    )
+    assert [report.adapter for report in reports] == ["lora_qv", "ceo"]
+    assert (tmp_path / "outputs/lora_qv/v1/adapter_config.json").exists()
+
+
+def test_one_manager_trains_lists_and_tells(
+    base: Path, data: dict[str, Path], tmp_path: Path, storage_settings: Settings
+) -> None:
+    settings = load_settings({"AOS_ADAPTERS_DIR": str(tmp_path / "home"), STORAGE: storage_settings.storage})
+    ml_manager = MLPipelineManager(MLConfig(), settings=settings)
+    shape = {"task_type": "causal_lm", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+    seen: list[str] = []
+
+    async def both() -> None:
+        """Two agents share the manager: their trainings do not run into each other."""
+
+        def follow(*_: object) -> None:
+            seen.append("/".join(ml_manager.get_training_status(role).state for role in ("cfo", "coo")))
+
+        await asyncio.gather(
+            *(
+                ml_manager.train_adapter(
+                    agent_role=role,
+                    training_params={"model_name": str(base), "data_path": str(data["cfo"]), "max_steps": 2},
+                    adapter_config=shape,
+                    tell=follow,
+                )
+                for role in ("cfo", "coo")
+            )
+        )
+
+    asyncio.run(both())
+    assert "running/queued" in seen
+    assert "running/running" not in seen
+    assert ml_manager.list_adapters() == ["cfo", "coo"]
+    assert ml_manager.get_adapter_config("coo").r == 4
+    status = ml_manager.get_training_status("cfo")
+    assert status.state == "succeeded"
+    assert status.report is not None
+    assert status.report.steps == 2
+    published = asyncio.run(ml_manager.publish("coo"))
+    assert (published.adapter, published.report.data_hash) == ("coo", status.report.data_hash)
+    # Another process finds the same on disk.
+    other = MLPipelineManager(MLConfig(), settings=settings)
+    assert other.list_adapters() == ["cfo", "coo"]
+    assert other.get_training_status("cfo").state == "succeeded"

@@ -1,0 +1,215 @@
+"""What is forgotten, and what is not, with real tables and blobs; only the clock is moved."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import datetime
+
+import pytest
+
+from aos.config import load_settings
+from aos.kernel.ports import Acceptance, Change, Lease
+from aos.kernel.types import Conversation, ConversationKey, Message, ReplyAddress
+from aos.mcp.ledger import CallKey, Claimed, Finished, TableLedger
+from aos.storage.account import StorageAccount
+from aos.storage.conversations import TableConversations
+from aos.storage.payloads import CONTAINER, STATE_CONTAINER, PayloadGone, Payloads
+from aos.storage.requests import RequestRecord, RequestRecords
+from aos.storage.retention import Retention, Row
+from aos.storage.rows import queued
+from emulators.azurite import Azurite
+from emulators.settings import load_settings as load_stack_settings
+
+DAY = 86400.0
+LONG = "x" * 60_000
+
+
+class Later:
+    """The system's time, moved."""
+
+    def __init__(self, days: float = 0.0) -> None:
+        self.days = days
+
+    def now(self) -> float:
+        return time.time() + self.days * DAY
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("nothing waits here")
+
+
+@pytest.fixture(scope="module")
+async def account(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[StorageAccount]:
+    """An account of its own: this forgets everything that is old."""
+    stack = load_stack_settings()
+    installed = stack.azurite_dir or stack.state_dir
+    async with Azurite(state_dir=tmp_path_factory.mktemp("retention"), install_dir=installed) as own:
+        account = StorageAccount(load_settings({"AZURE_STORAGE_CONNECTION_STRING": own.connection_string}))
+        yield account
+        await account.close()
+
+
+@pytest.fixture
+def values(account: StorageAccount) -> Payloads:
+    return Payloads(account, STATE_CONTAINER)
+
+
+@pytest.fixture
+def store(account: StorageAccount, values: Payloads) -> TableConversations:
+    return TableConversations(account, values)
+
+
+def key() -> ConversationKey:
+    return ConversationKey("ceo", uuid.uuid4().hex)
+
+
+async def told(store: TableConversations, where: ConversationKey, text: str = "hello", *, ended: bool = True) -> str:
+    """A message that was accepted, and answered or is at work; returns the operation's id."""
+    now = time.time()
+    message = Message(f"op_{uuid.uuid4().hex[:26]}", text, now, now + 600)
+    await store.accept(Acceptance(where, message, "f"))
+    snapshot = await store.read(where)
+    operation = replace(queued(where, message), status="completed" if ended else "running", reply=text)
+    state = Conversation(where, anchor=text, last_seq=snapshot.inbox[-1].seq)
+    change = Change(state, Lease(), snapshot.inbox, (), (operation,))
+    await store.commit(where, snapshot.etag, change)
+    return message.operation_id
+
+
+async def forget(account: StorageAccount, days: float, *, limit: int = 1000, runs: int = 1) -> dict[str, int]:
+    """What was removed in all."""
+    removed: dict[str, int] = {}
+    for _ in range(runs):
+        for place, count in (await Retention(account, Later(days), limit=limit).run()).items():
+            removed[place] = removed.get(place, 0) + count
+    return removed
+
+
+async def blobs(account: StorageAccount, container: str, prefix: str = "") -> list[str]:
+    client = await account.container(container)
+    return [name async for name in client.list_blob_names(name_starts_with=prefix)]
+
+
+async def test_operations_are_kept_for_seven_days(account: StorageAccount, store: TableConversations) -> None:
+    where = key()
+    ended, running = await told(store, where), await told(store, where, ended=False)
+    await forget(account, 6.9)
+    assert await store.operation(ended) is not None
+    assert len(await store.history(where, 0, 10)) == 2
+    await forget(account, 7.1, runs=2)
+    assert await store.locate(ended) is None
+    assert await store.operation(running) is not None, "what has not ended stays, however long it takes"
+    assert await store.history(where, 0, 10) == []
+    state = (await store.read(where)).state
+    assert state.last_seq > 0, "a conversation goes on, however long it rests"
+
+
+async def test_an_acceptance_that_never_finished_is_forgotten(
+    account: StorageAccount, store: TableConversations
+) -> None:
+    index = await account.table("aosoperations")
+    row = {"PartitionKey": "op_lost", "RowKey": "index", "agent_id": "ceo", "conversation_id": "c", "fingerprint": "f"}
+    await index.upsert_entity(row)
+    await forget(account, 6.9)
+    assert await store.locate("op_lost") is not None
+    assert (await forget(account, 7.1))["aosoperations"] >= 1
+    assert await store.locate("op_lost") is None
+
+
+async def test_values_that_were_replaced_go_and_those_in_use_stay(
+    account: StorageAccount, store: TableConversations
+) -> None:
+    where = key()
+    operation_id = await told(store, where, LONG)
+    for _ in range(3):
+        snapshot = await store.read(where)
+        await store.commit(where, snapshot.etag, Change(replace(snapshot.state, turns=1), Lease()))
+    before = await blobs(account, STATE_CONTAINER, "rows/")
+    assert (await forget(account, 0.9))[STATE_CONTAINER] == 0, "their rows may be on their way"
+    removed = await forget(account, 1.1)
+    after = await blobs(account, STATE_CONTAINER, "rows/")
+    assert removed[STATE_CONTAINER] == len(before) - len(after) >= 3
+    operation = await store.operation(operation_id)
+    assert operation is not None
+    assert operation.reply == LONG
+    assert (await store.read(where)).state.anchor == LONG
+    assert (await store.history(where, 0, 10))[0].message.text == LONG
+    assert (await forget(account, 1.1))[STATE_CONTAINER] == 0, "again it finds nothing"
+
+
+async def test_tool_calls_are_remembered_for_seven_days(account: StorageAccount, values: Payloads) -> None:
+    clock = Later()
+    ledger = TableLedger(account, values, clock)
+    call = CallKey("files", uuid.uuid4().hex)
+    claim = await ledger.claim(call, "h")
+    assert isinstance(claim, Claimed)
+    await ledger.finish(claim, LONG.encode())
+    await forget(account, 6.9)
+    assert await ledger.look(call, "h") == Finished(LONG.encode())
+    assert (await forget(account, 7.1))["aosledger"] >= 1
+    assert await ledger.look(call, "h") is None
+    await forget(account, 8.1)
+    assert await blobs(account, STATE_CONTAINER, "ledger/") == []
+
+
+async def test_requests_and_values_on_the_bus_are_kept_for_seven_days(
+    account: StorageAccount, values: Payloads
+) -> None:
+    records = RequestRecords(account, values)
+    record = await records.open(RequestRecord(f"rq_{uuid.uuid4().hex}", "f", "aos.storage.set", ReplyAddress("a")))
+    record = await records.close(record, LONG.encode(), "aos.storage.result")
+    travelling = await Payloads(account).put(b"one", "messages")
+    await forget(account, 6.9)
+    assert await records.look(record.key) == record
+    assert await Payloads(account).get(travelling, limit=10) == b"one"
+    removed = await forget(account, 7.1)
+    assert removed["aosrequests"] >= 1
+    assert removed[CONTAINER] >= 1
+    assert await records.look(record.key) is None
+    with pytest.raises(PayloadGone):
+        await Payloads(account).get(travelling, limit=10)
+    await forget(account, 8.1)
+    assert await blobs(account, STATE_CONTAINER, "requests/") == []
+
+
+async def test_a_run_is_bounded_and_the_next_one_goes_on(account: StorageAccount, store: TableConversations) -> None:
+    where = key()
+    operations = [await told(store, where) for _ in range(6)]
+    first = await forget(account, 7.1, limit=4)
+    assert 0 < first["aosconversations"] <= 4
+    await forget(account, 7.1, limit=4, runs=25)
+    left = [operation_id for operation_id in operations if await store.operation(operation_id) is not None]
+    assert left == []
+    assert await store.history(where, 0, 10) == []
+
+
+async def test_what_was_written_meanwhile_stays(account: StorageAccount, store: TableConversations) -> None:
+    where = key()
+    operation_id = await told(store, where)
+
+    class Hasty(Retention):
+        """Somebody writes each row between the look and the removal."""
+
+        async def _history(self, row: Row, at: datetime) -> bool:
+            snapshot = await store.read(where)
+            operation = await store.operation(operation_id)
+            if operation is not None and row["RowKey"] == f"OP:{operation_id}":
+                change = Change(snapshot.state, Lease(), operations=(replace(operation, attempt=2),))
+                await store.commit(where, snapshot.etag, change)
+            return await super()._history(row, at)
+
+    for _ in range(3):
+        await Hasty(account, Later(7.1)).run()
+    operation = await store.operation(operation_id)
+    assert operation is not None
+    assert operation.attempt == 2
+
+
+async def test_two_runs_at_once_are_one(account: StorageAccount, store: TableConversations) -> None:
+    where = key()
+    await told(store, where, LONG)
+    await asyncio.gather(*(forget(account, 9.0) for _ in range(3)))
+    assert await store.history(where, 0, 10) == []
