@@ -319,7 +319,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
     registry.register_queue(
         AOS_REQUESTS, on_agent_message, connection=SERVICE_BUS, name="on_aos_request", required=False
     )
-    registry.register_timer("sweep", "*/10 * * * * *", sweep)
+    registry.register_timer("sweep", f"*/{settings.sweep_seconds} * * * * *", sweep)
     registry.register_timer("reconcile", "0 */5 * * * *", reconcile)
     registry.register_timer("purge", "0 */10 * * * *", purge)
     registry.register_timer("schedules", "0 * * * * *", schedules)

@@ -104,6 +104,10 @@ class Settings(BaseSettings):
     events_sessions: Annotated[bool, Field(validation_alias=_named("AOS_EVENTS_SESSIONS"))] = False
     """Whether the subscription of `agent-events` requires sessions (strict order from senders that do not wait)."""
 
+    lease_seconds: Annotated[float, Field(validation_alias=_named("AOS_LEASE_SECONDS"), ge=2.0, le=300.0)] = 30.0
+    """How long a conversation, or a tool call, stays with a process that died; others go on with it then."""
+    sweep_seconds: Annotated[int, Field(validation_alias=_named("AOS_SWEEP_SECONDS"), ge=1, le=30)] = 10
+    """How often each process looks for turns that nobody drives."""
     context_tokens: Annotated[int, Field(validation_alias=_named("AOS_CONTEXT_TOKENS"), ge=1_000)] = 60_000
     """Size at which a conversation is rolled over before its next turn: half the window of llama-3.3-70b, so that three
     steps of a turn stay within its limit of tokens."""

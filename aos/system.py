@@ -116,7 +116,8 @@ class AgentOperatingSystem:
             desired=desired,
         )
         self._counters = Counters(self._account)
-        self.store = TableConversations(self._account, values, counters=self._counters)
+        lease = settings.lease_seconds
+        self.store = TableConversations(self._account, values, counters=self._counters, first_look=lease * 7 / 6)
         self._approvals = ApprovalBoard(self._account, values)
         self._trips = TableTrips(self._account) if settings.storage_configured else None
         self.kernel = Kernel(
@@ -126,7 +127,12 @@ class AgentOperatingSystem:
             outlet=ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals),
             board=self._trips,
             options=options
-            or KernelOptions(context_tokens=settings.context_tokens, agent_backlog=settings.agent_backlog),
+            or KernelOptions(
+                lease=lease,
+                renew=lease / 3,
+                context_tokens=settings.context_tokens,
+                agent_backlog=settings.agent_backlog,
+            ),
         )
         self._departures: Departures | None = None
         if settings.use_foundry and settings.storage_configured:
@@ -159,7 +165,7 @@ class AgentOperatingSystem:
         if "mcp" in settings.roles:
             self.mcp = McpServers(
                 registry=self._servers,
-                ledger=TableLedger(self._account, values),
+                ledger=TableLedger(self._account, values, lease=lease),
                 catalogue=catalogue,
                 board=self._board,
                 send=self._send,

@@ -128,7 +128,7 @@ async def world(folder: Path) -> AsyncIterator[str]:
     """Broker, storage, AOS with the MCP role, and the bare responder; the broker's connection string."""
     installed = load_settings()
     (folder / "mcp_server_registry.json").write_text(json.dumps({"version": "1.0", "servers": [entry()]}))
-    bus = service_bus(0, folder)
+    bus = service_bus(0, None, folder)
     children: list[Child] = []
 
     async def start(name: str, pattern: str, *command: str) -> None:

@@ -122,8 +122,8 @@ class Emulator:
             await self._child.stop()
 
 
-def service_bus(port: int, state_dir: Path, held: Iterable[int] = ()) -> Emulator:
-    """The Service Bus emulator; its address is a connection string."""
+def service_bus(port: int, config: Path | None, state_dir: Path, held: Iterable[int] = ()) -> Emulator:
+    """The Service Bus emulator with the entities of a file, or its own; its address is a connection string."""
     return Emulator(
         "Service Bus emulator",
         "emulators.servicebus",
@@ -132,6 +132,7 @@ def service_bus(port: int, state_dir: Path, held: Iterable[int] = ()) -> Emulato
         address=r"Endpoint=sb://\S+",
         database=state_dir / "servicebus.db",
         logs=state_dir / "logs",
+        arguments=() if config is None else ("--config", str(config.absolute())),
         held=held,
     )
 

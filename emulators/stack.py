@@ -137,7 +137,7 @@ class Stack:
             report=self._report,
             held=held,
         )
-        bus = service_bus(settled["AOS_SERVICEBUS_PORT"], self.state_dir, held)
+        bus = service_bus(settled["AOS_SERVICEBUS_PORT"], settings.servicebus_config, self.state_dir, held)
         models = foundry(settled["AOS_FOUNDRY_PORT"], settings.foundry_model, deployments, self.state_dir, held)
         calendar = (
             business_calendar(settled["AOS_CALENDAR_PORT"], self.state_dir, held)

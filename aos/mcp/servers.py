@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from aos.errors import AosError, TransientError
 from aos.kernel.clock import Clock, SystemClock
+from aos.kernel.points import reached
 from aos.kernel.trips import TripBoard
 from aos.kernel.types import ReplyAddress
 from aos.mcp.answers import Answers, answer, failure
@@ -238,7 +239,9 @@ class McpServers:
             except RequestFailed as error:
                 done = failure(request, error)
             if isinstance(done, bytes):
+                reached("before-answer")
                 await self._answers.send(request, done, address)
+                reached("after-answer")
             elif done is not None:
                 incoming = Incoming(
                     MCP_REQUESTS,

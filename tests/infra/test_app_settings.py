@@ -34,6 +34,8 @@ DEFAULT_IN_AZURE = {
     "AOS_MCP_PRIVATE_NETWORKS": "off: MCP servers lie at public addresses",
     "AOS_CONTEXT_TOKENS": "fits llama-3.3-70b",
     "AOS_AGENT_BACKLOG": "10,000",
+    "AOS_LEASE_SECONDS": "30",
+    "AOS_SWEEP_SECONDS": "10",
     "AOS_LOG_LEVEL": "of `aos serve`; on Functions host.json has the levels",
 }
 """Settings that a function app in Azure does without, and why."""
