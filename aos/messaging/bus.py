@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from aos.config import SERVICE_BUS, Settings
 from aos.errors import BusUnavailable, SettingError, UnknownEntity
@@ -58,7 +59,8 @@ class Bus:
         self._credential = credential
         self._client: ServiceBusClient | None = None
         self._senders: dict[str, ServiceBusSender] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        # Weak: senders of messages choose what ReplyTo says.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def send(self, messages: Iterable[Outbound]) -> None:
         """Sends all messages, those of one entity together and in order.
