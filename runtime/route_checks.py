@@ -62,7 +62,8 @@ def route_faults(route: AnyRoute) -> Iterator[str]:
             yield f"schedule {route.schedule!r} has {fields} fields; {remedy}"
     elif isinstance(route, StorageQueueRoute):
         if not is_setting_reference(route.queue) and not STORAGE_QUEUE.fullmatch(route.queue):
-            yield f"{route.queue!r} is not the name of a storage queue (3 to 63 of a-z, 0-9 and single '-'), nor %SETTING%"
+            rule = "3 to 63 of a-z, 0-9 and single '-' between them, or %SETTING%"
+            yield f"{route.queue!r} is not the name of a storage queue ({rule})"
         yield from _consumer_faults(route.connection, route.max_concurrency)
     else:
         yield from _bus_faults(route)

@@ -1,4 +1,4 @@
-"""What an application can serve: HTTP routes, consumers of Service Bus and storage queues, timers. `RouteRegistry` makes them."""
+"""What an application can serve: HTTP routes, consumers of queues and topics, timers. `RouteRegistry` makes them."""
 
 from __future__ import annotations
 

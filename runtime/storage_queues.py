@@ -22,7 +22,6 @@ from runtime.route_checks import STORAGE_QUEUE
 from runtime.routes import StorageQueueRoute, is_setting_reference
 
 if TYPE_CHECKING:
-    from azure.identity.aio import DefaultAzureCredential
     from azure.storage.queue import QueueMessage
     from azure.storage.queue.aio import QueueClient
 

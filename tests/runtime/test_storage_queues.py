@@ -4,9 +4,10 @@ import asyncio
 import base64
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from azure.storage.queue.aio import QueueClient
@@ -16,6 +17,7 @@ from runtime import AsgiRuntime, Keys, RouteError, RouteRegistry, RuntimeConfig,
 from runtime.storage_queues import MAX_DEQUEUE_COUNT
 from tests.functions_worker import FunctionsWorker
 
+T = TypeVar("T")
 SETTING = "TEST_STORAGE"
 
 
@@ -47,6 +49,15 @@ async def until_exists(queue: QueueClient) -> None:
                 await asyncio.sleep(0.05)
             else:
                 return
+
+
+async def until(ask: Callable[[], Awaitable[T]], holds: Callable[[T], object]) -> T:
+    """Asks again and again until the answer is as wanted."""
+    async with asyncio.timeout(10):
+        while True:
+            if holds(found := await ask()):
+                return found
+            await asyncio.sleep(0.05)
 
 
 async def test_messages_reach_the_handler_without_their_base64_and_are_deleted(azurite: Azurite) -> None:
@@ -89,12 +100,8 @@ async def test_a_message_that_fails_each_time_goes_to_the_poison_queue(azurite: 
         sent = base64.b64encode(b'{"n": 1}').decode()
         await queue.send_message(sent)
         await until_exists(poison)
-        async with asyncio.timeout(10):
-            while not (moved := await poison.peek_messages()):
-                await asyncio.sleep(0.05)
-        async with asyncio.timeout(10):
-            while (await queue.get_queue_properties()).approximate_message_count:
-                await asyncio.sleep(0.05)
+        moved = await until(poison.peek_messages, bool)
+        await until(queue.get_queue_properties, lambda found: not found.approximate_message_count)
     assert [message.content for message in moved] == [sent]
     assert counts == list(range(1, MAX_DEQUEUE_COUNT + 1))
 
