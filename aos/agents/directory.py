@@ -10,7 +10,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from aos.agents.definition import AgentDefinition
@@ -20,6 +20,7 @@ from aos.functions.sources import function_source
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.events import PlannedCall
 from aos.kernel.ports import FoundryPort
+from aos.kernel.records import replace
 from aos.kernel.types import AgentRef, FunctionCall, Limits
 from aos.mcp.bridge import list_request
 from aos.mcp.catalogue import ToolCatalogue
