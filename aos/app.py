@@ -24,7 +24,7 @@ from aos.answers import (
 )
 from aos.approvals import ApprovalDecision, Listed
 from aos.commands import AgentOrder
-from aos.config import SERVICE_BUS, Settings
+from aos.config import SERVICE_BUS, STORAGE, Settings
 from aos.conversations import ConversationView
 from aos.errors import (
     AgentDisabled,
@@ -66,6 +66,7 @@ from runtime import (
     Request,
     Response,
     RouteRegistry,
+    StorageMessage,
     TimerTick,
 )
 
@@ -319,6 +320,10 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
     registry.register_queue(
         AOS_REQUESTS, on_agent_message, connection=SERVICE_BUS, name="on_aos_request", required=False
     )
+    for queue in settings.function_output_queues:
+        registry.register_storage_queue(
+            queue, on_function_reply, connection=STORAGE, name=f"on_reply_{queue}", required=False
+        )
     registry.register_timer("sweep", f"*/{settings.sweep_seconds} * * * * *", sweep)
     registry.register_timer("reconcile", "0 */5 * * * *", reconcile)
     registry.register_timer("purge", "0 */10 * * * *", purge)
@@ -451,6 +456,11 @@ async def on_agent_message(message: BusMessage) -> None:
     await _system(message).intake.receive(_incoming(message))
 
 
+async def on_function_reply(message: StorageMessage) -> None:
+    """Replies of Azure Functions that agents have as tools."""
+    await _system(message).functions.receive(message.queue, message.body, message.message_id)
+
+
 async def on_mcp_request(message: BusMessage) -> None:
     """Requests to MCP servers."""
     await _mcp(message).receive(_incoming(message))
@@ -500,7 +510,7 @@ def _events(kernel: Kernel, accepted: Operation, body: Ask) -> Response:
     return Response(stream=stream, media_type=MEDIA_TYPE, headers=headers)
 
 
-def _system(carrier: Request | BusMessage | TimerTick) -> AgentOperatingSystem:
+def _system(carrier: Request | BusMessage | StorageMessage | TimerTick) -> AgentOperatingSystem:
     """What the runtime's initializer built."""
     system: AgentOperatingSystem = carrier.app
     return system

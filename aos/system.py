@@ -23,6 +23,9 @@ from aos.config import SERVICE_BUS, STORAGE, Settings
 from aos.conversations import Conversations
 from aos.errors import AgentStopped, AosError, TransientError
 from aos.foundry.provisioning import scope_of
+from aos.functions.account import function_account
+from aos.functions.collecting import FunctionReplies
+from aos.functions.outlet import FunctionOutlet
 from aos.health import Check, Health, worst
 from aos.identity import identity
 from aos.intake import Intake
@@ -54,6 +57,7 @@ from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
 from aos.storage.counters import Counters
 from aos.storage.payloads import STATE_CONTAINER, Payloads
+from aos.storage.queues import Queues
 from aos.storage.requests import RequestRecords
 from aos.storage.retention import Retention
 from aos.storage.shared import SharedContainers
@@ -102,6 +106,8 @@ class AgentOperatingSystem:
             self._source(settings.mcp_container, folder / SERVER_REGISTRY), parse_servers, clock
         )
         values = Payloads(self._account, STATE_CONTAINER)
+        self._functions_account = function_account(settings, self._account, self._credential)
+        function_queues = Queues(self._functions_account, payloads)
         catalogue = self._catalogue = ToolCatalogue(self._account, values)
         self._board = ServerStatusBoard(self._account)
         desired = DesiredStates(self._account)
@@ -114,6 +120,7 @@ class AgentOperatingSystem:
             settings.model_deployment,
             kind=self._kind,
             desired=desired,
+            queue_uri=self._functions_account.queue_uri if settings.queues_configured else None,
         )
         self._counters = Counters(self._account)
         lease = settings.lease_seconds
@@ -124,7 +131,9 @@ class AgentOperatingSystem:
             store=self.store,
             foundry=self.foundry,
             agents=self.directory,
-            outlet=ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals),
+            outlet=FunctionOutlet(
+                ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals), function_queues, self._send
+            ),
             board=self._trips,
             options=options
             or KernelOptions(
@@ -138,13 +147,14 @@ class AgentOperatingSystem:
         if settings.use_foundry and settings.storage_configured:
             self._departures = Departures(self._account, scope_of(settings), self.directory, self.store)
         self.commands = Commands(self.kernel, self.directory, desired, self._departures)
+        results = ToolResults(payloads if settings.storage_configured else None)
         self.intake = Intake(
             self.kernel,
             self.directory,
             claim_check,
             self._send,
             self.commands,
-            results=ToolResults(payloads if settings.storage_configured else None),
+            results=results,
         )
         self.requests = RequestDesk(
             kernel=self.kernel,
@@ -157,6 +167,14 @@ class AgentOperatingSystem:
             send=self._send,
         )
         self.intake.requests = self.requests
+        self.functions = self.intake.functions = FunctionReplies(
+            queues=function_queues,
+            store=self.store,
+            kernel=self.kernel,
+            results=results,
+            send=self._send,
+            claim_check=claim_check,
+        )
         self.conversations = Conversations(self.kernel, self.store, self.foundry)
         self.retention = Retention(self._account)
         self.schedules = Schedules(self.kernel, self.store, self.directory)
@@ -202,6 +220,7 @@ class AgentOperatingSystem:
         await self._bus.close()
         await self.foundry.close()
         await self._account.close()
+        await self._functions_account.close()
         if self._credential is not None:
             await self._credential.close()
 

@@ -16,9 +16,9 @@ from runtime.auth import Authorizer, Credentials
 from runtime.compression import compressed
 from runtime.encoding import Answer, encode, encode_problem
 from runtime.lifecycle import Lifecycle, NotReady
-from runtime.messages import BusMessage, Caller, CallerKind, Headers, Request, TimerTick
+from runtime.messages import BusMessage, Caller, CallerKind, Headers, Request, StorageMessage, TimerTick
 from runtime.problems import Problem, internal, not_ready, too_large, unsupported_media
-from runtime.routes import BusRoute, Route, TimerRoute
+from runtime.routes import BusRoute, Route, StorageQueueRoute, TimerRoute
 from runtime.tracing import TRACERESPONSE, Trace, trace_of
 
 log = logging.getLogger("runtime.invocation")
@@ -84,6 +84,13 @@ class Invoker:
         An application that cannot start is waited for so many seconds (None: for ever) before `NotReady`: abandoned
         messages come back at once, and would use up their deliveries within seconds.
         """
+        app = await self._lifecycle.ensure_within(patience_seconds)
+        await call(route.handler, dataclasses.replace(message, app=app))
+
+    async def storage(
+        self, route: StorageQueueRoute, message: StorageMessage, *, patience_seconds: float | None
+    ) -> None:
+        """Hand a message of a storage queue to its handler; otherwise as `bus`."""
         app = await self._lifecycle.ensure_within(patience_seconds)
         await call(route.handler, dataclasses.replace(message, app=app))
 

@@ -104,6 +104,8 @@ resource settings 'Microsoft.Web/sites/config@2025-03-01' = {
     AZURE_STORAGE_CONNECTION_STRING__blobServiceUri: blobEndpoint
     AZURE_STORAGE_CONNECTION_STRING__tableServiceUri: tableEndpoint
     AZURE_STORAGE_CONNECTION_STRING__queueServiceUri: queueEndpoint
+    AZURE_STORAGE_CONNECTION_STRING__credential: 'managedidentity'
+    AZURE_STORAGE_CONNECTION_STRING__clientId: identityClientId
     AZURE_SERVICE_BUS_CONNECTION_STRING__fullyQualifiedNamespace: serviceBusHost
     AZURE_SERVICE_BUS_CONNECTION_STRING__credential: 'managedidentity'
     AZURE_SERVICE_BUS_CONNECTION_STRING__clientId: identityClientId

@@ -31,6 +31,8 @@ DEFAULT_IN_AZURE = {
     "AOS_ENTRA_ISSUERS": "whose tokens are accepted is decided by who runs the app: docs/security.md",
     "AOS_ENTRA_AUDIENCES": "as AOS_ENTRA_ISSUERS",
     "AOS_SHARED_CONTAINERS": "aos-shared",
+    "STORAGE_SERVICE_ENDPOINT": "the app's own account",
+    "AOS_FUNCTION_OUTPUT_QUEUES": "none: output queues are looked into while a call waits",
     "AOS_MCP_PRIVATE_NETWORKS": "off: MCP servers lie at public addresses",
     "AOS_CONTEXT_TOKENS": "fits llama-3.3-70b",
     "AOS_AGENT_BACKLOG": "10,000",
@@ -46,6 +48,7 @@ PLATFORM = {
     *("APPLICATIONINSIGHTS_CONNECTION_STRING", "APPLICATIONINSIGHTS_AUTHENTICATION_STRING"),
     # Read by the trigger's extension; the code takes AZURE_CLIENT_ID.
     *(f"AZURE_SERVICE_BUS_CONNECTION_STRING__{name}" for name in ("credential", "clientId")),
+    *(f"AZURE_STORAGE_CONNECTION_STRING__{name}" for name in ("credential", "clientId")),
 }
 
 REFUSED = {
