@@ -8,7 +8,7 @@ JOBS ?= 3
 TORCH ?= torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-sdks test-ml faults soak lint format bench bench-peers clean
+.PHONY: help setup run test test-sdks test-ml faults soak lint format bench bench-peers bench-wire clean
 
 help: ## Show this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ format: $(BIN)/.dev ## Format the code
 
 bench: $(BIN)/.dev ## Measure AOS
 	$(BIN)/python -m benchmarks
+
+bench-wire: $(BIN)/.local ## Measure turns over the wire on the local stack, beside their floor
+	$(BIN)/python -m benchmarks.wire
 
 bench-peers: $(BIN)/.local ## Measure AOS beside other agent frameworks (installs each under .aos/peers)
 	$(BIN)/python -m benchmarks.peers
