@@ -8,10 +8,10 @@ JOBS ?= 3
 TORCH ?= torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-sdks test-ml faults soak lint format bench clean
+.PHONY: help setup run test test-sdks test-ml faults soak lint format bench bench-peers bench-wire bench-growth bench-cold bench-broker clean
 
 help: ## Show this help
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(BIN)/.dev ## Make .venv with everything that work on AOS needs
 
@@ -45,6 +45,21 @@ format: $(BIN)/.dev ## Format the code
 
 bench: $(BIN)/.dev ## Measure AOS
 	$(BIN)/python -m benchmarks
+
+bench-wire: $(BIN)/.local ## Measure turns over the wire on the local stack, beside their floor
+	$(BIN)/python -m benchmarks.wire
+
+bench-growth: $(BIN)/.local ## Measure what grows with agents, conversations, history, tools and sizes (plots)
+	$(BIN)/python -m benchmarks.growth
+
+bench-cold: $(BIN)/.dev ## Measure a cold start
+	$(BIN)/python -m benchmarks.cold
+
+bench-broker: $(BIN)/.local ## Measure the Service Bus emulator
+	$(BIN)/python -m benchmarks.broker
+
+bench-peers: $(BIN)/.local ## Measure AOS beside other agent frameworks (installs each under .aos/peers)
+	$(BIN)/python -m benchmarks.peers
 
 clean: ## Remove the environment, the local stack's state and all caches
 	rm -rf .venv .aos build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
