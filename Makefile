@@ -21,8 +21,8 @@ run: $(BIN)/.local ## Start the local stack and AOS; prints a curl to try
 test: $(BIN)/.dev ## Run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-test-ml: $(BIN)/.ml ## Run the tests that train and serve adapters (installs torch)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m ml tests/lora
+test-ml: $(BIN)/.ml ## Run the tests that train and serve adapters, also in Azure ML (installs torch)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ml tests/lora tests/ml
 
 lint: $(BIN)/.dev ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
@@ -60,5 +60,5 @@ $(BIN)/.dev: $(BIN)/python requirements.txt pyproject.toml
 
 $(BIN)/.ml: $(BIN)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[ml]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[ml,azureml]'
 	@touch $@
