@@ -8,7 +8,7 @@ JOBS ?= 3
 TORCH ?= torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-ml lint format bench clean
+.PHONY: help setup run test test-sdks test-ml faults soak lint format bench clean
 
 help: ## Show this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,8 +21,17 @@ run: $(BIN)/.local ## Start the local stack and AOS; prints a curl to try
 test: $(BIN)/.dev ## Run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
+test-sdks: $(BIN)/.dev ## Run the tests of Foundry with the oldest SDKs that are admitted
+	$(BIN)/python -m tests.foundry.lowest_sdks
+
 test-ml: $(BIN)/.ml ## Run the tests that train and serve adapters, also in Azure ML (installs torch)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m ml tests/lora tests/ml
+
+faults: $(BIN)/.dev ## Kill processes at every point of a turn and print what became of it
+	$(BIN)/python -m pytest -q -s -m soak tests/e2e/test_fault_points.py
+
+soak: $(BIN)/.dev ## Run the tests that take minutes: many conversations on two hosts
+	$(BIN)/python -m pytest -q -s -m soak tests/e2e/test_two_hosts.py
 
 lint: $(BIN)/.dev ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

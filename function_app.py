@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aos.access import entra_of, keys_of
 from aos.app import routes
 from aos.config import load_settings
 from runtime import RuntimeConfig, create_runtime
@@ -24,6 +25,12 @@ async def initialize() -> AgentOperatingSystem:
     return system
 
 
-runtime = create_runtime(RuntimeConfig(app_name="AOS"), routes(settings), app_initializer=initialize)
+runtime = create_runtime(
+    RuntimeConfig(app_name="AOS"),
+    routes(settings),
+    app_initializer=initialize,
+    keys=keys_of(settings),
+    entra=entra_of(settings),
+)
 runtime.create_startup_function()
 app = runtime.get_func_app()

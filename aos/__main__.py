@@ -70,10 +70,11 @@ def migrate(
 
 
 async def _serve(folder: Path) -> None:
+    from aos.access import entra_of, keys_of
     from aos.app import routes
     from aos.system import AgentOperatingSystem
     from aos.welcome import welcome
-    from runtime import AsgiRuntime, Keys, RuntimeConfig
+    from runtime import AsgiRuntime, RuntimeConfig
 
     settings = load_settings()
 
@@ -94,7 +95,8 @@ async def _serve(folder: Path) -> None:
         routes(settings),
         initialize,
         shutdown,
-        keys=Keys(function=settings.function_key, admin=settings.admin_key),
+        keys=keys_of(settings),
+        entra=entra_of(settings),
         settings=os.environ,
         port_setting="AOS_PORT",
     )

@@ -5,11 +5,27 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from aos.approvals import APPROVER, ApprovalDecision, Listed, may_approve
+from pydantic import Field
+
+from aos.answers import (
+    AgentAnswer,
+    AgentListAnswer,
+    AgentStatusAnswer,
+    ApprovalAnswer,
+    ApprovalPageAnswer,
+    CommandAnswer,
+    HealthAnswer,
+    OperationAnswer,
+    ReloadAnswer,
+    ServerListAnswer,
+    ServerStatusAnswer,
+)
+from aos.approvals import ApprovalDecision, Listed
 from aos.commands import AgentOrder
 from aos.config import SERVICE_BUS, Settings
+from aos.conversations import ConversationView
 from aos.errors import (
     AgentDisabled,
     AgentNotReady,
@@ -40,7 +56,18 @@ from aos.messaging.envelopes import (
 from aos.messaging.incoming import REPLAY, Incoming, replay_number
 from aos.sse import LONGEST_STREAM, MEDIA_TYPE, EventStream, location, wants_events
 from aos.views import operation_view
-from runtime import AuthLevel, BusMessage, HttpMethod, Problem, Request, Response, RouteRegistry, TimerTick
+from runtime import (
+    Answers,
+    AuthLevel,
+    BusMessage,
+    HttpMethod,
+    Parameter,
+    Problem,
+    Request,
+    Response,
+    RouteRegistry,
+    TimerTick,
+)
 
 if TYPE_CHECKING:
     from aos.kernel.kernel import Kernel
@@ -73,34 +100,142 @@ _STATUS: dict[type[AosError], int] = {
 }
 
 
+# A key or token may be limited to agents: these are its scopes. Approving is apart: who talks to an agent must not
+# approve its writes.
+READ, RUN, READ_ALL, APPROVER = "agents/{agent_id}:read", "agents/{agent_id}:run", "agents/*:read", "approver"
+
+_OPERATION = Answers("The operation as it ended.", OperationAnswer)
+_GOES_ON = Answers("The operation goes on.", OperationAnswer)
+_LATER = {"Location": "Where the operation is found.", "Retry-After": "Seconds after which to look."}
+
+
 def routes(settings: Settings) -> RouteRegistry:
     """All routes of the roles that this app plays."""
     registry = RouteRegistry()
-    registry.register("health", _http(health), auth_level=AuthLevel.ANONYMOUS, name="health")
-    registry.register("mcp/servers", _http(mcp_servers), name="mcp_servers")
-    registry.register("mcp/servers/{server_id}/status", _http(mcp_server_status), name="mcp_server_status")
+    registry.register(
+        "health",
+        _http(health),
+        auth_level=AuthLevel.ANONYMOUS,
+        name="health",
+        tags=["system"],
+        response_model=HealthAnswer,
+        answers={
+            # Not only a problem: the body of an unhealthy system says what is wrong with it.
+            503: Answers("It cannot do its work, or could not start.", HealthAnswer)
+        },
+    )
+    registry.register(
+        "mcp/servers",
+        _http(mcp_servers),
+        name="mcp_servers",
+        tags=["system"],
+        response_model=ServerListAnswer,
+        scopes=(READ_ALL,),
+        problems=(502,),
+    )
+    registry.register(
+        "mcp/servers/{server_id}/status",
+        _http(mcp_server_status),
+        name="mcp_server_status",
+        tags=["system"],
+        response_model=ServerStatusAnswer,
+        scopes=(READ_ALL,),
+        problems=(404, 502),
+    )
     if "agents" in settings.roles:
         _agent_routes(registry, settings)
     if "mcp" in settings.roles:
         registry.register_topic(
-            MCP_REQUESTS, SERVERS_SUBSCRIPTION, on_mcp_request, connection=SERVICE_BUS, name="on_mcp_request"
+            MCP_REQUESTS,
+            SERVERS_SUBSCRIPTION,
+            on_mcp_request,
+            connection=SERVICE_BUS,
+            name="on_mcp_request",
+            required=False,
         )
-        registry.register_queue(MCP_COMMANDS, on_mcp_command, connection=SERVICE_BUS, name="on_mcp_command")
+        registry.register_queue(
+            MCP_COMMANDS, on_mcp_command, connection=SERVICE_BUS, name="on_mcp_command", required=False
+        )
     return registry
 
 
 def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
-    registry.register("agents", _http(agent_list), name="agent_list")
-    registry.register("agents/{agent_id}", _http(agent), name="agent")
-    registry.register("agents/{agent_id}/status", _http(agent_status), name="agent_status")
-    registry.register("agents/{agent_id}", _http(ask), [HttpMethod.POST], name="ask", request_model=Ask)
-    registry.register("operations/{operation_id}", _http(operation), name="operation")
-    registry.register("agents/{agent_id}/conversations/{conversation_id}", _http(conversation), name="conversation")
+    registry.register(
+        "agents",
+        _http(agent_list),
+        name="agent_list",
+        tags=["agents"],
+        response_model=AgentListAnswer,
+        problems=(502,),
+    )
+    registry.register(
+        "agents/{agent_id}",
+        _http(agent),
+        name="agent",
+        tags=["agents"],
+        response_model=AgentAnswer,
+        scopes=(READ,),
+        problems=(404, 502),
+    )
+    registry.register(
+        "agents/{agent_id}/status",
+        _http(agent_status),
+        name="agent_status",
+        tags=["agents"],
+        response_model=AgentStatusAnswer,
+        scopes=(READ,),
+        problems=(404, 502),
+    )
+    registry.register(
+        "agents/{agent_id}",
+        _http(ask),
+        [HttpMethod.POST],
+        name="ask",
+        tags=["agents"],
+        request_model=Ask,
+        answers={
+            200: Answers("The answer.", OperationAnswer, {"text/event-stream": "The turn as it goes, event by event."}),
+            202: Answers("The turn goes on.", OperationAnswer, headers=_LATER),
+        },
+        parameters=(
+            Parameter("idempotency-key", "header", description="The same key names the same operation for ever."),
+            Parameter("prefer", "header", description="`respond-async`: do not wait for the answer (RFC 7240)."),
+        ),
+        scopes=(RUN,),
+        sensitive=True,
+        problems=(404, 409, 429, 502),
+    )
+    registry.register(
+        "operations/{operation_id}",
+        _http(operation),
+        name="operation",
+        tags=["operations"],
+        response_model=OperationAnswer,
+        sensitive=True,
+        problems=(404, 502),
+    )
+    registry.register(
+        "agents/{agent_id}/conversations/{conversation_id}",
+        _http(conversation),
+        name="conversation",
+        tags=["conversations"],
+        response_model=ConversationView,
+        parameters=(
+            Parameter("after", kind=Annotated[int, Field(ge=0, lt=10**20)], description="`next` of the page before"),
+        ),
+        scopes=(READ,),
+        sensitive=True,
+        problems=(404, 502),
+    )
     registry.register(
         "agents/{agent_id}/conversations/{conversation_id}",
         _http(delete_conversation),
         [HttpMethod.DELETE],
         name="delete_conversation",
+        tags=["conversations"],
+        answers={204: Answers("It is forgotten, here and in Foundry.")},
+        scopes=(RUN,),
+        problems=(404, 409, 502),
     )
     registry.register(
         "agents/{agent_id}/commands",
@@ -108,20 +243,58 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         [HttpMethod.POST],
         auth_level=AuthLevel.ADMIN,
         name="command_agent",
+        tags=["agents"],
         request_model=AgentOrder,
+        response_model=CommandAnswer,
+        problems=(404, 502),
     )
     registry.register(
-        "registry/reload", _http(reload), [HttpMethod.POST], auth_level=AuthLevel.ADMIN, name="reload_registry"
+        "registry/reload",
+        _http(reload),
+        [HttpMethod.POST],
+        auth_level=AuthLevel.ADMIN,
+        name="reload_registry",
+        tags=["system"],
+        response_model=ReloadAnswer,
+        problems=(502,),
     )
-    registry.register("operations/{operation_id}", _http(cancel), [HttpMethod.DELETE], name="cancel")
-    # Who talks to an agent must not approve its writes: the handlers look for more than a key (`may_approve`).
-    registry.register("approvals", _http(approvals), name="approvals")
+    registry.register(
+        "operations/{operation_id}",
+        _http(cancel),
+        [HttpMethod.DELETE],
+        name="cancel",
+        tags=["operations"],
+        answers={200: _OPERATION, 202: _GOES_ON},
+        sensitive=True,
+        problems=(404, 409, 502),
+    )
+    registry.register(
+        "approvals",
+        _http(approvals),
+        auth_level=AuthLevel.ADMIN,
+        name="approvals",
+        tags=["approvals"],
+        response_model=ApprovalPageAnswer,
+        parameters=(
+            Parameter("state", kind=Literal["pending", "decided"], description="pending, if it is not given"),
+            Parameter("after", kind=Annotated[str, Field(max_length=256)], description="`next` of the page before"),
+        ),
+        scopes=(APPROVER,),
+        sensitive=True,
+        problems=(502,),
+    )
     registry.register(
         "approvals/{approval_id}",
         _http(decide),
         [HttpMethod.POST],
+        auth_level=AuthLevel.ADMIN,
         name="decide",
+        tags=["approvals"],
         request_model=ApprovalDecision,
+        answers={200: Answers("Done.", ApprovalAnswer), 202: Answers("On its way.", ApprovalAnswer)},
+        scopes=(APPROVER,),
+        sensitive=True,
+        problems=(404, 409, 502),
     )
     registry.register_topic(
         AGENT_EVENTS,
@@ -130,13 +303,23 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         connection=SERVICE_BUS,
         name="on_agent_event",
         sessions=settings.events_sessions,
+        required=False,
     )
     registry.register_topic(
-        MCP_RESPONSES, AGENTS_SUBSCRIPTION, on_agent_message, connection=SERVICE_BUS, name="on_mcp_response"
+        MCP_RESPONSES,
+        AGENTS_SUBSCRIPTION,
+        on_agent_message,
+        connection=SERVICE_BUS,
+        name="on_mcp_response",
+        required=False,
     )
-    registry.register_queue(AGENT_COMMANDS, on_agent_message, connection=SERVICE_BUS, name="on_agent_command")
-    registry.register_queue(AOS_REQUESTS, on_agent_message, connection=SERVICE_BUS, name="on_aos_request")
-    registry.register_timer("sweep", "*/10 * * * * *", sweep)
+    registry.register_queue(
+        AGENT_COMMANDS, on_agent_message, connection=SERVICE_BUS, name="on_agent_command", required=False
+    )
+    registry.register_queue(
+        AOS_REQUESTS, on_agent_message, connection=SERVICE_BUS, name="on_aos_request", required=False
+    )
+    registry.register_timer("sweep", f"*/{settings.sweep_seconds} * * * * *", sweep)
     registry.register_timer("reconcile", "0 */5 * * * *", reconcile)
     registry.register_timer("purge", "0 */10 * * * *", purge)
     registry.register_timer("schedules", "0 * * * * *", schedules)
@@ -152,8 +335,11 @@ async def health(request: Request) -> Response:
 
 
 async def agent_list(request: Request) -> Response:
-    """The agents of the registry."""
-    return Response(body=await _system(request).agent_list())
+    """The agents of the registry, as far as the caller may read them."""
+    body = await _system(request).agent_list()
+    if request.caller.scopes is not None:
+        body["agents"] = [agent for agent in body["agents"] if request.caller.may(f"agents/{agent['agent_id']}:read")]
+    return Response(body=body)
 
 
 async def agent(request: Request) -> Response:
@@ -194,15 +380,15 @@ async def ask(request: Request) -> Response:
 
 async def operation(request: Request) -> Response:
     """What became of an accepted message."""
-    return Response(body=operation_view(await _system(request).kernel.operation(request.route_params["operation_id"])))
+    operation = await _system(request).kernel.operation(request.route_params["operation_id"])
+    _allow(request, operation, "read", "run")
+    return Response(body=operation_view(operation))
 
 
 async def conversation(request: Request) -> Response:
     """A page of what was said in a conversation, in the order in which it was accepted."""
-    after = request.query.get("after", "0")
-    if not after.isdecimal() or len(after) > 20:
-        raise Problem(400, "invalid_query", "The query is not valid", "after takes `next` of the page before.")
-    return Response(body=await _system(request).conversations.page(_conversation(request), int(after)))
+    after = int(request.query.get("after", "0"))
+    return Response(body=await _system(request).conversations.page(_conversation(request), after))
 
 
 async def delete_conversation(request: Request) -> Response:
@@ -227,23 +413,21 @@ async def reload(request: Request) -> Response:
 async def cancel(request: Request) -> Response:
     """Ends an operation as cancelled: 200 when it has ended so, 202 while a model step is let end."""
     operation_id = request.route_params["operation_id"]
-    operation = await _system(request).kernel.cancel(operation_id, request.caller.name)
+    kernel = _system(request).kernel
+    if request.caller.scopes is not None:
+        _allow(request, await kernel.operation(operation_id), "run")
+    operation = await kernel.cancel(operation_id, request.caller.name)
     return Response(status=200 if operation.final else 202, body=operation_view(operation))
 
 
 async def approvals(request: Request) -> Response:
     """Calls that wait for a person; with `?state=decided` those that were decided, the newest first."""
-    _approver(request)
-    listed = request.query.get("state", "pending")
-    if listed not in ("pending", "decided"):
-        raise Problem(400, "invalid_query", "The query is not valid", "state takes pending or decided.")
-    state: Listed = "decided" if listed == "decided" else "pending"
+    state: Listed = "decided" if request.query.get("state") == "decided" else "pending"
     return Response(body=await _system(request).approvals(state, request.query.get("after", "")))
 
 
 async def decide(request: Request) -> Response:
     """Approves or rejects a call: 200 when that is done, 202 while it is on its way."""
-    _approver(request)
     decision = request.parse(ApprovalDecision)
     view = await _system(request).decide(request.route_params["approval_id"], decision, request.caller.name)
     return Response(status=202 if view["state"] == "pending" else 200, body=view)
@@ -300,6 +484,13 @@ async def reconcile(tick: TimerTick) -> None:
 # --- inside
 
 
+def _allow(request: Request, operation: Operation, *actions: str) -> None:
+    """403 for a caller who is limited to other agents."""
+    scopes = [f"agents/{operation.agent_id}:{action}" for action in actions]
+    if request.caller.scopes is not None and not any(request.caller.may(scope) for scope in scopes):
+        raise Problem(403, "scope_required", detail=f"This needs one of the scopes: {', '.join(scopes)}.")
+
+
 def _events(kernel: Kernel, accepted: Operation, body: Ask) -> Response:
     # Whoever reads events waits for the end of the turn, unless the body says how long.
     seconds = body.timeout_seconds if "timeout_seconds" in body.model_fields_set else LONGEST_STREAM
@@ -317,14 +508,6 @@ def _system(carrier: Request | BusMessage | TimerTick) -> AgentOperatingSystem:
 
 def _conversation(request: Request) -> ConversationKey:
     return ConversationKey(request.route_params["agent_id"], request.route_params["conversation_id"])
-
-
-def _approver(request: Request) -> None:
-    caller = request.caller
-    if not may_approve(caller.is_admin, caller.scopes):
-        raise Problem(
-            403, "approver_required", detail=f"This needs the admin key (x-admin-key) or the role {APPROVER}."
-        )
 
 
 def _http(handler: HttpHandler) -> HttpHandler:

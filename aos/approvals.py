@@ -7,7 +7,7 @@ outbox: writing one again is harmless, and one that is late never undoes a decis
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -25,19 +25,9 @@ PAGE = 50
 LAST_MOMENT = 10**15
 """Milliseconds since the epoch that no decision reaches: rows of later decisions sort first."""
 
-APPROVER = "approver"
-"""The Entra app role of people who decide about calls."""
 
 Listed = Literal["pending", "decided"]
 RECORD = TypeAdapter(ApprovalRecord)
-
-
-def may_approve(is_admin: bool, scopes: Collection[str] | None) -> bool:
-    """Whether a caller may see and decide about calls: administrators, and who has the role `approver`.
-
-    A key that lets an app talk to agents is not enough: it must not approve what those agents write.
-    """
-    return is_admin or APPROVER in (scopes or ())
 
 
 class ApprovalDecision(BaseModel):

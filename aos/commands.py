@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from aos.agents.departures import Departures
 from aos.agents.desired import DesiredStates, Order
 from aos.agents.directory import AgentDirectory
 from aos.kernel.kernel import Kernel
@@ -26,7 +27,14 @@ class AgentOrder(BaseModel):
 class Commands:
     """Carries out what operators ask for, over HTTP and queue `agent-commands`."""
 
-    def __init__(self, kernel: Kernel, directory: AgentDirectory, desired: DesiredStates) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        directory: AgentDirectory,
+        desired: DesiredStates,
+        departures: Departures | None = None,
+    ) -> None:
+        self._departures = departures
         self._kernel = kernel
         self._directory = directory
         self._desired = desired
@@ -50,8 +58,12 @@ class Commands:
             await self._kernel.wake_agent(agent_id)
 
     async def reload(self) -> dict[str, Any]:
-        """Reads both registries now and says what changed: ids by `added`, `changed`, `removed`, `disabled`."""
+        """Reads both registries now and says what changed: ids by `added`, `changed`, `removed`, `disabled`.
+
+        `leaving` are the agents that are still in Foundry though an earlier reconcile found them gone from here.
+        """
         before = self._directory.seen()
         await self._directory.reload()
         await self._directory.registry()
-        return self._directory.seen().since(before)
+        leaving = [] if self._departures is None else await self._departures.waiting()
+        return self._directory.seen().since(before) | {"leaving": leaving}

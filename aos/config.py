@@ -104,6 +104,10 @@ class Settings(BaseSettings):
     events_sessions: Annotated[bool, Field(validation_alias=_named("AOS_EVENTS_SESSIONS"))] = False
     """Whether the subscription of `agent-events` requires sessions (strict order from senders that do not wait)."""
 
+    lease_seconds: Annotated[float, Field(validation_alias=_named("AOS_LEASE_SECONDS"), ge=2.0, le=300.0)] = 30.0
+    """How long a conversation, or a tool call, stays with a process that died; others go on with it then."""
+    sweep_seconds: Annotated[int, Field(validation_alias=_named("AOS_SWEEP_SECONDS"), ge=1, le=30)] = 10
+    """How often each process looks for turns that nobody drives."""
     context_tokens: Annotated[int, Field(validation_alias=_named("AOS_CONTEXT_TOKENS"), ge=1_000)] = 60_000
     """Size at which a conversation is rolled over before its next turn: half the window of llama-3.3-70b, so that three
     steps of a turn stay within its limit of tokens."""
@@ -111,25 +115,35 @@ class Settings(BaseSettings):
     agent_backlog: Annotated[int, Field(validation_alias=_named("AOS_AGENT_BACKLOG"), ge=1, le=100_000)] = 10_000
     """Operations of one agent that may be unfinished; beyond it new messages are refused or put off."""
 
+    key_vault: Annotated[
+        str | None, Field(validation_alias=_named("AOS_KEY_VAULT_URL"), pattern=r"^https://[^/?#@]+/?$")
+    ] = None
+    """`https://<vault>.vault.azure.net`: where `${NAME}` of MCP servers is looked up, before the environment."""
+    mcp_private_networks: Annotated[bool, Field(validation_alias=_named("AOS_MCP_PRIVATE_NETWORKS"))] = False
+    """Whether MCP servers may lie at private and loopback addresses, such as in the app's virtual network."""
+
     client_id: Annotated[str | None, Field(validation_alias=_named("AZURE_CLIENT_ID"))] = None
 
     host: Annotated[str, Field(validation_alias=_named("AOS_HOST"))] = "127.0.0.1"
     port: Annotated[int, Field(validation_alias=_named("AOS_PORT"), ge=0, le=65535)] = 7071
     function_key: Annotated[str | None, Field(validation_alias=_named("AOS_FUNCTION_KEY"), repr=False)] = None
     admin_key: Annotated[str | None, Field(validation_alias=_named("AOS_ADMIN_KEY"), repr=False)] = None
+    keys: Annotated[str, Field(validation_alias=_named("AOS_KEYS"), repr=False)] = ""
+    """JSON: further keys by name with their scopes; see `docs/security.md`."""
+    entra_issuers: Annotated[tuple[str, ...], NoDecode, Field(validation_alias=_named("AOS_ENTRA_ISSUERS"))] = ()
+    """Whose tokens are accepted, separated by commas: `https://login.microsoftonline.com/<tenant>/v2.0`."""
+    entra_audiences: Annotated[tuple[str, ...], NoDecode, Field(validation_alias=_named("AOS_ENTRA_AUDIENCES"))] = ()
+
+    @field_validator("entra_issuers", "entra_audiences", "shared_containers", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("roles", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return frozenset(part.strip() for part in value.split(",") if part.strip())
-        return value
-
-    @field_validator("shared_containers", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
     @model_validator(mode="after")
@@ -153,7 +167,8 @@ class Settings(BaseSettings):
     @property
     def needs_identity(self) -> bool:
         """Whether some service is to be signed in to with the app's identity."""
-        return not (self.storage and self.service_bus and (self.project_api_key or not self.use_foundry))
+        keys = self.storage and self.service_bus and (self.project_api_key or not self.use_foundry)
+        return self.key_vault is not None or not keys
 
     @property
     def bus_configured(self) -> bool:

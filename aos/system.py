@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from aos.agents.departures import Departures
 from aos.agents.desired import DesiredStates
 from aos.agents.directory import AgentDirectory
 from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
@@ -21,6 +22,7 @@ from aos.commands import Commands
 from aos.config import SERVICE_BUS, STORAGE, Settings
 from aos.conversations import Conversations
 from aos.errors import AgentStopped, AosError, TransientError
+from aos.foundry.provisioning import scope_of
 from aos.health import Check, Health, worst
 from aos.identity import identity
 from aos.intake import Intake
@@ -31,10 +33,10 @@ from aos.kernel.types import Decision
 from aos.mcp.catalogue import ToolCatalogue
 from aos.mcp.circuits import KIND
 from aos.mcp.errors import UnknownServer
+from aos.mcp.key_vault import open_secrets
 from aos.mcp.ledger import TableLedger
 from aos.mcp.pins import ToolPins
 from aos.mcp.results import ToolResults
-from aos.mcp.secrets import EnvironmentSecrets
 from aos.mcp.servers import McpServers
 from aos.mcp.status import Desired, ServerStatusBoard
 from aos.mcp.views import server_view, status_view
@@ -114,7 +116,8 @@ class AgentOperatingSystem:
             desired=desired,
         )
         self._counters = Counters(self._account)
-        self.store = TableConversations(self._account, values, counters=self._counters)
+        lease = settings.lease_seconds
+        self.store = TableConversations(self._account, values, counters=self._counters, first_look=lease * 7 / 6)
         self._approvals = ApprovalBoard(self._account, values)
         self._trips = TableTrips(self._account) if settings.storage_configured else None
         self.kernel = Kernel(
@@ -124,9 +127,17 @@ class AgentOperatingSystem:
             outlet=ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals),
             board=self._trips,
             options=options
-            or KernelOptions(context_tokens=settings.context_tokens, agent_backlog=settings.agent_backlog),
+            or KernelOptions(
+                lease=lease,
+                renew=lease / 3,
+                context_tokens=settings.context_tokens,
+                agent_backlog=settings.agent_backlog,
+            ),
         )
-        self.commands = Commands(self.kernel, self.directory, desired)
+        self._departures: Departures | None = None
+        if settings.use_foundry and settings.storage_configured:
+            self._departures = Departures(self._account, scope_of(settings), self.directory, self.store)
+        self.commands = Commands(self.kernel, self.directory, desired, self._departures)
         self.intake = Intake(
             self.kernel,
             self.directory,
@@ -149,18 +160,20 @@ class AgentOperatingSystem:
         self.conversations = Conversations(self.kernel, self.store, self.foundry)
         self.retention = Retention(self._account)
         self.schedules = Schedules(self.kernel, self.store, self.directory)
+        self._secrets = open_secrets(settings.key_vault, self._credential, clock)
         self.mcp: McpServers | None = None
         if "mcp" in settings.roles:
             self.mcp = McpServers(
                 registry=self._servers,
-                ledger=TableLedger(self._account, values),
+                ledger=TableLedger(self._account, values, lease=lease),
                 catalogue=catalogue,
                 board=self._board,
                 send=self._send,
                 claim_check=claim_check,
-                secrets=EnvironmentSecrets(),
                 pins=ToolPins(self._account, settings.mcp_container) if settings.storage_configured else None,
                 trips=self._trips,
+                secrets=self._secrets,
+                private_networks=settings.mcp_private_networks,
             )
         self._health = Health(self._checks())
         self._tasks: set[asyncio.Task[None]] = set()
@@ -185,6 +198,7 @@ class AgentOperatingSystem:
         await self.kernel.close(grace)
         if self.mcp is not None:
             await self.mcp.close()
+        await self._secrets.close()
         await self._bus.close()
         await self.foundry.close()
         await self._account.close()
@@ -192,12 +206,21 @@ class AgentOperatingSystem:
             await self._credential.close()
 
     async def reconcile(self) -> None:
-        """Reads the registries and makes every enabled agent ready in Foundry; one that fails does not stop others."""
+        """Reads the registries and makes every enabled agent ready in Foundry; one that fails does not stop others.
+
+        Agents that left the registry are removed from Foundry, see `aos.agents.departures`.
+        """
         await self.directory.reload()
         registry = await self.directory.registry()
         await self._look_at_deployments(registry)
         for problem in registry.problems:
             log.error("agent registry %s: %s", problem.pointer, problem.detail)
+        try:
+            made = await self.directory.look_up([entry.agent_id for entry in registry.enabled])
+        except AosError as error:
+            # Then each of them would find the same; they are made ready when they are needed.
+            log.warning("the agents cannot be made ready yet: %s", error.detail)
+            return
         waiting: dict[str, list[str]] = {}
         for entry in registry.enabled:
             try:
@@ -208,6 +231,8 @@ class AgentOperatingSystem:
                 log.error("agent %s cannot be made ready: %s", entry.agent_id, error.detail)
         for why, agents in waiting.items():
             log.info("not ready yet: %s: %s", ", ".join(agents), why)
+        if self._departures is not None:
+            await self._departures.look(made)
 
     async def sweep(self) -> None:
         """Looks after turns that a dead process left behind, and after deadlines."""

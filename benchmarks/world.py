@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from aos.kernel.events import PlannedCall
 from aos.kernel.kernel import Kernel
@@ -34,6 +34,12 @@ class InstantModel:
         return REF
 
     async def forget_agent(self, agent_id: str) -> None:
+        raise AssertionError("not in this world")
+
+    async def look_up_agents(self, agent_ids: Collection[str]) -> frozenset[str]:
+        raise AssertionError("not in this world")
+
+    async def remove_agent(self, agent_id: str) -> bool:
         raise AssertionError("not in this world")
 
     async def open_conversation(self, key: ConversationKey) -> str:

@@ -46,14 +46,14 @@ class Part(Protocol):
 
 
 class Emulator:
-    """One of our own emulators, which prints the address for its clients when it is ready.
+    """One of our own servers, which prints the address for its clients when it is ready.
 
     Args:
         name: how messages call it.
-        module: run as `python -m MODULE --port P --db FILE`.
+        module: run as `python -m MODULE --port P`, with `--db FILE` if there is one.
         setting, port: the setting that names its port; 0 = a free one, chosen at the first start.
         address: regular expression for what it prints.
-        database: its SQLite file.
+        database: its SQLite file; None if it keeps no data.
         logs: folder for its log.
         arguments: more of them.
         held: file descriptors that stay open as long as it lives.
@@ -67,7 +67,7 @@ class Emulator:
         setting: str,
         port: int,
         address: str,
-        database: Path,
+        database: Path | None,
         logs: Path,
         arguments: Sequence[str] = (),
         held: Iterable[int] = (),
@@ -86,7 +86,7 @@ class Emulator:
 
     @property
     def detail(self) -> str:
-        return str(self._database)
+        return str(self._database or "")
 
     async def start(self) -> None:
         """Starts it and waits for its address.
@@ -97,9 +97,10 @@ class Emulator:
         self.ports = ports.settle({self._setting: (f"the {self.name}", self.ports[self._setting])})
         port = self.ports[self._setting]
         search = [str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        data = () if self._database is None else ("--db", self._database)
         self._child = Child(
             self.name,
-            [sys.executable, "-m", self._module, "--port", str(port), "--db", self._database, *self._arguments],
+            [sys.executable, "-m", self._module, "--port", str(port), *data, *self._arguments],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(search), "PYTHONUNBUFFERED": "1"},
             log=self._log,
             held=self._held,
@@ -121,8 +122,8 @@ class Emulator:
             await self._child.stop()
 
 
-def service_bus(port: int, state_dir: Path, held: Iterable[int] = ()) -> Emulator:
-    """The Service Bus emulator; its address is a connection string."""
+def service_bus(port: int, config: Path | None, state_dir: Path, held: Iterable[int] = ()) -> Emulator:
+    """The Service Bus emulator with the entities of a file, or its own; its address is a connection string."""
     return Emulator(
         "Service Bus emulator",
         "emulators.servicebus",
@@ -131,6 +132,7 @@ def service_bus(port: int, state_dir: Path, held: Iterable[int] = ()) -> Emulato
         address=r"Endpoint=sb://\S+",
         database=state_dir / "servicebus.db",
         logs=state_dir / "logs",
+        arguments=() if config is None else ("--config", str(config.absolute())),
         held=held,
     )
 

@@ -33,6 +33,9 @@ class StackSettings(BaseSettings):
     table_port: Port = Field(10002, validation_alias="AOS_TABLE_PORT")
     servicebus_port: Port = Field(5672, validation_alias="AOS_SERVICEBUS_PORT")
     foundry_port: Port = Field(8765, validation_alias="AOS_FOUNDRY_PORT")
+    calendar_port: Port = Field(8770, validation_alias="AOS_CALENDAR_PORT")
+    servicebus_config: Path | None = Field(None, validation_alias="AOS_SERVICEBUS_CONFIG")
+    """Queues and topics in the JSON form of Microsoft's emulator; those of AOS if unset."""
     foundry_model: str = Field("offline", validation_alias="AOS_FOUNDRY_MODEL")
     """`offline`, or the URL of a server that speaks OpenAI's protocol."""
 

@@ -1,4 +1,4 @@
-"""The local stack: Azurite, the Service Bus emulator and the Foundry emulator, kept running together."""
+"""The local stack: Azurite, the emulators of Service Bus and Foundry, and an MCP server, kept running together."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Self, TextIO
 from emulators.azurite import Azurite
 from emulators.deployments import deployment_names, write_deployments
 from emulators.errors import AlreadyRunning, BadSetting
+from emulators.example_servers import CALENDAR_URL, business_calendar, uses_calendar
 from emulators.keeper import keep
 from emulators.parts import Emulator, Part, Report, foundry, logger, service_bus
 from emulators.ports import settle
@@ -74,19 +75,24 @@ class Stack:
             "AGENT_CONFIG_BLOB_CONTAINER": self.settings.agent_container,
             "MCP_REGISTRY_BLOB_CONTAINER": self.settings.mcp_container,
             "USE_FOUNDRY_RUNTIME": self.settings.use_foundry_runtime,
+            # MCP servers of a developer are on this machine.
+            "AOS_MCP_PRIVATE_NETWORKS": "true",
         }
 
     async def start(self) -> None:
         """Starts all parts side by side, then puts the registries into storage. Nothing is left running on an error."""
         self._lock = await _take(self.state_dir)
         try:
-            azurite, bus, models = self._prepare(self._lock)
-            self._azurite, self._parts = azurite, (azurite, bus, models)
+            azurite, bus, models, calendar = self._prepare(self._lock)
+            self._azurite = azurite
+            self._parts = (azurite, bus, models) if calendar is None else (azurite, bus, models, calendar)
             await _all(*(part.start() for part in self._parts))
             self._addresses = {
                 "AZURE_SERVICE_BUS_CONNECTION_STRING": bus.address,
                 "AZURE_AI_PROJECT_ENDPOINT": models.address,
             }
+            if calendar is not None:
+                self._addresses[CALENDAR_URL] = calendar.address
             await seed_registries(
                 azurite.connection_string,
                 {
@@ -100,18 +106,19 @@ class Stack:
             await self.stop()
             raise
 
-    def _prepare(self, lock: TextIO) -> tuple[Azurite, Emulator, Emulator]:
+    def _prepare(self, lock: TextIO) -> tuple[Azurite, Emulator, Emulator, Emulator | None]:
         """The parts with their ports, which are settled together: no two may have the same."""
         settings = self.settings
-        settled = settle(
-            {
-                "AOS_BLOB_PORT": ("Azurite's blob service", settings.blob_port),
-                "AOS_QUEUE_PORT": ("Azurite's queue service", settings.queue_port),
-                "AOS_TABLE_PORT": ("Azurite's table service", settings.table_port),
-                "AOS_SERVICEBUS_PORT": ("the Service Bus emulator", settings.servicebus_port),
-                "AOS_FOUNDRY_PORT": ("the Foundry emulator", settings.foundry_port),
-            }
-        )
+        wanted = {
+            "AOS_BLOB_PORT": ("Azurite's blob service", settings.blob_port),
+            "AOS_QUEUE_PORT": ("Azurite's queue service", settings.queue_port),
+            "AOS_TABLE_PORT": ("Azurite's table service", settings.table_port),
+            "AOS_SERVICEBUS_PORT": ("the Service Bus emulator", settings.servicebus_port),
+            "AOS_FOUNDRY_PORT": ("the Foundry emulator", settings.foundry_port),
+        }
+        if uses_calendar(self._project / "mcp_server_registry.json"):
+            wanted["AOS_CALENDAR_PORT"] = ("the business calendar", settings.calendar_port)
+        settled = settle(wanted)
         deployments = self.state_dir / "foundry-deployments.json"
         write_deployments(
             deployments,
@@ -130,9 +137,14 @@ class Stack:
             report=self._report,
             held=held,
         )
-        bus = service_bus(settled["AOS_SERVICEBUS_PORT"], self.state_dir, held)
+        bus = service_bus(settled["AOS_SERVICEBUS_PORT"], settings.servicebus_config, self.state_dir, held)
         models = foundry(settled["AOS_FOUNDRY_PORT"], settings.foundry_model, deployments, self.state_dir, held)
-        return azurite, bus, models
+        calendar = (
+            business_calendar(settled["AOS_CALENDAR_PORT"], self.state_dir, held)
+            if "AOS_CALENDAR_PORT" in settled
+            else None
+        )
+        return azurite, bus, models, calendar
 
     async def supervise(self) -> None:
         """Starts parts that die again, on the same ports; runs until cancelled.

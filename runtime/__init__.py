@@ -12,58 +12,66 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from runtime.agent_framework_runtime import AgentConfig, AgentExists, AgentFrameworkRuntime
     from runtime.asgi_runtime import AsgiRuntime, ServeError
-    from runtime.auth import Keys
+    from runtime.auth import Keys, NamedKey
     from runtime.azure_functions_runtime import AzureFunctionsRuntime, create_runtime
     from runtime.bus_consumer import ConsumerState
     from runtime.config_loader import RuntimeConfig, RuntimeConfigError, load_runtime_config
+    from runtime.key_settings import KeySettingError, parse_keys
     from runtime.lifecycle import Lifecycle, NotReady
     from runtime.messages import BusMessage, Caller, CallerKind, Headers, Request, Response, TimerTick
+    from runtime.openapi import openapi_document
+    from runtime.outgoing import CircuitOpen, Outgoing
     from runtime.problems import FieldError, InvalidJson, Problem
-    from runtime.routes_registry import (
-        AuthLevel,
-        HttpMethod,
-        QueueRoute,
-        Route,
-        RouteError,
-        RouteRegistry,
-        TimerRoute,
-        TopicRoute,
-        route,
-    )
+    from runtime.route_checks import RouteError
+    from runtime.routes import Answers, AuthLevel, HttpMethod, Parameter, QueueRoute, Route, TimerRoute, TopicRoute
+    from runtime.routes_registry import RouteRegistry, route
+    from runtime.storage import Storage, open_storage
+    from runtime.tokens import Entra
 
 _HOMES = {
     "AgentConfig": "agent_framework_runtime",
     "AgentExists": "agent_framework_runtime",
     "AgentFrameworkRuntime": "agent_framework_runtime",
+    "Answers": "routes",
     "AsgiRuntime": "asgi_runtime",
-    "AuthLevel": "routes_registry",
+    "AuthLevel": "routes",
     "AzureFunctionsRuntime": "azure_functions_runtime",
     "BusMessage": "messages",
     "Caller": "messages",
     "CallerKind": "messages",
+    "CircuitOpen": "outgoing",
     "ConsumerState": "bus_consumer",
+    "Entra": "tokens",
     "FieldError": "problems",
     "Headers": "messages",
-    "HttpMethod": "routes_registry",
+    "HttpMethod": "routes",
     "InvalidJson": "problems",
+    "KeySettingError": "key_settings",
     "Keys": "auth",
     "Lifecycle": "lifecycle",
+    "NamedKey": "auth",
     "NotReady": "lifecycle",
+    "Outgoing": "outgoing",
+    "Parameter": "routes",
     "Problem": "problems",
-    "QueueRoute": "routes_registry",
+    "QueueRoute": "routes",
     "Request": "messages",
     "Response": "messages",
-    "Route": "routes_registry",
-    "RouteError": "routes_registry",
+    "Route": "routes",
+    "RouteError": "route_checks",
     "RouteRegistry": "routes_registry",
     "RuntimeConfig": "config_loader",
     "RuntimeConfigError": "config_loader",
     "ServeError": "asgi_runtime",
-    "TimerRoute": "routes_registry",
+    "Storage": "storage",
+    "TimerRoute": "routes",
     "TimerTick": "messages",
-    "TopicRoute": "routes_registry",
+    "TopicRoute": "routes",
     "create_runtime": "azure_functions_runtime",
     "load_runtime_config": "config_loader",
+    "open_storage": "storage",
+    "openapi_document": "openapi",
+    "parse_keys": "key_settings",
     "route": "routes_registry",
 }
 
@@ -71,20 +79,27 @@ __all__ = [
     "AgentConfig",
     "AgentExists",
     "AgentFrameworkRuntime",
+    "Answers",
     "AsgiRuntime",
     "AuthLevel",
     "AzureFunctionsRuntime",
     "BusMessage",
     "Caller",
     "CallerKind",
+    "CircuitOpen",
     "ConsumerState",
+    "Entra",
     "FieldError",
     "Headers",
     "HttpMethod",
     "InvalidJson",
+    "KeySettingError",
     "Keys",
     "Lifecycle",
+    "NamedKey",
     "NotReady",
+    "Outgoing",
+    "Parameter",
     "Problem",
     "QueueRoute",
     "Request",
@@ -95,11 +110,15 @@ __all__ = [
     "RuntimeConfig",
     "RuntimeConfigError",
     "ServeError",
+    "Storage",
     "TimerRoute",
     "TimerTick",
     "TopicRoute",
     "create_runtime",
     "load_runtime_config",
+    "open_storage",
+    "openapi_document",
+    "parse_keys",
     "route",
 ]
 

@@ -6,16 +6,18 @@ Needs the packages `agent-framework-core` and `agent-framework-openai`; they are
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from runtime.config_loader import RuntimeConfig, RuntimeConfigError
+from runtime.outgoing import Outgoing
 
 if TYPE_CHECKING:
-    from agent_framework import Agent, FunctionTool
+    from agent_framework import Agent, ChatContext, ChatMiddleware, FunctionTool
 
 DEFAULTS = "agent_framework"
 """Key of `RuntimeConfig.custom_config` with the settings of agents that do not name their own."""
@@ -58,11 +60,16 @@ class AgentFrameworkRuntime:
     Args:
         config: `custom_config["agent_framework"]` holds settings for agents that do not name their own, such as
             `{"base_url": "http://127.0.0.1:8000/v1", "model": "llama-3.3-70b"}`; `max_retries` and `retry_enabled`
-            bound the retries of a model call.
+            bound the retries of a model call, `circuit_breaker_enabled` leaves a model alone that keeps failing:
+            `CircuitOpen` is raised then.
+        outgoing: Shares circuit breakers with other calls.
+
+    `agent_framework_enabled` is not looked at: whoever makes this object wants it.
     """
 
-    def __init__(self, config: RuntimeConfig) -> None:
+    def __init__(self, config: RuntimeConfig, outgoing: Outgoing | None = None) -> None:
         self.config = config
+        self.outgoing = outgoing or Outgoing(config)
         self._agents: dict[str, Agent[Any]] = {}
         self._stacks: dict[str, AsyncExitStack] = {}
         self._lock = asyncio.Lock()
@@ -157,6 +164,31 @@ class AgentFrameworkRuntime:
             name=name,
             description=settings.description,
             tools=list(tools) or None,
+            middleware=[_guarded(self.outgoing, f"{settings.model} at {urlsplit(settings.base_url).netloc}")],
             default_options={key: value for key, value in options.items() if value is not None},
         )
         return await stack.enter_async_context(agent)
+
+
+def _guarded(outgoing: Outgoing, name: str) -> ChatMiddleware:
+    """Every call of a model through the circuit breaker of its name."""
+    from agent_framework import ChatMiddleware
+
+    class Guard(ChatMiddleware):
+        async def process(self, context: ChatContext, call_next: Callable[[], Awaitable[None]]) -> None:
+            async with outgoing.guard(name, transient=_may_pass):
+                await call_next()
+
+    return Guard()
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether a model call failed by overload or by the network; Agent Framework raises its own errors from those."""
+    from openai import APIConnectionError, InternalServerError, RateLimitError
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (APIConnectionError, InternalServerError, RateLimitError)):
+            return True
+        cause = cause.__cause__
+    return False

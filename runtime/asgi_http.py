@@ -18,7 +18,7 @@ from runtime.invocation import Inbound, Invoker, request_id
 from runtime.messages import Headers
 from runtime.problems import Problem, not_found, too_large
 from runtime.router import Router
-from runtime.routes_registry import Route
+from runtime.routes import Route
 
 log = logging.getLogger("runtime.asgi")
 
@@ -49,7 +49,7 @@ class HttpEndpoint:
         try:
             route, inbound = self._find(scope, receive, headers, correlation)
         except Problem as problem:
-            answer = self._invoker.refuse(problem, correlation)
+            answer = self._invoker.refuse(problem, correlation, headers)
         else:
             answer = await self._invoker.http(route, inbound)
         await _send(answer, correlation, scope, receive, send)

@@ -13,16 +13,18 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from runtime.asgi_http import HttpEndpoint
-from runtime.auth import KeyAuthorizer, Keys, is_loopback
+from runtime.auth import Keys, RequestAuthorizer, is_loopback
 from runtime.bus_consumer import BusConsumers, ConsumerState
 from runtime.config_loader import RuntimeConfig
 from runtime.invocation import Invoker
 from runtime.lifecycle import Initializer, Lifecycle, NotReady, Shutdown
+from runtime.openapi import openapi_route
+from runtime.outgoing import Outgoing
 from runtime.routes_registry import RouteRegistry
 from runtime.timers import Timer
+from runtime.tokens import Entra, TokenVerifier
 
 log = logging.getLogger("runtime.asgi")
 
@@ -39,7 +41,8 @@ class ServeError(RuntimeError):
 class AsgiRuntime:
     """Binds a registry to ASGI: any server that speaks it, or `serve`.
 
-    `keys` guard the FUNCTION and ADMIN routes; without any, only this machine is served. `settings` resolve the
+    `keys` and the tokens of `entra` guard FUNCTION and ADMIN routes; without both, only this machine is served. The
+    header `X-MS-CLIENT-PRINCIPAL` means nothing here: no platform stands before this process. `settings` resolve the
     connection names and `%SETTING%` references of bus and timer routes. Routes registered after `app` was first read
     are not served. `port_setting` is the name to show when the port is taken.
     """
@@ -52,6 +55,7 @@ class AsgiRuntime:
         app_shutdown: Shutdown | None = None,
         *,
         keys: Keys,
+        entra: Entra | None = None,
         settings: Mapping[str, str],
         prefix: str = "/api",
         port_setting: str = "PORT",
@@ -63,7 +67,10 @@ class AsgiRuntime:
         self._settings = settings
         self._prefix = prefix
         self._port_setting = port_setting
-        self._invoker = Invoker(self.lifecycle, KeyAuthorizer(keys))
+        self._entra = entra
+        self.outgoing = Outgoing(config)
+        tokens = TokenVerifier(entra) if entra is not None else None
+        self._invoker = Invoker(self.lifecycle, RequestAuthorizer(keys, tokens=tokens))
         self._app: Starlette | None = None
         self._port: int | None = None
         self._timers: list[Timer] = []
@@ -73,14 +80,26 @@ class AsgiRuntime:
     def app(self) -> Starlette:
         """The ASGI application; its lifespan starts and stops consumers, timers and the application itself.
 
-        Raises `RuntimeConfigError` if the schedule of a timer is unusable.
+        Raises `RouteError` with everything that is wrong with the routes, `RuntimeConfigError` if the schedule of a
+        timer is unusable.
         """
         if self._app is None:
+            self.route_registry.check(self._settings)
             self._timers = [
                 Timer(route, self._settings, self._invoker.timer) for route in self.route_registry.timer_routes
             ]
-            endpoint = HttpEndpoint(self.route_registry.http_routes, self._invoker, self._prefix)
-            self._app = Starlette(routes=[Mount("/", app=endpoint)], lifespan=self._lifespan)
+            document = openapi_route(
+                self.route_registry,
+                title=self.config.app_name,
+                version=self.config.app_version,
+                prefix=self._prefix,
+                tokens=self._entra is not None,
+            )
+            routes = (*self.route_registry.http_routes, *([document] if document is not None else []))
+            endpoint = HttpEndpoint(routes, self._invoker, self._prefix)
+            self._app = Starlette(lifespan=self._lifespan)
+            # Not as a mount at "/": its pattern takes no path with a line break, which is a good one when encoded.
+            self._app.router.default = endpoint
         return self._app
 
     @property
@@ -102,7 +121,7 @@ class AsgiRuntime:
 
         Raises `ServeError` if no key is configured and `host` is not a loopback address, or if the port is taken.
         """
-        if not self._keys:
+        if not self._keys and self._entra is None:
             if not is_loopback(host):
                 raise ServeError(f"No function or admin key is configured: refusing to serve on {host}; set one first.")
             log.warning("no keys are configured: every route is open to this machine")

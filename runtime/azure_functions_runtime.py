@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -18,23 +19,28 @@ from urllib.parse import urlsplit
 import azure.functions as func
 from azure.functions.warmup import WarmUpContext
 
-from runtime.auth import KeyAuthorizer, Keys
+from runtime.auth import Keys, RequestAuthorizer
 from runtime.config_loader import RuntimeConfig, RuntimeConfigError
+from runtime.easy_auth import proven
 from runtime.encoding import Answer
 from runtime.invocation import Inbound, Invoker, request_id
 from runtime.lifecycle import Initializer, Lifecycle, Shutdown
 from runtime.messages import BusMessage, Headers, TimerTick
+from runtime.openapi import openapi_route
+from runtime.outgoing import Outgoing
 from runtime.problems import internal, too_large
-from runtime.routes_registry import (
+from runtime.route_checks import RouteError, shadowed
+from runtime.routes import (
     AuthLevel,
     BusRoute,
     HttpMethod,
     Route,
-    RouteRegistry,
     TimerRoute,
     TopicRoute,
     is_setting_reference,
 )
+from runtime.routes_registry import RouteRegistry
+from runtime.tokens import Entra, TokenVerifier
 
 log = logging.getLogger("runtime.functions")
 
@@ -53,8 +59,10 @@ _AUTH_LEVELS = {
 class AzureFunctionsRuntime:
     """Binds a registry to one `FunctionApp`.
 
-    `keys.admin` guards ADMIN routes; function keys are the host's. `settings` (default: the environment) resolve
-    `%SETTING%` names for the `entity` of bus messages; in bindings the host resolves them.
+    Function keys are the host's; `keys.admin` guards ADMIN routes. With `entra` the host lets everybody through to this
+    process, which accepts tokens, what the platform's authentication says of the caller, and `keys` alone: the host's
+    own keys, which it cannot know, then open nothing. `settings` (default: the environment) resolve `%SETTING%` names
+    for the `entity` of bus messages, and must hold what routes refer to; in bindings the host resolves them.
     """
 
     def __init__(
@@ -65,16 +73,25 @@ class AzureFunctionsRuntime:
         app_shutdown: Shutdown | None = None,
         *,
         keys: Keys | None = None,
+        entra: Entra | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self.config = config
         self.route_registry = route_registry if route_registry is not None else RouteRegistry(config.auth_level)
         self.lifecycle = Lifecycle(app_initializer, app_shutdown)
-        authorizer = KeyAuthorizer(keys or Keys(), host_checks_function_keys=True)
-        self._invoker = Invoker(self.lifecycle, authorizer)
+        self.outgoing = Outgoing(config)
         self._settings = os.environ if settings is None else settings
-        self._app = func.FunctionApp(http_auth_level=_AUTH_LEVELS[config.auth_level])
+        self._entra = entra
+        authorizer = RequestAuthorizer(
+            keys or Keys(),
+            host_checks_function_keys=entra is None,
+            tokens=TokenVerifier(entra) if entra is not None else None,
+            platform_principals=proven(self._settings),
+        )
+        self._invoker = Invoker(self.lifecycle, authorizer)
+        self._app = func.FunctionApp(http_auth_level=self._host_level(config.auth_level))
         self._bound: set[str] = set()
+        self._warms_up = False
 
     @property
     def app_instance(self) -> Any:  # only the application knows its type
@@ -82,36 +99,58 @@ class AzureFunctionsRuntime:
         return self.lifecycle.app_instance
 
     def register_routes_to_azure_functions(self) -> None:
-        """Bind the routes that were registered since the last call."""
-        registry = self.route_registry
-        for route in (*registry.http_routes, *registry.bus_routes, *registry.timer_routes):
-            if route.name in self._bound:
-                continue
-            self._bound.add(route.name)
-            if isinstance(route, Route):
-                self._bind_http(route)
-            elif isinstance(route, TimerRoute):
-                self._bind_timer(route)
-            else:
-                self._bind_bus(route)
+        """Say that the routes are to be served. Nothing is built before `get_func_app` has checked all of them, those
+        that are registered later too; calling this is not needed."""
 
     def create_startup_function(self) -> None:
         """Add the `warmup` function, which the host runs on an instance before it takes traffic (scale-out only)."""
-        if "warmup" in self._bound:
-            return
-        self._bound.add("warmup")
+        self._warms_up = True
 
+    def get_func_app(self) -> func.FunctionApp:
+        """The function app with every route bound; always the same object. The host indexes it once per process.
+
+        Raises:
+            RouteError: With everything that is wrong with the routes; nothing is bound then.
+            RuntimeConfigError: The configuration switches Azure Functions off.
+        """
+        if not self.config.azure_functions_enabled:
+            raise RuntimeConfigError({"azure_functions_enabled": "is false, but a function app is asked for"})
+        self.route_registry.check(self._settings, shadowed(self.route_registry.http_routes))
+        _check_sole_app(self._app)
+        registry = self.route_registry
+        document = openapi_route(
+            registry,
+            title=self.config.app_name,
+            version=self.config.app_version,
+            prefix="/api",
+            tokens=self._entra is not None,
+        )
+        routes = (*registry.http_routes, *registry.bus_routes, *registry.timer_routes)
+        for route in (*routes, *([document] if document is not None else [])):
+            if route.name not in self._bound:
+                self._bound.add(route.name)
+                self._bind(route)
+        if self._warms_up and "warmup" not in self._bound:
+            self._bound.add("warmup")
+            self._app.function_name("warmup")(self._app.warm_up_trigger(arg_name="warmup")(self._warmup_handler()))
+        return self._app
+
+    def _bind(self, route: Route | BusRoute | TimerRoute) -> None:
+        if isinstance(route, Route):
+            self._bind_http(route)
+        elif isinstance(route, TimerRoute):
+            self._bind_timer(route)
+        else:
+            self._bind_bus(route)
+
+    def _host_level(self, level: AuthLevel) -> func.AuthLevel:
+        return _AUTH_LEVELS[level] if self._entra is None else func.AuthLevel.ANONYMOUS
+
+    def _warmup_handler(self) -> Callable[[WarmUpContext], Awaitable[None]]:
         async def warmup(warmup: WarmUpContext) -> None:
             await self.lifecycle.ensure()
 
-        self._app.function_name("warmup")(self._app.warm_up_trigger(arg_name="warmup")(warmup))
-
-    def get_func_app(self) -> func.FunctionApp:
-        """The function app with every route bound; always the same object. The host indexes it once per process."""
-        if not self.config.azure_functions_enabled:
-            raise RuntimeConfigError({"azure_functions_enabled": "is false, but a function app is asked for"})
-        self.register_routes_to_azure_functions()
-        return self._app
+        return warmup
 
     async def shutdown(self) -> None:
         """Close the application. The host has no hook for it: for programs that embed the runtime."""
@@ -132,17 +171,17 @@ class AzureFunctionsRuntime:
             )
             answer = await self._invoker.http(route, inbound)
             if answer.stream is not None:
-                answer = await self._buffered(answer, answer.stream, inbound.request_id)
+                answer = await self._buffered(answer, answer.stream, inbound)
             body = b"" if inbound.method == HttpMethod.HEAD else answer.body
             return func.HttpResponse(body, status_code=answer.status, headers=answer.headers)
 
         methods = [str(method) for method in route.methods]
         if HttpMethod.GET in route.methods and self.route_registry.get_route(route.path, HttpMethod.HEAD) is None:
             methods.append(HttpMethod.HEAD)  # as on every other host
-        trigger = self._app.route(route=route.path, methods=methods, auth_level=_AUTH_LEVELS[route.auth_level])
+        trigger = self._app.route(route=route.path, methods=methods, auth_level=self._host_level(route.auth_level))
         self._app.function_name(route.name)(trigger(handle))
 
-    async def _buffered(self, answer: Answer, stream: AsyncIterator[bytes], correlation: str) -> Answer:
+    async def _buffered(self, answer: Answer, stream: AsyncIterator[bytes], inbound: Inbound) -> Answer:
         """The answer with its stream read to the end: one body is all that the host takes."""
         chunks: list[bytes] = []
         size = 0
@@ -157,8 +196,8 @@ class AzureFunctionsRuntime:
                         raise OverflowError(f"a streamed answer exceeds {MAX_BUFFERED_STREAM_BYTES} bytes")
                     chunks.append(chunk)
         except Exception:
-            log.exception("a streamed answer broke off [request %s]", correlation)
-            return self._invoker.refuse(internal(), correlation)
+            log.exception("a streamed answer broke off [request %s]", inbound.request_id)
+            return self._invoker.refuse(internal(), inbound.request_id, inbound.headers)
         return Answer(answer.status, answer.headers, b"".join(chunks))
 
     def _bind_bus(self, route: BusRoute) -> None:
@@ -208,10 +247,13 @@ def create_runtime(
     app_shutdown: Shutdown | None = None,
     *,
     keys: Keys | None = None,
+    entra: Entra | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> AzureFunctionsRuntime:
     """An `AzureFunctionsRuntime`; without a registry it makes one whose default level is `config.auth_level`."""
-    return AzureFunctionsRuntime(config, route_registry, app_initializer, app_shutdown, keys=keys, settings=settings)
+    return AzureFunctionsRuntime(
+        config, route_registry, app_initializer, app_shutdown, keys=keys, entra=entra, settings=settings
+    )
 
 
 def from_functions(msg: func.ServiceBusMessage, entity: str) -> BusMessage:
@@ -253,3 +295,14 @@ def _scheduled_for(timer: func.TimerRequest) -> datetime:
         return now
     due = due if due.tzinfo is not None else due.replace(tzinfo=UTC)
     return due if due.year > 1 else now  # .NET's DateTime.MinValue: never
+
+
+def _check_sole_app(app: func.FunctionApp) -> None:
+    """The host takes a module with one function app alone: says which other one is there, while it can be named."""
+    frame = sys._getframe(2)
+    if frame.f_code.co_name == "<module>":
+        others = [n for n, value in frame.f_globals.items() if isinstance(value, func.FunctionApp) and value is not app]
+        if others:
+            remedy = "the host takes one app: register all routes with one runtime"
+            where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            raise RouteError([f"function app: there is another one already, {', '.join(others)}; {remedy} [{where}]"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from runtime.bus_connections import BusConnections
 from runtime.bus_receiving import Consumer
 from runtime.invocation import Invoker
-from runtime.routes_registry import BusRoute
+from runtime.routes import BusRoute
 
 if TYPE_CHECKING:
     from azure.servicebus import ServiceBusReceivedMessage

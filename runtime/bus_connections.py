@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from runtime.routes_registry import is_setting_reference
+from runtime.routes import is_setting_reference
 
 if TYPE_CHECKING:
     from azure.identity.aio import DefaultAzureCredential

@@ -15,7 +15,7 @@ from runtime.bus_connections import BusConnections
 from runtime.bus_receiving import Consumer, ConsumerState
 from runtime.bus_sessions import SessionConsumer
 from runtime.invocation import Invoker
-from runtime.routes_registry import BusRoute
+from runtime.routes import BusRoute
 
 __all__ = ["BusConsumers", "ConsumerState"]
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from runtime.bus_connections import BusConnections, NotConfigured
 from runtime.bus_messages import from_servicebus
 from runtime.invocation import Invoker
-from runtime.routes_registry import BusRoute, TopicRoute
+from runtime.routes import BusRoute, TopicRoute
 
 if TYPE_CHECKING:
     from azure.servicebus import ServiceBusReceivedMessage
@@ -61,7 +61,7 @@ class Consumer(ABC):
         self._invoker = invoker
         self._stopping = asyncio.Event()
         self._deadline = 0.0
-        self._entity = f"{route.topic}/{route.subscription}" if isinstance(route, TopicRoute) else route.queue
+        self._entity = route.entity
         self.state = ConsumerState(route.name, self._entity, connected=False, since=datetime.now(UTC))
 
     async def run(self) -> None:

@@ -10,10 +10,10 @@ from typing import Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from runtime.routes_registry import AuthLevel
+from runtime.routes import AuthLevel
 
-StorageType = Literal["memory", "blob", "table", "cosmos"]
-MessagingType = Literal["memory", "servicebus", "eventhub"]
+StorageType = Literal["blob", "memory"]
+MessagingType = Literal["servicebus"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 _ENVIRONMENT = "environment"
@@ -30,7 +30,8 @@ class RuntimeConfigError(ValueError):
 class RuntimeConfig(BaseModel):
     """What an application tells the runtime about itself. Subclass it to add settings.
 
-    `auth_level` is the level of routes that name none, in the registry that `create_runtime` makes.
+    `auth_level` is the level of routes that name none, in the registry that `create_runtime` makes. `storage_type` is
+    what `open_storage` opens, `messaging_type` what queue and topic routes listen to: nothing but Service Bus.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

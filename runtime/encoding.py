@@ -68,10 +68,10 @@ def encode(result: object) -> Answer:
     raise TypeError(f"a handler returned {type(result).__name__}; {remedy}")
 
 
-def encode_problem(problem: Problem, request_id: str) -> Answer:
+def encode_problem(problem: Problem, request_id: str, trace_id: str = "") -> Answer:
     """`problem` as application/problem+json (RFC 9457)."""
     headers = {**_checked_headers(problem.headers.items()), "content-type": PROBLEM_MEDIA_TYPE}
-    return Answer(problem.status, headers, to_json(problem.document(request_id)))
+    return Answer(problem.status, headers, to_json(problem.document(request_id, trace_id)))
 
 
 def _encode_response(response: Response) -> Answer:

@@ -13,17 +13,21 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from runtime.auth import Authorizer, Credentials
+from runtime.compression import compressed
 from runtime.encoding import Answer, encode, encode_problem
-from runtime.lifecycle import RETRY_AFTER_SECONDS, Lifecycle, NotReady
+from runtime.lifecycle import Lifecycle, NotReady
 from runtime.messages import BusMessage, Caller, CallerKind, Headers, Request, TimerTick
-from runtime.problems import Problem, internal, not_ready, too_large
-from runtime.routes_registry import BusRoute, Route, TimerRoute
+from runtime.problems import Problem, internal, not_ready, too_large, unsupported_media
+from runtime.routes import BusRoute, Route, TimerRoute
+from runtime.tracing import TRACERESPONSE, Trace, trace_of
 
 log = logging.getLogger("runtime.invocation")
 
 REQUEST_ID_HEADER = "x-request-id"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_JSON = re.compile(r"application/([a-z0-9!#$&^_.+-]+\+)?json")
+_SCOPE_PARAMETER = re.compile(r"\{([^}]*)\}")
 ArgumentT = TypeVar("ArgumentT")
 
 
@@ -51,22 +55,24 @@ class Invoker:
 
     async def http(self, route: Route, inbound: Inbound) -> Answer:
         """The answer to a request; every error is a problem document. Only cancellation is raised."""
+        trace = trace_of(inbound.headers)
         try:
             try:
-                answer = encode(await self._handle(route, inbound))
+                answer = encode(await self._handle(route, inbound, trace))
+                if route.sensitive:
+                    answer.headers.setdefault("cache-control", "no-store")
+                answer = await compressed(answer, inbound.headers.get("accept-encoding", ""))
             except Problem as problem:
-                answer = encode_problem(problem, inbound.request_id)
+                answer = encode_problem(problem, inbound.request_id, trace.trace_id)
         except Exception:
             log.exception("%s %s failed [request %s]", inbound.method, route.name, inbound.request_id)
-            answer = encode_problem(internal(), inbound.request_id)
-        answer.headers[REQUEST_ID_HEADER] = inbound.request_id
-        return answer
+            answer = encode_problem(internal(), inbound.request_id, trace.trace_id)
+        return _named(answer, inbound.request_id, trace)
 
-    def refuse(self, problem: Problem, request_id: str) -> Answer:
-        """The answer to a request that reaches no route."""
-        answer = encode_problem(problem, request_id)
-        answer.headers[REQUEST_ID_HEADER] = request_id
-        return answer
+    def refuse(self, problem: Problem, request_id: str, headers: Mapping[str, str]) -> Answer:
+        """The answer to a request, of these headers, that reaches no route."""
+        trace = trace_of(headers)
+        return _named(encode_problem(problem, request_id, trace.trace_id), request_id, trace)
 
     async def ready(self) -> None:
         """Wait for the application, however long it takes to start."""
@@ -86,14 +92,21 @@ class Invoker:
         app = await self._lifecycle.ensure()
         await call(route.handler, dataclasses.replace(tick, app=app))
 
-    async def _handle(self, route: Route, inbound: Inbound) -> object:
+    async def _handle(self, route: Route, inbound: Inbound, trace: Trace) -> object:
         credentials = Credentials(inbound.headers, inbound.query, inbound.peer)
-        caller = await self._authorizer.authorize(route.auth_level, credentials)
+        scopes = [_scope(template, inbound.route_params) for template in route.scopes]
+        caller = await self._authorizer.authorize(route.auth_level, credentials, scopes)
         declared = inbound.headers.get("content-length", "")
         if declared.isdecimal() and (len(declared) > 18 or int(declared) > route.max_body_bytes):
             raise too_large(route.max_body_bytes)
+        if route.parameters:
+            from runtime.parameters import check_parameters
+
+            check_parameters(route, inbound.route_params, inbound.query, inbound.headers)
         body = await inbound.read_body(route.max_body_bytes)
-        app = await self._ready_app(caller)
+        if body:
+            _check_format(route, inbound.headers)
+        app = await self._ready_app(caller) if route.needs_app else None
         request = Request(
             method=inbound.method,
             url=inbound.url,
@@ -104,6 +117,7 @@ class Invoker:
             body=body,
             app=app,
             request_id=inbound.request_id,
+            traceparent=trace.traceparent,
             caller=caller,
         )
         return await call(route.handler, request)
@@ -115,7 +129,28 @@ class Invoker:
             # The reason may name hosts and settings: not for everyone.
             known = caller.kind is not CallerKind.ANONYMOUS
             reason = error.reason if known else "The log holds the reason."
-            raise not_ready(reason, RETRY_AFTER_SECONDS) from error
+            raise not_ready(reason, error.retry_after_seconds) from error
+
+
+def _named(answer: Answer, request_id: str, trace: Trace) -> Answer:
+    answer.headers[REQUEST_ID_HEADER] = request_id
+    answer.headers[TRACERESPONSE] = trace.traceparent
+    return answer
+
+
+def _scope(template: str, parameters: Mapping[str, str]) -> str:
+    return _SCOPE_PARAMETER.sub(lambda found: parameters.get(found[1], ""), template)
+
+
+def _check_format(route: Route, headers: Headers) -> None:
+    """415 for a body that is coded (RFC 9110 section 15.5.16), or, where a model is expected, that is not JSON."""
+    coding = headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise unsupported_media("Bodies are taken as they are, without a coding.", {"Accept-Encoding": "identity"})
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    # Without a type it may be guessed (RFC 9110 section 8.3); the parser refuses what is no JSON.
+    if route.request_model is not None and media_type and not _JSON.fullmatch(media_type):
+        raise unsupported_media("This route takes application/json.", {"Accept": "application/json"})
 
 
 async def call(handler: Callable[[ArgumentT], object], argument: ArgumentT) -> object:

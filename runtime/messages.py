@@ -52,20 +52,44 @@ class CallerKind(StrEnum):
     ANONYMOUS = "anonymous"
     KEY = "key"
     LOCAL = "local"
+    TOKEN = "token"  # noqa: S105  # the word, not a token
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent the request. `name` is the name of the key (never its value), "anonymous" or "local".
+    """Who sent the request.
 
-    `scopes`: what the authorizer has verified that the caller was given, such as the app roles of a token; None:
-    nothing in particular.
+    `name` is the name of the key (never its value), the object id of a user or application, "anonymous" or "local".
+    `scopes` limit what the caller may do, such as `agents/ceo:run` or `agents/*:read`; None: everything that is not
+    for administrators.
     """
 
     kind: CallerKind = CallerKind.ANONYMOUS
     name: str = "anonymous"
     is_admin: bool = False
     scopes: frozenset[str] | None = None
+
+    def may(self, scope: str) -> bool:
+        """Whether the caller may do what `scope` names, such as `agents/ceo:run`."""
+        if self.is_admin:
+            return True
+        return self.kind is not CallerKind.ANONYMOUS and (self.scopes is None or self.holds(scope))
+
+    def holds(self, scope: str) -> bool:
+        """Whether the caller was given this scope itself; having no limits is not enough."""
+        return any(_covers(pattern, scope) for pattern in self.scopes or ())
+
+
+def _covers(pattern: str, scope: str) -> bool:
+    """`*` in a pattern stands for one segment of the resource, or for the action."""
+    known, wanted = pattern.rpartition(":"), scope.rpartition(":")
+    resource, asked = known[0].split("/"), wanted[0].split("/")
+    return (
+        known[1] == wanted[1]
+        and known[2] in (wanted[2], "*")
+        and len(resource) == len(asked)
+        and all(part in (other, "*") for part, other in zip(resource, asked, strict=True))
+    )
 
 
 # `app` below is Any: only the application knows the type of what its initializer returned.
@@ -87,6 +111,7 @@ class Request:
     body: bytes = field(default=b"", repr=False)
     app: Any = field(default=None, repr=False)
     request_id: str = ""
+    traceparent: str = ""  # W3C Trace Context: of this request itself, for what it calls
     caller: Caller = Caller()
 
     @property

@@ -43,8 +43,9 @@ class Problem(Exception):
         self.headers = dict(headers or {})
         super().__init__(f"{status} {code}: {detail or self.title}")
 
-    def document(self, request_id: str) -> dict[str, object]:
-        """The JSON members of the answer; `code`, `request_id` and `errors` are extensions (RFC 9457 section 3.2)."""
+    def document(self, request_id: str, trace_id: str = "") -> dict[str, object]:
+        """The JSON members of the answer; all from `code` to `trace_id` and `errors` are extensions (RFC 9457
+        section 3.2)."""
         document: dict[str, object] = {
             "type": "about:blank",
             "title": self.title,
@@ -52,6 +53,8 @@ class Problem(Exception):
             "code": self.code,
             "request_id": request_id,
         }
+        if trace_id:
+            document["trace_id"] = trace_id
         if self.detail is not None:
             document["detail"] = self.detail
         if self.errors:
@@ -66,9 +69,12 @@ class InvalidJson(Problem, ValueError):
         super().__init__(400, "invalid_json", "The body is not valid JSON", detail)
 
 
-def unauthorized(detail: str) -> Problem:
-    """401 with the challenge that RFC 9110 section 11.6.1 requires."""
-    return Problem(401, "unauthorized", detail=detail, headers={"WWW-Authenticate": 'Key realm="functions"'})
+KEY_CHALLENGE = 'Key realm="functions"'
+
+
+def unauthorized(detail: str, *challenges: str, code: str = "unauthorized") -> Problem:
+    """401 with the challenges that RFC 9110 section 11.6.1 requires."""
+    return Problem(401, code, detail=detail, headers={"WWW-Authenticate": ", ".join(challenges or (KEY_CHALLENGE,))})
 
 
 def forbidden(code: str, detail: str) -> Problem:
@@ -91,6 +97,16 @@ def method_not_allowed(method: str, allowed: Iterable[str]) -> Problem:
 def too_large(limit: int) -> Problem:
     """413: the body is longer than the route's `max_body_bytes`."""
     return Problem(413, "body_too_large", "The body is too large", f"The limit of this route is {limit} bytes.")
+
+
+def unsupported_media(detail: str, headers: Mapping[str, str]) -> Problem:
+    """415: the body is in a format, or a coding, that the route does not take."""
+    return Problem(415, "unsupported_media_type", detail=detail, headers=headers)
+
+
+def invalid_parameters(errors: Iterable[FieldError]) -> Problem:
+    """400: parameters of the path, the query or the headers do not fit; `pointer` is `/query/name`."""
+    return Problem(400, "invalid_parameters", "The parameters are not valid", errors=errors)
 
 
 def invalid(errors: Iterable[FieldError]) -> Problem:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from runtime.problems import method_not_allowed, not_found
-from runtime.routes_registry import HttpMethod, Route
+from runtime.routes import HttpMethod, Route
 
 
 @dataclass(slots=True)

@@ -7,137 +7,56 @@ Functions host, paths are matched without regard to case.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, TypeVar, Unpack
+
+from runtime.route_checks import (
+    PARAMETER,
+    RouteError,
+    declaration,
+    describe,
+    function_of,
+    location,
+    missing_settings,
+    parse_methods,
+    route_faults,
+)
+from runtime.routes import (
+    DEFAULT_MAX_BODY_BYTES,
+    AnyRoute,
+    AuthLevel,
+    BusHandler,
+    BusRoute,
+    HttpHandler,
+    HttpMethod,
+    QueueRoute,
+    Route,
+    RouteOptions,
+    TimerHandler,
+    TimerRoute,
+    TopicRoute,
+)
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from runtime.messages import BusMessage, Request, TimerTick
-
-HttpHandler: TypeAlias = "Callable[[Request], object]"
-BusHandler: TypeAlias = "Callable[[BusMessage], object]"
-TimerHandler: TypeAlias = "Callable[[TimerTick], object]"
 HandlerT = TypeVar("HandlerT", bound=Callable[..., object])
-
-DEFAULT_MAX_BODY_BYTES = 1_048_576
-
-
-class HttpMethod(StrEnum):
-    """The methods that a route may answer (RFC 9110 section 9, RFC 5789)."""
-
-    GET = "GET"
-    POST = "POST"
-    PUT = "PUT"
-    PATCH = "PATCH"
-    DELETE = "DELETE"
-    HEAD = "HEAD"
-    OPTIONS = "OPTIONS"
-
-
-class AuthLevel(StrEnum):
-    """Who may call a route: anyone, holders of a function key, holders of the admin key."""
-
-    ANONYMOUS = "ANONYMOUS"
-    FUNCTION = "FUNCTION"
-    ADMIN = "ADMIN"
-
-
-class RouteError(ValueError):
-    """A route cannot be registered. The message names the route, and the file and line of its handler."""
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """An HTTP route. `path` has neither prefix nor leading slash; `max_body_bytes` bounds the request body."""
-
-    path: str
-    handler: HttpHandler
-    methods: tuple[HttpMethod, ...]
-    auth_level: AuthLevel
-    name: str
-    description: str = ""
-    tags: tuple[str, ...] = ()
-    request_model: type[BaseModel] | None = None
-    response_model: type[BaseModel] | None = None
-    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
-
-    @property
-    def segments(self) -> tuple[str, ...]:
-        """The path, split at its slashes."""
-        return tuple(self.path.split("/")) if self.path else ()
-
-
-@dataclass(frozen=True, slots=True)
-class QueueRoute:
-    """A Service Bus queue. `connection` is the name of a setting, as in a Functions binding.
-
-    At most `max_concurrency` messages are in handlers at once (ASGI; on Functions host.json decides).
-    """
-
-    name: str
-    handler: BusHandler
-    connection: str
-    queue: str
-    sessions: bool = False
-    max_concurrency: int = 16
-    description: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class TopicRoute:
-    """A subscription of a Service Bus topic; otherwise as `QueueRoute`."""
-
-    name: str
-    handler: BusHandler
-    connection: str
-    topic: str
-    subscription: str
-    sessions: bool = False
-    max_concurrency: int = 16
-    description: str = ""
-
-
-BusRoute: TypeAlias = QueueRoute | TopicRoute
-
-
-@dataclass(frozen=True, slots=True)
-class TimerRoute:
-    """A timer. `schedule` is NCRONTAB with six fields, seconds first, in UTC. Missed ticks are not made up for."""
-
-    name: str
-    handler: TimerHandler
-    schedule: str
-    run_on_startup: bool = False
-    description: str = ""
-
-
-AnyRoute: TypeAlias = Route | BusRoute | TimerRoute
-
-# Function names of the Functions host; `host` is a segment of its own API, `warmup` is bound by the runtime.
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,127}")
-_RESERVED_NAMES = frozenset({"host", "warmup"})
-_PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_LITERAL = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+")  # pchar of RFC 3986 without percent-encoding
-_ENTITY = re.compile(r"%[^%\s]+%|[A-Za-z0-9]([A-Za-z0-9._/-]{0,258}[A-Za-z0-9])?")
-_SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]*")
 
 
 class RouteRegistry:
-    """The routes of an application. Registration validates at once: a bad route is a `RouteError` at its own line.
+    """The routes of an application.
 
-    `default_auth_level` is the level of HTTP routes that name none.
+    Registering never raises: what is wrong is kept, and `check`, which every binding calls before it builds anything,
+    raises one `RouteError` with all mistakes. `default_auth_level` is the level of HTTP routes that name none.
     """
 
     def __init__(self, default_auth_level: AuthLevel | str = AuthLevel.FUNCTION) -> None:
         self.default_auth_level = AuthLevel(default_auth_level)
         self._routes: dict[str, AnyRoute] = {}  # by folded name, in order of registration
         self._http: dict[tuple[str, HttpMethod], Route] = {}
+        self._faults: list[str] = []
 
     @property
     def http_routes(self) -> tuple[Route, ...]:
@@ -166,20 +85,25 @@ class RouteRegistry:
         request_model: type[BaseModel] | None = None,
         response_model: type[BaseModel] | None = None,
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+        **options: Unpack[RouteOptions],
     ) -> Route:
         """Declare an HTTP route; `handler` takes one `Request`.
 
         The name defaults to the methods and the path, as in `get_agents_agent_id`. Routes may share a path when their
-        methods differ. Raises `RouteError`.
+        methods differ.
         """
-        where = f"HTTP route {path!r}"
         normal = normalize_path(path)
-        _check_path(normal, where, handler)
-        _check_handler(where, handler)
-        verbs = _parse_methods(methods, where, handler)
-        level = self.default_auth_level if auth_level is None else _parse_auth_level(auth_level, where, handler)
-        if max_body_bytes < 0:
-            raise _fault(where, handler, f"max_body_bytes must not be negative, but is {max_body_bytes}")
+        faults: list[str] = []
+        verbs: tuple[HttpMethod, ...] = ()
+        try:
+            verbs = parse_methods(methods)
+        except ValueError as error:
+            faults.append(str(error))
+        level = self.default_auth_level
+        try:
+            level = level if auth_level is None else AuthLevel(auth_level.upper())
+        except ValueError as error:
+            faults.append(f"{error}; known levels: {', '.join(AuthLevel)}")
         route = Route(
             path=normal,
             handler=handler,
@@ -191,13 +115,17 @@ class RouteRegistry:
             request_model=request_model,
             response_model=response_model,
             max_body_bytes=max_body_bytes,
+            declared_at=declaration(),
+            **options,
         )
+        if not faults:  # else a fault of the name or the path may only follow from these
+            faults += route_faults(route)
         for verb in verbs:
             taken = self._http.get((_shape(normal), verb))
             if taken is not None:
-                raise _fault(where, handler, f"{verb} is already served by {taken.name!r} ({_location(taken.handler)})")
-        self._add(route, where)
-        self._http.update({(_shape(normal), verb): route for verb in verbs})
+                faults.append(f"{verb} is already served by {taken.name!r} ({taken.declared_at})")
+        if self._add(route, faults):
+            self._http.update({(_shape(normal), verb): route for verb in verbs})
         return route
 
     def register_queue(
@@ -210,18 +138,17 @@ class RouteRegistry:
         sessions: bool = False,
         max_concurrency: int = 16,
         description: str = "",
+        required: bool = True,
     ) -> QueueRoute:
         """Declare a consumer of a Service Bus queue; `handler` takes one `BusMessage`.
 
         `connection` names the setting that holds the connection string, or, with the suffix
         `__fullyQualifiedNamespace`, the namespace. `queue` may be `%SETTING%`. The name defaults to the queue's.
         """
-        where = f"queue route {queue!r}"
-        _check_bus(where, handler, connection, max_concurrency, queue)
         label = name if name is not None else _identifier(queue)
         text = description or _first_line_of_doc(handler)
-        route = QueueRoute(label, handler, connection, queue, sessions, max_concurrency, text)
-        self._add(route, where)
+        route = QueueRoute(label, handler, connection, queue, sessions, max_concurrency, text, required, declaration())
+        self._add(route, [*route_faults(route)])
         return route
 
     def register_topic(
@@ -235,14 +162,15 @@ class RouteRegistry:
         sessions: bool = False,
         max_concurrency: int = 16,
         description: str = "",
+        required: bool = True,
     ) -> TopicRoute:
         """Declare a consumer of a topic's subscription; otherwise as `register_queue`."""
-        where = f"topic route '{topic}/{subscription}'"
-        _check_bus(where, handler, connection, max_concurrency, topic, subscription)
         label = name if name is not None else _identifier(f"{topic}_{subscription}")
         text = description or _first_line_of_doc(handler)
-        route = TopicRoute(label, handler, connection, topic, subscription, sessions, max_concurrency, text)
-        self._add(route, where)
+        route = TopicRoute(
+            label, handler, connection, topic, subscription, sessions, max_concurrency, text, required, declaration()
+        )
+        self._add(route, [*route_faults(route)])
         return route
 
     def register_timer(
@@ -255,13 +183,9 @@ class RouteRegistry:
         description: str = "",
     ) -> TimerRoute:
         """Declare a timer; `handler` takes one `TimerTick`. `schedule` is NCRONTAB (six fields) or `%SETTING%`."""
-        where = f"timer route {name!r}"
-        _check_handler(where, handler)
-        if not is_setting_reference(schedule) and len(schedule.split()) != 6:
-            remedy = "NCRONTAB has six: second minute hour day month day-of-week"
-            raise _fault(where, handler, f"schedule {schedule!r} has {len(schedule.split())} fields; {remedy}")
-        route = TimerRoute(name, handler, schedule, run_on_startup, description or _first_line_of_doc(handler))
-        self._add(route, where)
+        text = description or _first_line_of_doc(handler)
+        route = TimerRoute(name, handler, schedule, run_on_startup, text, declaration())
+        self._add(route, [*route_faults(route)])
         return route
 
     def get_route(self, path: str, method: HttpMethod | str | None = None) -> Route | None:
@@ -287,18 +211,32 @@ class RouteRegistry:
                     del self._http[_shape(item.path), verb]
         return bool(doomed)
 
+    def check(self, settings: Mapping[str, str] | None = None, more: Iterable[tuple[AnyRoute, str]] = ()) -> None:
+        """Raises one `RouteError` with everything that is wrong, or returns.
+
+        Args:
+            settings: Where the settings that routes refer to must be; None: they are not looked for.
+            more: What a binding has found wrong itself.
+        """
+        faults = [*self._faults, *(describe(route, fault) for route, fault in more)]
+        if settings is not None:
+            for route in self._routes.values():
+                faults += [describe(route, fault) for fault in missing_settings(route, settings)]
+        if faults:
+            raise RouteError(faults)
+
     def __len__(self) -> int:
         return len(self._routes)
 
-    def _add(self, route: AnyRoute, where: str) -> None:
-        if not _NAME.fullmatch(route.name) or route.name.casefold() in _RESERVED_NAMES:
-            rule = "a letter, then up to 127 letters, digits, '_' or '-'; not 'host' or 'warmup'"
-            raise _fault(where, route.handler, f"{route.name!r} is not a function name ({rule}); pass name=")
+    def _add(self, route: AnyRoute, faults: list[str]) -> bool:
         taken = self._routes.get(route.name.casefold())
         if taken is not None:
-            at = _location(taken.handler)
-            raise _fault(where, route.handler, f"the name {route.name!r} is taken by the route at {at}; pass name=")
-        self._routes[route.name.casefold()] = route
+            at = taken.declared_at or location(taken.handler)
+            faults.append(f"the name {route.name!r} is taken by the route at {at}; pass name=")
+        self._faults += [describe(route, fault) for fault in faults]
+        if not faults:
+            self._routes[route.name.casefold()] = route
+        return not faults
 
 
 def route(
@@ -313,6 +251,7 @@ def route(
     request_model: type[BaseModel] | None = None,
     response_model: type[BaseModel] | None = None,
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    **options: Unpack[RouteOptions],
 ) -> Callable[[HandlerT], HandlerT]:
     """Decorator form of `RouteRegistry.register`; the handler stays a plain function."""
 
@@ -328,6 +267,7 @@ def route(
             request_model,
             response_model,
             max_body_bytes,
+            **options,
         )
         return handler
 
@@ -342,76 +282,8 @@ def normalize_path(path: str) -> str:
     return inner.removeprefix("api/").lstrip("/")
 
 
-def is_setting_reference(text: str) -> bool:
-    """Whether `text` is `%NAME%`: to be replaced by the setting of that name when the route is bound."""
-    return len(text) > 2 and text.startswith("%") and text.endswith("%") and "%" not in text[1:-1]
-
-
 def _shape(path: str) -> str:
-    return _PARAMETER.sub("{}", path).casefold()
-
-
-def _check_path(path: str, where: str, handler: object) -> None:
-    if not path:
-        raise _fault(where, handler, "the path is empty")
-    seen: set[str] = set()
-    for segment in path.split("/"):
-        parameter = _PARAMETER.fullmatch(segment)
-        if parameter is None:
-            if not _LITERAL.fullmatch(segment) or segment in (".", ".."):
-                raise _fault(where, handler, f"segment {segment!r} is neither a literal nor one {{parameter}}")
-        elif parameter[1] in seen:
-            raise _fault(where, handler, f"parameter {{{parameter[1]}}} appears twice")
-        else:
-            seen.add(parameter[1])
-    if path.split("/")[0].casefold() in ("admin", "runtime"):
-        raise _fault(where, handler, "the Functions host keeps paths under 'admin' and 'runtime' for itself")
-
-
-def _parse_methods(methods: Iterable[HttpMethod | str], where: str, handler: object) -> tuple[HttpMethod, ...]:
-    if isinstance(methods, str):
-        raise _fault(where, handler, f"methods must be a list, as in methods=[{methods!r}]")
-    try:
-        verbs = tuple(dict.fromkeys(HttpMethod(method.upper()) for method in methods))
-    except ValueError as error:
-        raise _fault(where, handler, f"{error}; known methods: {', '.join(HttpMethod)}") from None
-    if not verbs:
-        raise _fault(where, handler, "methods is empty")
-    return verbs
-
-
-def _parse_auth_level(level: AuthLevel | str, where: str, handler: object) -> AuthLevel:
-    try:
-        return AuthLevel(level.upper())
-    except ValueError as error:
-        raise _fault(where, handler, f"{error}; known levels: {', '.join(AuthLevel)}") from None
-
-
-def _check_bus(where: str, handler: object, connection: str, max_concurrency: int, *entities: str) -> None:
-    _check_handler(where, handler)
-    for entity in entities:
-        if not _ENTITY.fullmatch(entity):
-            raise _fault(where, handler, f"{entity!r} is not the name of a Service Bus entity, nor %SETTING%")
-    if not _SETTING.fullmatch(connection):
-        raise _fault(where, handler, "connection must be the NAME of a setting, not its value")
-    if not 1 <= max_concurrency <= 1000:
-        raise _fault(where, handler, f"max_concurrency must be from 1 to 1000, but is {max_concurrency}")
-
-
-def _check_handler(where: str, handler: object) -> None:
-    if not callable(handler):
-        raise _fault(where, handler, f"the handler is not callable: {handler!r}")
-    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
-        raise _fault(where, handler, "the handler is a generator; to stream, return Response(stream=...)")
-    try:
-        signature = inspect.signature(handler)
-    except ValueError as error:
-        raise _fault(where, handler, f"the handler's signature cannot be read: {error}") from None
-    parameters = signature.parameters.values()
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    other = [p for p in parameters if p.kind is p.VAR_POSITIONAL or (p.kind is p.KEYWORD_ONLY and p.default is p.empty)]
-    if len(positional) != 1 or other:
-        raise _fault(where, handler, f"the handler must take exactly one argument, but its signature is {signature}")
+    return PARAMETER.sub("{}", path).casefold()
 
 
 def _default_name(path: str, verbs: tuple[HttpMethod, ...]) -> str:
@@ -423,21 +295,4 @@ def _identifier(text: str) -> str:
 
 
 def _first_line_of_doc(handler: object) -> str:
-    return (inspect.getdoc(_function(handler)) or "").partition("\n")[0]
-
-
-def _function(handler: object) -> object:
-    """The function behind decorators, functools.partial and instances with `__call__`."""
-    inner = inspect.unwrap(handler) if callable(handler) else handler
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    return inner if inspect.isroutine(inner) else inspect.getattr_static(type(inner), "__call__", inner)
-
-
-def _location(handler: object) -> str:
-    code = getattr(_function(handler), "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else repr(handler)
-
-
-def _fault(where: str, handler: object, what: str) -> RouteError:
-    return RouteError(f"{where}: {what} [{_location(handler)}]")
+    return (inspect.getdoc(function_of(handler)) or "").partition("\n")[0]

@@ -11,7 +11,7 @@ from croniter import CroniterBadCronError, croniter
 
 from runtime.config_loader import RuntimeConfigError
 from runtime.messages import TimerTick
-from runtime.routes_registry import TimerRoute, is_setting_reference
+from runtime.routes import TimerRoute, is_setting_reference
 
 log = logging.getLogger("runtime.timers")
 

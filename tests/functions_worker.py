@@ -53,7 +53,7 @@ class FunctionsWorker:
     """`async with FunctionsWorker(app_dir) as worker:` indexes `app_dir/function_app.py`, or raises `WorkerError`.
 
     `python_path` comes before the app's folder (default: that folder itself, then this repository, which has a
-    `function_app.py` of its own), `environ` over the environment.
+    `function_app.py` of its own), `environ` over the environment. `python` is the interpreter that runs the app.
     """
 
     def __init__(
@@ -62,7 +62,9 @@ class FunctionsWorker:
         *,
         environ: Mapping[str, str] | None = None,
         python_path: Sequence[str | os.PathLike[str]] | None = None,
+        python: str | os.PathLike[str] = sys.executable,
     ) -> None:
+        self._python = python
         self._app_dir = Path(app_dir).resolve()
         roots = [self._app_dir, Path(__file__).resolve().parent.parent] if python_path is None else python_path
         self._environ = {**os.environ, **(environ or {}), "PYTHONPATH": os.pathsep.join(os.fspath(p) for p in roots)}
@@ -77,7 +79,7 @@ class FunctionsWorker:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by __aexit__
         # -P: the folder of this file must not be on the path of the app.
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", __file__, str(self._app_dir)),
+            *(self._python, "-P", __file__, str(self._app_dir)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=self._log,
@@ -120,9 +122,11 @@ class FunctionsWorker:
         return os.pread(self._log.fileno(), 1_048_576, 0).decode(errors="replace")
 
     def match(self, method: str, path: str) -> tuple[str, dict[str, str]] | None:
-        """The function that the host would call for a path, with its route parameters: /api/..., literals first."""
-        found: list[tuple[list[bool], str, dict[str, str]]] = []
-        for function in self.functions.values():
+        """The function that the host would call for a path, with its route parameters: /api/...
+
+        The first in the order of names whose template fits: the host does not prefer literals.
+        """
+        for function in sorted(self.functions.values(), key=lambda function: function.name.casefold()):
             trigger = function.trigger
             methods = trigger.get("methods") or ["GET", "POST"]
             if trigger["type"] != "httpTrigger" or not isinstance(methods, Iterable) or method not in methods:
@@ -134,8 +138,8 @@ class FunctionsWorker:
             hit = re.fullmatch(f"/api/{pattern}/?", path, re.IGNORECASE)
             if hit is not None:
                 params = {name: unquote(value).replace("/", "%2F") for name, value in hit.groupdict().items()}
-                found.append(([part.startswith("{") for part in route.split("/")], function.name, params))
-        return min(found, key=lambda item: item[0])[1:] if found else None
+                return function.name, params
+        return None
 
     async def invoke_http(
         self,

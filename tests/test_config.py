@@ -130,3 +130,10 @@ def test_secrets_are_not_shown() -> None:
     settings = load_settings(dict.fromkeys(names, "hunter2"))
     assert settings.admin_key == "hunter2"
     assert "hunter2" not in f"{settings} {settings!r}"
+
+
+def test_how_soon_the_work_of_a_dead_process_is_taken_up() -> None:
+    settings = load_settings({"AOS_LEASE_SECONDS": "3", "AOS_SWEEP_SECONDS": "1"})
+    assert (settings.lease_seconds, settings.sweep_seconds) == (3.0, 1)
+    with pytest.raises(SettingError, match="AOS_LEASE_SECONDS"):
+        load_settings({"AOS_LEASE_SECONDS": "0"})

@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from aos.agents.definition import AgentDefinition
 from aos.agents.desired import Desired, DesiredStates
-from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
-from aos.agents.purpose_driven import PurposeDrivenAgent
 from aos.errors import AgentDisabled, AgentNotReady, AgentStopped, BusUnavailable, UnknownAgent
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.events import PlannedCall
 from aos.kernel.ports import FoundryPort
+from aos.kernel.records import replace
 from aos.kernel.types import AgentRef, FunctionCall, Limits
 from aos.mcp.bridge import list_request
 from aos.mcp.catalogue import ToolCatalogue
@@ -49,7 +49,7 @@ ON_TOP = 90.0
 class BoundAgent:
     """An agent ready to take turns; see `aos.kernel.ports.AgentBinding`."""
 
-    agent: PurposeDrivenAgent
+    agent: AgentDefinition
     ref: AgentRef
     tools: FunctionTools
     limits: Limits | None = None
@@ -103,7 +103,7 @@ class AgentDirectory:
         send: Callable[[Sequence[Outbound]], Awaitable[None]],
         base_deployment: str,
         clock: Clock | None = None,
-        kind: type[PurposeDrivenAgent] = PurposeDrivenAgentFoundry,
+        kind: type[AgentDefinition] = AgentDefinition,
         *,
         desired: DesiredStates | None = None,
     ) -> None:
@@ -138,6 +138,9 @@ class AgentDirectory:
         generations = (agents.generation, servers.generation)
         if self._view is None or self._view[0] != generations:
             self._view = (generations, check_tools(agents.value, servers.value))
+            for gone in self._bound.keys() - self._view[1].entries.keys():
+                # Should it come back, it may have been removed from Foundry meanwhile.
+                del self._bound[gone]
         return self._view[1]
 
     async def entry(self, agent_id: str, *, since: float | None = None) -> AgentEntry:
@@ -250,6 +253,35 @@ class AgentDirectory:
     async def forget(self, agent_id: str) -> None:
         self._bound.pop(agent_id, None)
         await self._foundry.forget_agent(agent_id)
+
+    async def absent(self, agent_ids: Collection[str]) -> frozenset[str] | None:
+        """Those of the agents that the registry, as it is now, says nothing of, be it good or bad.
+
+        Returns:
+            None: It cannot be told, because the registry cannot be read, or one of its entries does not say whose it
+            is.
+
+        Raises:
+            AgentNotReady, TransientError: As `registry`.
+        """
+        await self._agents.refresh()
+        registry = await self.registry()
+        if self._agents.problem is not None:
+            return None
+        if any(problem.agent_id is None and problem.pointer.startswith("/agents") for problem in registry.problems):
+            return None
+        known = registry.entries.keys() | {problem.agent_id for problem in registry.problems}
+        return frozenset(agent_ids) - known
+
+    async def remove(self, agent_id: str) -> bool:
+        """Has the agent deleted in Foundry, as far as this app made it; see `FoundryPort.remove_agent`."""
+        self._bound.pop(agent_id, None)
+        self._definitions.pop(agent_id, None)
+        return await self._foundry.remove_agent(agent_id)
+
+    async def look_up(self, agent_ids: Collection[str]) -> frozenset[str]:
+        """Prepares for many `bind`s at once; see `FoundryPort.look_up_agents`."""
+        return await self._foundry.look_up_agents(agent_ids)
 
     async def reload(self) -> None:
         """Reads both registries now."""

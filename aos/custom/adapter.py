@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,15 @@ class AgentFrameworkAdapter:
 
     async def forget_agent(self, agent_id: str) -> None:
         self._definitions.forget(agent_id)
+
+    async def look_up_agents(self, agent_ids: Collection[str]) -> frozenset[str]:
+        """Nothing: no service has agents, and a definition costs one small write."""
+        return frozenset()
+
+    async def remove_agent(self, agent_id: str) -> bool:
+        """Nothing but a definition that nobody refers to is left of an agent."""
+        self._definitions.forget(agent_id)
+        return False
 
     async def open_conversation(self, key: ConversationKey) -> str:
         name = f"{LOCAL}{uuid.uuid4().hex}"

@@ -26,6 +26,7 @@ def foundry_errors(what: str) -> Iterator[None]:
     The SDKs check the shape of nothing: a page of a proxy, or half a body, shows as one of Python's own errors when it
     is read. So answers are read within this context.
     """
+    import httpx2
     import openai
     from azure.core.exceptions import (
         ClientAuthenticationError,
@@ -37,12 +38,15 @@ def foundry_errors(what: str) -> Iterator[None]:
 
     try:
         yield
-    except (openai.APITimeoutError, TimeoutError) as error:
+    except (openai.APITimeoutError, httpx2.TimeoutException, TimeoutError) as error:
         raise FoundryUnavailable(f"Foundry did not answer in time ({what}).", sent=not _refused(error)) from error
     except openai.APIConnectionError as error:
         raise FoundryUnavailable(
             f"Foundry cannot be reached ({what}): {_first_line(error.__cause__ or error)}", sent=not _refused(error)
         ) from error
+    except httpx2.TransportError as error:
+        # Older versions of openai let a stream's own errors through.
+        raise FoundryUnavailable(f"Foundry cannot be reached ({what}): {_first_line(error)}", sent=True) from error
     except openai.APIStatusError as error:
         raise _of_status(error, what) from error
     except openai.APIError as error:
@@ -52,7 +56,7 @@ def foundry_errors(what: str) -> Iterator[None]:
     except ServiceResponseError as error:
         raise FoundryUnavailable(f"Foundry did not answer ({what}): {_first_line(error)}", sent=True) from error
     except ClientAuthenticationError as error:
-        raise _unauthorized(what) from error
+        raise _unauthorized(what, _first_line(error), sent=True) from error
     except DecodeError as error:
         raise _unreadable(what) from error
     except HttpResponseError as error:
@@ -64,7 +68,7 @@ def foundry_errors(what: str) -> Iterator[None]:
 def _of_response(error: HttpResponseError, what: str) -> AosError:
     """An error of azure-core's clients."""
     if error.status_code == 403:
-        return _unauthorized(what)
+        return _unauthorized(what, _said(error), sent=True)
     if error.status_code in OVERLOADED:
         headers = getattr(error.response, "headers", {})
         return FoundryUnavailable(
@@ -72,11 +76,10 @@ def _of_response(error: HttpResponseError, what: str) -> AosError:
             sent=True,
             retry_after=_seconds(headers.get("Retry-After")),
         )
-    said = error.error
-    message = (said.message if said is not None else None) or _first_line(error)
+    message = _said(error)
     if error.status_code == 404 and (gone := _missing(message, what)) is not None:
         return gone
-    code = said.code if said is not None else None
+    code = error.error.code if error.error is not None else None
     return FoundryRefused(f"Foundry refused {what}: {message}", code=code or None)
 
 
@@ -98,7 +101,7 @@ def _of_status(error: APIStatusError, what: str) -> AosError:
             retry_after=retry_after,
         )
     if error.status_code in (401, 403):
-        return _unauthorized(what)
+        return _unauthorized(what, message, sent=False)
     if error.status_code == 404:
         gone = _missing(message, what)
         if gone is not None:
@@ -122,9 +125,22 @@ def _unreadable(what: str) -> FoundryUnavailable:
     return FoundryUnavailable(f"Foundry's answer could not be read ({what}).", sent=True)
 
 
-def _unauthorized(what: str) -> FoundryRefused:
-    return FoundryRefused(
-        f"Foundry refused the sign-in ({what}): check AZURE_AI_API_KEY, or the roles of the app's identity.",
+def _said(error: HttpResponseError) -> str:
+    return (error.error.message if error.error is not None else None) or _first_line(error)
+
+
+def _unauthorized(what: str, said: str, *, sent: bool) -> FoundryUnavailable:
+    """A token ran out, a role is missing: a matter of the account, not of the request.
+
+    Once the operator has mended it the same request succeeds; so messages wait, as they do for storage.
+
+    Args:
+        sent: False if the whole step was this one request, which was refused before it was looked at.
+    """
+    return FoundryUnavailable(
+        f"Foundry refused the sign-in ({what}): {said[:300]} Check AZURE_AI_API_KEY (is it this resource's, or was it "
+        "renewed?), or give the app's identity a role on the project that may use agents (Azure AI User).",
+        sent=sent,
         code="foundry_unauthorized",
     )
 
@@ -143,6 +159,12 @@ def _seconds(value: str | None, *, unit: float = 1.0) -> float | None:
     except ValueError:
         return None
     return min(seconds, LONGEST_RETRY_AFTER) if seconds >= 0 else None
+
+
+def seconds_in(message: str) -> float | None:
+    """How long a message asks to wait: inside a failed run or response, that is said nowhere else."""
+    found = re.search(r"(\d+(?:\.\d+)?) ?s(?:ec|\b)", message)
+    return _seconds(found.group(1)) if found else None
 
 
 def _first_line(error: BaseException) -> str:

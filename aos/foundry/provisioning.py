@@ -1,7 +1,7 @@
-"""One agent in Foundry per definition: found, or made exactly once.
+"""One agent in Foundry per definition: found, or made exactly once; and removed when nobody needs it any more.
 
 The table `aosagents` remembers which version was made from which definition, so that cold starts ask storage and not
-Foundry; making one is guarded by a lease in the same row, so that twenty cold starts at once make one.
+Foundry; making and removing one is guarded by a lease in the same row, so that twenty cold starts at once make one.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import json
 import logging
 import re
 import uuid
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aos.config import Settings
 from aos.errors import AgentNotReady, FoundryRefused
@@ -22,27 +23,49 @@ from aos.kernel.ports import AgentSpec
 from aos.kernel.types import AgentRef
 from aos.storage.account import StorageAccount, storage_errors
 
+if TYPE_CHECKING:
+    from azure.data.tables.aio import TableClient
+
 log = logging.getLogger("aos.foundry")
 
+TABLE = "aosagents"
 LEASE = 60.0
 PATIENCE = 20.0
+FEW = 3
+"""Agents that are looked up in Foundry one by one; for more of them all are listed, which is a request per hundred."""
+TRANSACTION = 100
+"""Rows that Table storage writes at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownAgent:
-    """What Foundry says about an agent's newest version. `ours`: this app made it."""
+    """What Foundry says about an agent's newest version.
+
+    Attributes:
+        ours: This app made it.
+        agent_id: Whom it was made for, if it is ours.
+    """
 
     version: str
     definition_hash: str
     ours: bool
+    agent_id: str = ""
 
 
 class AgentMaker(Protocol):
-    """The part of an adapter that finds and makes agents."""
+    """The part of an adapter that finds, makes and deletes agents."""
+
+    async def list_agents(self) -> Mapping[str, KnownAgent]:
+        """All agents of the project by name."""
+        ...
 
     async def find_agent(self, name: str) -> KnownAgent | None: ...
 
     async def create_agent(self, name: str, spec: AgentSpec, definition_hash: str) -> str: ...
+
+    async def delete_agent(self, name: str) -> bool:
+        """Deletes what this app made under a name; False: there was nothing."""
+        ...
 
 
 class Provisioner:
@@ -59,7 +82,38 @@ class Provisioner:
         self._clock = clock or SystemClock()
         self._owner = uuid.uuid4().hex
         self._known: dict[str, AgentRef] = {}
+        self._seen: dict[str, tuple[str, str]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+
+    async def look_up(self, agent_ids: Collection[str], maker: AgentMaker) -> frozenset[str]:
+        """Many agents are about to be ensured: reads in bulk what storage, and then Foundry, know of them.
+
+        Returns:
+            Ids of all agents that this app made, as far as storage knows.
+
+        Raises:
+            StorageUnavailable, FoundryUnavailable, FoundryRefused: It cannot be looked up.
+        """
+        rows = {} if self._account is None else await self._rows(self._account)
+        self._seen = {name: (row["hash"], row["version"]) for name, row in rows.items() if row["hash"]}
+        for agent_id, known in [*self._known.items()] if self._account is not None else ():
+            row = rows.get(known.name)
+            if row is None or (row["hash"] == known.definition_hash and row["version"] != known.version):
+                # Another process removed it, or made it again.
+                del self._known[agent_id]
+        wanted = {foundry_name(agent_id) for agent_id in set(agent_ids) - self._known.keys()}
+        if len(wanted - self._seen.keys()) > FEW:
+            listed = await maker.list_agents()
+            # Only those asked for: another app of the same name in this project may have made the others.
+            found = {
+                name: listed[name]
+                for name in (wanted - self._seen.keys()) & listed.keys()
+                if listed[name].ours and listed[name].definition_hash
+            }
+            self._seen |= {name: (agent.definition_hash, agent.version) for name, agent in found.items()}
+            if self._account is not None:
+                rows |= await self._adopt(self._account, {n: a for n, a in found.items() if n not in rows})
+        return frozenset(row["agent_id"] for row in rows.values() if row.get("agent_id"))
 
     async def ensure(self, spec: AgentSpec, maker: AgentMaker) -> AgentRef:
         """The version made from exactly this spec.
@@ -76,20 +130,67 @@ class Provisioner:
             known = self._known.get(spec.agent_id)
             if known is None or known.definition_hash != wanted:
                 name = foundry_name(spec.agent_id)
-                if self._account is None:
-                    version = await self._make(name, spec, wanted, maker)
-                else:
-                    version = await self._shared(self._account, name, spec, wanted, maker)
+                seen_hash, version = self._seen.pop(name, ("", ""))
+                if seen_hash != wanted:
+                    if self._account is None:
+                        version = await self._make(name, spec, wanted, maker)
+                    else:
+                        version = await self._shared(self._account, name, spec, wanted, maker)
                 known = self._known[spec.agent_id] = AgentRef(name, version, wanted, spec.deployment)
         return known
 
     async def forget(self, agent_id: str) -> None:
         """The agent turned out to be gone from Foundry: look again when it is next needed."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        name = foundry_name(agent_id)
         self._known.pop(agent_id, None)
+        self._seen.pop(name, None)
         if self._account is not None:
-            table = await self._account.table("aosagents")
-            with storage_errors("aosagents"):
-                await table.delete_entity(self._scope, foundry_name(agent_id))
+            table = await self._account.table(TABLE)
+            with storage_errors(TABLE):
+                try:
+                    # The row stays: it is known of the agent that this app makes it.
+                    await table.update_entity({"PartitionKey": self._scope, "RowKey": name, "hash": "", "version": ""})
+                except ResourceNotFoundError:
+                    return
+
+    async def remove(self, agent_id: str, maker: AgentMaker) -> bool:
+        """Has the agent deleted, as far as this app made it.
+
+        Returns:
+            Whether there was anything to delete.
+
+        Raises:
+            AgentNotReady: Another process makes or removes it just now.
+            FoundryUnavailable, FoundryRefused: From Foundry; the agent may be there still.
+        """
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
+
+        name = foundry_name(agent_id)
+        async with self._locks.setdefault(agent_id, asyncio.Lock()):
+            self._known.pop(agent_id, None)
+            self._seen.pop(name, None)
+            if self._account is None:
+                return await maker.delete_agent(name)
+            table = await self._account.table(TABLE)
+            claim = await self._claim(table, name, agent_id, None)
+            assert isinstance(claim, _Claim)  # noqa: S101 - no version is wanted
+            deleted = False
+            try:
+                deleted = await maker.delete_agent(name)
+            except BaseException:
+                await self._free(table, claim, {})
+                raise
+            with storage_errors(TABLE):
+                try:
+                    await table.delete_entity(
+                        self._scope, name, etag=claim.etag, match_condition=MatchConditions.IfNotModified
+                    )
+                except (ResourceModifiedError, ResourceNotFoundError):
+                    log.warning("the lease for removing agent %s ran out before it was removed", name)
+        return deleted
 
     async def _make(self, name: str, spec: AgentSpec, wanted: str, maker: AgentMaker) -> str:
         found = await maker.find_agent(name)
@@ -106,15 +207,33 @@ class Provisioner:
         return version
 
     async def _shared(self, account: StorageAccount, name: str, spec: AgentSpec, wanted: str, maker: AgentMaker) -> str:
+        table = await account.table(TABLE)
+        claim = await self._claim(table, name, spec.agent_id, wanted)
+        if isinstance(claim, str):
+            return claim
+        made = {}
+        try:
+            version = await self._make(name, spec, wanted, maker)
+            made = {"hash": wanted, "version": version}
+        finally:
+            await self._free(table, claim, made)
+        return version
+
+    async def _claim(self, table: TableClient, name: str, agent_id: str, wanted: str | None) -> _Claim | str:
+        """Takes the lease of an agent's row, or returns the version that was made from the wanted definition.
+
+        Args:
+            wanted: None: the agent is to go, so meanwhile the row names no version.
+        """
         from azure.core import MatchConditions
         from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
         from azure.data.tables import UpdateMode
 
-        table = await account.table("aosagents")
         gives_up = self._clock.now() + PATIENCE
+        blank = {"PartitionKey": self._scope, "RowKey": name, "hash": "", "version": ""}
         while True:
             row: dict[str, Any] | None
-            with storage_errors("aosagents"):
+            with storage_errors(TABLE):
                 try:
                     entity = await table.get_entity(self._scope, name)
                     row, etag = dict(entity), entity.metadata["etag"]
@@ -124,11 +243,8 @@ class Provisioner:
                     return str(row["version"])
                 now = self._clock.now()
                 if row is None or row["owner"] in ("", self._owner) or row["lease_until"] <= now:
-                    claim = {
-                        **(row or {"PartitionKey": self._scope, "RowKey": name, "hash": "", "version": ""}),
-                        "owner": self._owner,
-                        "lease_until": now + LEASE,
-                    }
+                    kept = blank if row is None or wanted is None else row
+                    claim = {**kept, "agent_id": agent_id, "owner": self._owner, "lease_until": now + LEASE}
                     try:
                         if etag is None:
                             written = await table.create_entity(claim)
@@ -139,29 +255,87 @@ class Provisioner:
                                 etag=etag,
                                 match_condition=MatchConditions.IfNotModified,
                             )
-                        break
+                        return _Claim(claim, written["etag"])
                     except (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError):
                         continue
             if self._clock.now() > gives_up:
                 raise AgentNotReady(f"Another process is making agent {name}.", retry_after=2.0)
             await self._clock.sleep(0.2)
-        freed: dict[str, Any] = {**claim, "owner": "", "lease_until": 0.0}
-        try:
-            version = await self._make(name, spec, wanted, maker)
-            freed |= {"hash": wanted, "version": version}
-        finally:
-            with storage_errors("aosagents"):
+
+    async def _free(self, table: TableClient, claim: _Claim, made: Mapping[str, str]) -> None:
+        """Gives the lease back and writes down what was made under it."""
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
+        from azure.data.tables import UpdateMode
+
+        with storage_errors(TABLE):
+            try:
+                await table.update_entity(
+                    {**claim.row, "owner": "", "lease_until": 0.0, **made},
+                    mode=UpdateMode.REPLACE,
+                    etag=claim.etag,
+                    match_condition=MatchConditions.IfNotModified,
+                )
+            except (ResourceModifiedError, ResourceNotFoundError):
+                # The row is another owner's now, or was forgotten: whoever looks next finds the agent by its hash.
+                log.warning("the lease for making agent %s ran out before it was made", claim.row["RowKey"])
+
+    async def _rows(self, account: StorageAccount) -> dict[str, dict[str, Any]]:
+        """What is remembered of all agents of the scope, by name: one query, a request per thousand rows."""
+        table = await account.table(TABLE)
+        with storage_errors(TABLE):
+            return {
+                row["RowKey"]: dict(row)
+                async for row in table.query_entities(
+                    "PartitionKey eq @scope",
+                    parameters={"scope": self._scope},
+                    select=["RowKey", "agent_id", "hash", "version"],
+                )
+            }
+
+    async def _adopt(self, account: StorageAccount, found: Mapping[str, KnownAgent]) -> dict[str, dict[str, Any]]:
+        """Remembers agents of ours that storage knew nothing of; others may do the same at the same time.
+
+        Returns:
+            The rows that were written.
+        """
+        from azure.core.exceptions import HttpResponseError
+
+        table = await account.table(TABLE)
+        rows: dict[str, dict[str, Any]] = {
+            name: {
+                "PartitionKey": self._scope,
+                "RowKey": name,
+                "agent_id": agent.agent_id,
+                "hash": agent.definition_hash,
+                "version": agent.version,
+                "owner": "",
+                "lease_until": 0.0,
+            }
+            for name, agent in found.items()
+        }
+        names = sorted(rows)
+        for start in range(0, len(names), TRANSACTION):
+            batch = names[start : start + TRANSACTION]
+            with storage_errors(TABLE):
                 try:
-                    await table.update_entity(
-                        freed,
-                        mode=UpdateMode.REPLACE,
-                        etag=written["etag"],
-                        match_condition=MatchConditions.IfNotModified,
-                    )
-                except (ResourceModifiedError, ResourceNotFoundError):
-                    # The row is another owner's now, or was forgotten: whoever looks next finds the agent by its hash.
-                    log.warning("the lease for making agent %s ran out before it was made", name)
-        return version
+                    await table.submit_transaction([("create", rows[name]) for name in batch])
+                except HttpResponseError as error:
+                    if error.status_code != 409:
+                        raise
+                    # Another process is about the same; what it leaves out is looked up again next time.
+                    log.info("%s of %s are being remembered elsewhere", len(batch), len(rows))
+        if rows:
+            log.info("found %d agents in Foundry that were not remembered", len(rows))
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """A row whose lease is ours."""
+
+    row: dict[str, Any]
+    etag: str
 
 
 def scope_of(settings: Settings) -> str:

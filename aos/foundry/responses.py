@@ -7,7 +7,7 @@ The tool loop is ours: a response ends with function calls, their outputs are th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,18 +16,21 @@ from aos.errors import AosError, ConversationGone, FoundryRefused, FoundryUnavai
 from aos.foundry.clients import FoundryClients
 from aos.foundry.deletion import delete_conversation
 from aos.foundry.deployments import Deployments
-from aos.foundry.faults import foundry_errors
+from aos.foundry.faults import foundry_errors, seconds_in
 from aos.foundry.provisioning import KnownAgent, Provisioner
 from aos.foundry.values import DRIPPING, LOCAL, distinct, present, whole
 from aos.kernel.ports import AgentSpec, RemoteItem
 from aos.kernel.types import AgentRef, ConversationKey, FunctionCall, ModelReply, ToolOutput, Usage
 
 if TYPE_CHECKING:
+    from azure.ai.projects.models import AgentVersionDetails
     from openai import AsyncStream
     from openai.types.responses import Response, ResponseStreamEvent
 
 THREAD = "thread_"
 """How the ids of the older generation's conversations begin."""
+PAGE = 100
+"""Agents, and versions of one, per request."""
 MANY_ITEMS = 1000
 """Items read at most when looking for what came after an anchor."""
 TAIL = 1.0
@@ -57,6 +60,25 @@ class ResponsesAdapter:
     async def forget_agent(self, agent_id: str) -> None:
         await self._provisioner.forget(agent_id)
 
+    async def look_up_agents(self, agent_ids: Collection[str]) -> frozenset[str]:
+        return await self._provisioner.look_up(agent_ids, self)
+
+    async def remove_agent(self, agent_id: str) -> bool:
+        return await self._provisioner.remove(agent_id, self)
+
+    async def list_agents(self) -> Mapping[str, KnownAgent]:
+        """All agents of the project by name."""
+        found: dict[str, KnownAgent] = {}
+        with foundry_errors("listing agents"):
+            # The SDK's pager asks for one more page after the last one.
+            async for page in self._clients.project.agents.list(limit=PAGE).by_page():
+                before = len(found)
+                async for agent in page:
+                    found[present(agent.name)] = self._known(agent.versions.latest)
+                if len(found) - before < PAGE:
+                    break
+        return found
+
     async def find_agent(self, name: str) -> KnownAgent | None:
         """The newest version of an agent, or None."""
         from azure.core.exceptions import ResourceNotFoundError
@@ -66,13 +88,16 @@ class ResponsesAdapter:
                 agent = await self._clients.project.agents.get(name)
             except ResourceNotFoundError:
                 return None
-            latest = agent.versions.latest
-            metadata = latest.metadata or {}
-            return KnownAgent(
-                version=present(latest.version),
-                definition_hash=metadata.get("aos_hash", ""),
-                ours=metadata.get("aos_app") == self._app_name,
-            )
+            return self._known(agent.versions.latest)
+
+    def _known(self, version: AgentVersionDetails) -> KnownAgent:
+        metadata = version.metadata or {}
+        return KnownAgent(
+            version=present(version.version),
+            definition_hash=metadata.get("aos_hash", ""),
+            ours=metadata.get("aos_app") == self._app_name,
+            agent_id=metadata.get("aos_agent", ""),
+        )
 
     async def create_agent(self, name: str, spec: AgentSpec, definition_hash: str) -> str:
         """Makes a new version and returns its number."""
@@ -89,6 +114,25 @@ class ResponsesAdapter:
         with foundry_errors(f"creating agent {name}"):
             made = await self._clients.project.agents.create_version(name, definition=definition, metadata=metadata)
             return present(made.version)
+
+    async def delete_agent(self, name: str) -> bool:
+        """Deletes an agent with all its versions; of one that somebody else added versions to, only those of ours."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        agents = self._clients.project.agents
+        with foundry_errors(f"deleting agent {name}"):
+            try:
+                versions = [self._known(version) async for version in agents.list_versions(name, limit=PAGE)]
+                ours = [version.version for version in versions if version.ours]
+                if ours and len(ours) == len(versions):
+                    await agents.delete(name)
+                    return True
+            except ResourceNotFoundError:
+                return False
+            for version in ours:
+                with suppress(ResourceNotFoundError):
+                    await agents.delete_version(name, version)
+        return bool(ours)
 
     async def open_conversation(self, key: ConversationKey) -> str:
         metadata = {
@@ -192,7 +236,8 @@ async def _streamed(events: AsyncStream[ResponseStreamEvent], on_text: Callable[
 def _failed(code: str, message: str) -> AosError:
     if code in ("rate_limit_exceeded", "server_error"):
         # Its input may have stayed in the conversation.
-        return FoundryUnavailable(f"The model step failed: {message}", sent=True, code=code)
+        detail = f"The model step failed: {message}"
+        return FoundryUnavailable(detail, sent=True, code=code, retry_after=seconds_in(message))
     return FoundryRefused(f"The model step failed: {message}", code=code)
 
 

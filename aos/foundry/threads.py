@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +21,7 @@ from aos.errors import ConversationGone, FoundryRefused, FoundryUnavailable
 from aos.foundry.clients import FoundryClients
 from aos.foundry.deletion import delete_conversation
 from aos.foundry.deployments import Deployments
-from aos.foundry.faults import foundry_errors
+from aos.foundry.faults import foundry_errors, seconds_in
 from aos.foundry.provisioning import KnownAgent, Provisioner
 from aos.foundry.thread_items import in_order, items_of
 from aos.foundry.thread_stream import Tap
@@ -89,17 +89,37 @@ class ThreadsAdapter:
     async def forget_agent(self, agent_id: str) -> None:
         await self._provisioner.forget(agent_id)
 
+    async def look_up_agents(self, agent_ids: Collection[str]) -> frozenset[str]:
+        return await self._provisioner.look_up(agent_ids, self)
+
+    async def remove_agent(self, agent_id: str) -> bool:
+        return await self._provisioner.remove(agent_id, self)
+
+    async def list_agents(self) -> Mapping[str, KnownAgent]:
+        """The newest of our assistants by name; names of assistants need not differ, so others do not matter."""
+        newest: dict[str, KnownAgent] = {}
+        with foundry_errors("listing agents"):
+            async for name, found in self._ours():
+                newest.setdefault(name, found)
+        return newest
+
     async def find_agent(self, name: str) -> KnownAgent | None:
-        """The newest of our assistants of this name, or None; names of assistants need not differ."""
+        """The newest of our assistants of this name, or None."""
         with foundry_errors(f"finding agent {name}"):
-            for assistant_id, definition in await self._assistants(name, 1):
-                return KnownAgent(assistant_id, definition, ours=True)
-        return None
+            found = await self._assistants(name, 1)
+        return found[0] if found else None
+
+    async def delete_agent(self, name: str) -> bool:
+        """Deletes our assistants of this name."""
+        with foundry_errors(f"deleting agent {name}"):
+            found = await self._assistants(name, MANY)
+            for assistant in found:
+                await self._delete_assistant(name, assistant.version)
+        return bool(found)
 
     async def create_agent(self, name: str, spec: AgentSpec, definition_hash: str) -> str:
         """Makes an assistant and returns its id; removes those before the last one."""
         from azure.ai.agents.models import FunctionDefinition, FunctionToolDefinition
-        from azure.core.exceptions import ResourceNotFoundError
 
         await self._deployments.require(spec.deployment)
         tools: list[Any] = [
@@ -114,27 +134,43 @@ class ThreadsAdapter:
                 model=spec.deployment, name=name, instructions=spec.instructions, tools=tools, metadata=metadata
             )
             assistant_id = present(made.id)
-            for superseded, _ in (await self._assistants(name, PAGE))[KEPT:]:
-                if superseded != assistant_id:
-                    try:
-                        await self._clients.agents.delete_agent(superseded)
-                    except ResourceNotFoundError:
-                        log.info("assistant %s of agent %s was removed by somebody else", superseded, name)
+            for superseded in (await self._assistants(name, PAGE))[KEPT:]:
+                if superseded.version != assistant_id:
+                    await self._delete_assistant(name, superseded.version)
         return assistant_id
 
-    async def _assistants(self, name: str, limit: int) -> list[tuple[str, str]]:
-        """Ids and definition hashes of our assistants of this name, newest first."""
-        found: list[tuple[str, str]] = []
+    async def _delete_assistant(self, name: str, assistant_id: str) -> None:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            await self._clients.agents.delete_agent(assistant_id)
+        except ResourceNotFoundError:
+            log.info("assistant %s of agent %s was removed by somebody else", assistant_id, name)
+
+    async def _assistants(self, name: str, limit: int) -> list[KnownAgent]:
+        """Our assistants of this name, newest first."""
+        found: list[KnownAgent] = []
+        async with aclosing(self._ours()) as assistants:
+            async for assistant_name, assistant in assistants:
+                if assistant_name == name:
+                    found.append(assistant)
+                if len(found) >= limit:
+                    break
+        return found
+
+    async def _ours(self) -> AsyncGenerator[tuple[str, KnownAgent]]:
+        """Names and assistants that this app made, newest first."""
+        # The SDK's pager asks for one more page after the last one.
         async for page in self._clients.agents.list_agents(limit=PAGE, order="desc").by_page():
             count = 0
             async for assistant in page:
                 count += 1
                 metadata = assistant.metadata or {}
-                if assistant.name == name and metadata.get("aos_app") == self._app_name:
-                    found.append((present(assistant.id), str(metadata.get("aos_hash", ""))))
-            if len(found) >= limit or count < PAGE:
+                if metadata.get("aos_app") == self._app_name:
+                    definition, agent_id = str(metadata.get("aos_hash", "")), str(metadata.get("aos_agent", ""))
+                    yield str(assistant.name), KnownAgent(present(assistant.id), definition, True, agent_id)
+            if count < PAGE:
                 break
-        return found[:limit]
 
     # --- conversations
 
@@ -407,12 +443,7 @@ def _failed(run: Run) -> FoundryRefused | FoundryUnavailable:
     code = (run.last_error.code if run.last_error else "") or run.status
     message = (run.last_error.message if run.last_error else "") or "no reason given"
     if code in ("rate_limit_exceeded", "server_error") or run.status == "expired":
-        # Its input stayed in the thread; seconds are named only in the text.
-        wait = re.search(r"(\d+(?:\.\d+)?) ?s(?:ec|\b)", message)
-        return FoundryUnavailable(
-            f"The run {run.status}: {message}",
-            sent=True,
-            code=code,
-            retry_after=min(float(wait.group(1)), 3600.0) if wait else None,
-        )
+        # Its input stayed in the thread.
+        detail = f"The run {run.status}: {message}"
+        return FoundryUnavailable(detail, sent=True, code=code, retry_after=seconds_in(message))
     return FoundryRefused(f"The run {run.status}: {message}", code=code)

@@ -87,7 +87,7 @@ class Kernel:
             saved=self._saved,
         )
         self._waiters = Waiters(clock, self.operation, self._driver.drives)
-        self._sweep = Sweep(store, clock, self._driver.drive, owner)
+        self._sweep = Sweep(store, clock, self._driver.drive, owner, self.options.lease / 6)
 
     # --- in
 

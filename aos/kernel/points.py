@@ -1,4 +1,4 @@
-"""The points at which a turn can be interrupted, and a way to have the process die at one of them.
+"""The points at which a turn or a tool call can be interrupted, and a way to have the process die at one of them.
 
 `AOS_FAULT_POINT=name` kills this process (SIGKILL: nothing is cleaned up) when it reaches that point for the first
 time, `name:n` for the n-th time. Without it `reached` does nothing.
@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 FAULT_POINT = "AOS_FAULT_POINT"
 
-Point = Literal[
+TurnPoint = Literal[
     # A message, or something else that arrived, is stored; nobody drives its conversation yet.
     "accepted",
     "result-stored",
@@ -48,8 +48,21 @@ Point = Literal[
     "before-wake",
     "after-wake",
 ]
+CallPoint = Literal[
+    # The call is in the ledger as ours; its server knows nothing of it.
+    "call-claimed",
+    # Around the call of the tool: it will run, or it ran and nobody has recorded that.
+    "before-call",
+    "after-call",
+    # The answer is recorded; around its sending.
+    "before-answer",
+    "after-answer",
+]
+Point = TurnPoint | CallPoint
 
-POINTS: tuple[Point, ...] = get_args(Point)
+TURN_POINTS: tuple[TurnPoint, ...] = get_args(TurnPoint)
+CALL_POINTS: tuple[CallPoint, ...] = get_args(CallPoint)
+POINTS: tuple[Point, ...] = (*TURN_POINTS, *CALL_POINTS)
 BEFORE_SEND: dict[str, Point] = {
     "tool": "before-send-tool",
     "approval": "before-send-approval",
@@ -84,6 +97,6 @@ _fault = _Fault(os.environ[FAULT_POINT]) if os.environ.get(FAULT_POINT) else Non
 
 
 def reached(point: Point) -> None:
-    """The turn in work is at this point: the process goes on, unless it was ordered to die here."""
+    """The work is at this point: the process goes on, unless it was ordered to die here."""
     if _fault is not None:
         _fault.at(point)

@@ -5,7 +5,7 @@ All methods raise errors of `aos.errors`: a `TransientError` when trying again m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,6 +70,22 @@ class FoundryPort(Protocol):
 
     async def forget_agent(self, agent_id: str) -> None:
         """Foundry no longer has the agent: `ensure_agent` looks again."""
+        ...
+
+    async def look_up_agents(self, agent_ids: Collection[str]) -> frozenset[str]:
+        """These agents are about to be ensured: reads what is known of them at once, not one by one.
+
+        Returns:
+            Ids of the agents that this app is known to have made and not removed, whether asked for or not.
+        """
+        ...
+
+    async def remove_agent(self, agent_id: str) -> bool:
+        """Deletes the agent with all its versions, as far as this app made them. Twice is harmless.
+
+        Returns:
+            Whether there was anything to delete.
+        """
         ...
 
     async def open_conversation(self, key: ConversationKey) -> str:

@@ -15,8 +15,6 @@ log = logging.getLogger("aos.kernel")
 
 SWEEP_INTERVAL = 60.0
 """Seconds after which the sweep looks at an unfinished operation again."""
-AFTER_LEASE = 5.0
-"""Seconds after the end of a lease when the sweep looks whether its owner still lives."""
 UNFINISHED = 600.0
 """Seconds for which a due entry without an operation is kept: its acceptance may still be on its way."""
 
@@ -27,15 +25,22 @@ class Sweep:
     Args:
         drive: Steps a conversation.
         owner: Name of this process in leases.
+        after_lease: Seconds after the end of a lease when it looks whether the owner still lives.
     """
 
     def __init__(
-        self, store: ConversationStore, clock: Clock, drive: Callable[[ConversationKey], Awaitable[None]], owner: str
+        self,
+        store: ConversationStore,
+        clock: Clock,
+        drive: Callable[[ConversationKey], Awaitable[None]],
+        owner: str,
+        after_lease: float,
     ) -> None:
         self._store = store
         self._clock = clock
         self._drive = drive
         self._owner = owner
+        self._after_lease = after_lease
 
     async def run(self, limit: int) -> int:
         """Looks after turns that are due: resumes what a dead process left behind, applies deadlines.
@@ -79,7 +84,7 @@ class Sweep:
         now = self._clock.now()
         if lease.owner in ("", self._owner) or lease.until <= now:
             return latest
-        return min(latest, lease.until + AFTER_LEASE)
+        return min(latest, lease.until + self._after_lease)
 
     async def _over(self, entry: Due) -> bool | None:
         """Whether nothing remains to be done for the operation: it ended, and its reply is out. None: there is none."""

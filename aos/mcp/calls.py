@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from aos.errors import AosError, Conflict, StorageUnavailable, TransientError
 from aos.kernel.clock import Clock
+from aos.kernel.points import reached
 from aos.mcp.answers import answer, failure
 from aos.mcp.circuits import ServerCircuits
 from aos.mcp.errors import (
@@ -131,6 +132,7 @@ class ToolCalls:
     async def _execute(
         self, claim: Claimed, request: ToolRequest, entry: ServerEntry, tool: ToolInfo, params: CallToolParams
     ) -> bytes | None:
+        reached("call-claimed")
         try:
             async with self._renewed(claim):
                 response = await self._outcome(request, entry, tool, params)
@@ -161,10 +163,13 @@ class ToolCalls:
         while True:
             try:
                 server = await self._host.server(entry.server_id)
+                reached("before-call")
                 with self._circuits.guard(entry.server_id):
-                    return await server.connection.call_tool(
+                    result = await server.connection.call_tool(
                         tool.wire_name or tool.name, params.tool_params, entry.timeout_seconds
                     )
+                reached("after-call")
+                return result
             except ServerRefused as error:
                 if error.code == "invalid_params":
                     raise
@@ -220,7 +225,8 @@ class ToolCalls:
     async def _renew(self, claim: Claimed, done: asyncio.Event) -> None:
         while True:
             try:
-                async with asyncio.timeout(RENEW_EVERY):
+                left = max(claim.until - self._clock.now(), 1.0)
+                async with asyncio.timeout(min(RENEW_EVERY, left / 3)):
                     await done.wait()
                 return
             except TimeoutError:

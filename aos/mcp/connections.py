@@ -1,7 +1,8 @@
 """One supervised connection per MCP server, shared by all calls.
 
 The SDK's client must be entered and left by the same task, so each connection has one task that owns it: it opens the
-session, waits for its end, and opens the next one, after a pause that grows while that fails.
+session, waits for its end, and opens the next one, after a pause that grows while that fails. A server that hangs is
+found out by a ping: after a call that had no answer in time, and now and then while there are no calls.
 """
 
 from __future__ import annotations
@@ -17,19 +18,24 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from aos.errors import AosError
 from aos.kernel.clock import Clock
 from aos.mcp.errors import (
+    TOO_LARGE,
+    RequestFailed,
     ServerDied,
     ServerNotConfigured,
     ServerRefused,
     ServerReplyInvalid,
+    ServerReplyTooLarge,
     ServerUnavailable,
     ToolTimeout,
 )
+from aos.mcp.link import ATTEMPT, Attempt, Link
+from aos.mcp.pace import Pace
 from aos.mcp.secrets import SecretSource
 from aos.mcp.tools import ServerTools, ToolInfo
 from aos.mcp.transport import open_target
 
 if TYPE_CHECKING:
-    from mcp import Client
+    from mcp import Client, MCPError
     from mcp.types import Tool
 
     from aos.registry.mcp_servers import ServerEntry
@@ -44,12 +50,14 @@ START_SECONDS = 30.0
 """For starting a server and shaking hands with it."""
 LIST_SECONDS = 30.0
 """For all pages of a listing, and for reading a resource."""
-CONCURRENT = 16
-"""Calls that a server works on at the same time."""
-WAITING = 256
-"""Calls that may wait for their turn; more are refused."""
+PING_EVERY = 60.0
+"""Seconds after which a server without calls is asked whether it lives."""
+PING_SECONDS = 10.0
+"""For the answer to that; a server of which nothing at all is heard in that time is given up."""
 PATIENCE = 5.0
 """Seconds that a call waits for the next attempt to open the connection; if that is further away, it fails at once."""
+SAID_TOO_MUCH = ("the answer has more than", "Server-sent event exceeded the")
+"""How the SDK passes on that a bound on a body, or on an event, was met."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 STEADY = 60.0
 """Seconds after which a session counts as having worked: the next pause is short again."""
@@ -58,10 +66,10 @@ PAGES = 100
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    """An open session. `ended` is set when the server's side ends."""
+    """An open session and the link that it goes over."""
 
     client: Client
-    ended: asyncio.Event
+    link: Link
 
 
 class McpConnection:
@@ -71,6 +79,7 @@ class McpConnection:
         entry: How to start or reach the server.
         secrets: Resolves `${NAME}` in the entry.
         on_change: Is told after every change of `state`.
+        private_networks: Whether HTTP servers may lie at private addresses.
 
     Attributes:
         state: `idle` until it is first needed, `starting` until the handshake, `failed` (or `not_configured`) while it
@@ -86,6 +95,8 @@ class McpConnection:
         secrets: SecretSource,
         clock: Clock,
         on_change: Callable[[], None] | None = None,
+        *,
+        private_networks: bool = False,
     ) -> None:
         self.entry = entry
         self.state: State = "idle"
@@ -95,6 +106,7 @@ class McpConnection:
         self._secrets = secrets
         self._clock = clock
         self._on_change = on_change
+        self._private_networks = private_networks
         self._task: asyncio.Task[None] | None = None
         self._session: _Session | None = None
         self._changed = asyncio.Condition()
@@ -104,8 +116,11 @@ class McpConnection:
         self._failures = 0
         self._sessions = 0
         self._next_attempt = 0.0
-        self._turns = asyncio.Semaphore(CONCURRENT)
+        self._limits = entry.limits
+        self._turns = asyncio.Semaphore(self._limits.concurrent_calls)
+        self._pace = Pace(self._limits.calls_per_second)
         self._waiting = 0
+        self._probe: asyncio.Task[None] | None = None
 
     @property
     def session(self) -> int:
@@ -226,57 +241,134 @@ class McpConnection:
                         self._changed.notify_all()
 
     async def _request(self, what: str, call: Callable[[Client], Awaitable[T]], session: _Session, timeout: float) -> T:
-        ended = asyncio.ensure_future(session.ended.wait())
-        request = asyncio.ensure_future(call(session.client))
+        attempt = Attempt()
+        token = ATTEMPT.set(attempt)
+        try:
+            # The tasks inherit the attempt.
+            ended = asyncio.ensure_future(session.link.ended.wait())
+            request = asyncio.ensure_future(call(session.client))
+        finally:
+            ATTEMPT.reset(token)
         try:
             # When the session ends, the SDK answers the request itself; unless its task was cancelled with it.
             await asyncio.wait({request, ended}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if ended.done() and not request.done():
                 await asyncio.wait({request}, timeout=1.0)
             if request.done() and not request.cancelled():
-                return self._answer(what, request, session)
-            if session.ended.is_set():
-                raise ServerDied(f"MCP server {self.entry.server_id} died while it worked on {what}.")
+                return self._answer(what, request, session, attempt)
+            if session.link.ended.is_set():
+                raise self._died(what, session, attempt)
+            self._suspect(session)
             raise ToolTimeout(f"MCP server {self.entry.server_id} did not answer {what} within {timeout:g} s.")
         finally:
             ended.cancel()
             request.cancel()
             await asyncio.gather(ended, request, return_exceptions=True)
 
-    def _answer(self, what: str, request: asyncio.Future[T], session: _Session) -> T:
+    def _answer(self, what: str, request: asyncio.Future[T], session: _Session, attempt: Attempt) -> T:
         from mcp import MCPError
-        from mcp.types import CONNECTION_CLOSED, REQUEST_TIMEOUT
         from pydantic import ValidationError
 
         server = f"MCP server {self.entry.server_id}"
         try:
             return request.result()
         except MCPError as error:
-            if error.code == CONNECTION_CLOSED:
-                raise ServerDied(f"{server} died while it worked on {what}.") from None
-            if error.code == REQUEST_TIMEOUT:
-                raise ToolTimeout(f"{server} did not answer {what} in time.") from None
-            raise ServerRefused(f"{server} refused {what}: {error.message[:500]}", error.code) from None
+            raise self._refused(what, error, session, attempt) from None
         except ValidationError as error:
             raise ServerReplyInvalid(f"{server} answered {what} with something that is not MCP.") from error
         except RuntimeError as error:
-            if session.ended.is_set():
-                raise ServerDied(f"{server} died while it worked on {what}.") from error
+            if session.link.ended.is_set():
+                raise self._died(what, session, attempt) from error
             # The SDK compares structured content with the tool's output schema, and bounds rounds of questions.
-            raise ServerReplyInvalid(f"{server} gave no valid answer to {what}: {str(error)[:500]}") from error
+            raise ServerReplyInvalid(
+                f"{server} gave no valid answer to {what}: {self._masked(session, error)}"
+            ) from None
+
+    def _refused(self, what: str, error: MCPError, session: _Session, attempt: Attempt) -> RequestFailed:
+        """What an error of the protocol, or of HTTP below it, means for the request."""
+        from mcp.types import CONNECTION_CLOSED, INVALID_REQUEST, PARSE_ERROR, REQUEST_TIMEOUT
+
+        server = f"MCP server {self.entry.server_id}"
+        if error.code == TOO_LARGE or any(said in error.message for said in SAID_TOO_MUCH):
+            return ServerReplyTooLarge(
+                f"{server} answered {what} with more than metadata.limits.message_bytes, which is "
+                f"{self._limits.message_bytes}: ask it for less at once."
+            )
+        if error.code == CONNECTION_CLOSED:
+            return self._died(what, session, attempt)
+        if error.code == REQUEST_TIMEOUT:
+            return ToolTimeout(f"{server} did not answer {what} in time.")
+        if (refused := _refused_by_http(server, attempt)) is not None:
+            return refused
+        if attempt.status == 404 and error.code == INVALID_REQUEST:
+            # The server was restarted, or forgot us: the request was not carried out, and the next needs a session.
+            session.link.end("it does not know the session any more")
+            return ServerUnavailable(f"{server} does not know the session any more; a new one is opened.")
+        if error.code == PARSE_ERROR and attempt.status is not None:
+            return ServerReplyInvalid(f"{server} answered {what} with something that is not MCP.")
+        return ServerRefused(f"{server} refused {what}: {self._masked(session, error.message)}", error.code)
+
+    def _masked(self, session: _Session, text: object) -> str:
+        return session.link.mask(str(text))[:500]
+
+    def _died(self, what: str, session: _Session, attempt: Attempt) -> RequestFailed:
+        server = f"MCP server {self.entry.server_id}"
+        if attempt.unsent:
+            return ServerUnavailable(f"{server} cannot be reached; {what} was not sent.")
+        why = f": {session.link.reason}" if session.link.reason else ""
+        return ServerDied(f"{server} died while it worked on {what}{why}.")
+
+    # --- hanging
+
+    def _suspect(self, session: _Session) -> None:
+        """Asks the server whether it lives; ends the session if nothing at all is heard of it."""
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._ping(session), name=f"ping of MCP server {self.entry.server_id}")
+
+    async def _ping(self, session: _Session) -> None:
+        from mcp import MCPError
+
+        heard = session.link.heard
+        try:
+            async with asyncio.timeout(PING_SECONDS):
+                # A server of the newest protocol does not know it, and says so: which is an answer.
+                await session.client.session.send_ping()
+        except TimeoutError:
+            if session.link.heard == heard:
+                session.link.end(f"it hangs: no answer to a ping within {PING_SECONDS:g} s")
+        except (MCPError, RuntimeError):
+            # It answered, or the session ended meanwhile.
+            return
+
+    async def _watch(self, session: _Session) -> None:
+        """Stays until the session ends or is to be closed; asks a quiet server now and then whether it lives."""
+        while not (session.link.ended.is_set() or self._closing.is_set()):
+            heard = session.link.heard
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PING_EVERY):
+                    await _first(session.link.ended, self._closing)
+                    return
+            # While calls are under way, their own time-outs find out.
+            if not self._calls and session.link.heard == heard:
+                self._suspect(session)
 
     @contextlib.asynccontextmanager
     async def _turn(self, timeout: float) -> AsyncIterator[None]:
-        if self._waiting >= WAITING:
+        if self._waiting >= self._limits.waiting_calls and self._turns.locked():
             raise ServerUnavailable(f"{self._waiting} calls wait for MCP server {self.entry.server_id} already.")
         self._waiting += 1
         try:
             async with asyncio.timeout(timeout):
                 await self._turns.acquire()
+                try:
+                    await self._pace.wait()
+                except BaseException:
+                    self._turns.release()
+                    raise
         except TimeoutError:
             raise ServerUnavailable(
                 f"MCP server {self.entry.server_id} had no turn for another call within {timeout:g} s; it works on "
-                f"{CONCURRENT} at a time."
+                f"{self._limits.concurrent_calls} at a time{self._pace}."
             ) from None
         finally:
             self._waiting -= 1
@@ -294,7 +386,7 @@ class McpConnection:
                 while True:
                     if self._draining:
                         raise ServerUnavailable(f"MCP server {self.entry.server_id} is being stopped.")
-                    if self._session is not None and not self._session.ended.is_set():
+                    if self._session is not None and not self._session.link.ended.is_set():
                         return self._session
                     self._raise_if_hopeless(failures)
                     await self._changed.wait()
@@ -342,34 +434,43 @@ class McpConnection:
         from mcp import Client
 
         server = f"MCP server {self.entry.server_id}"
-        ended = asyncio.Event()
+        link = Link()
         opened = False
+        attempt = Attempt()
+        ATTEMPT.set(attempt)
         try:
             async with asyncio.timeout(START_SECONDS) as starting:
-                transport = await open_target(self.entry, self._secrets, ended)
+                transport = await open_target(self.entry, self._secrets, link, private_networks=self._private_networks)
                 async with Client(transport, cache=None) as client:
                     starting.reschedule(None)
                     opened = True
-                    self._session = _Session(client, ended)
+                    self._session = session = _Session(client, link)
                     if self._sessions:
                         self.restarts += 1
                     self._sessions += 1
                     self.last_error = None
                     await self._become("running")
-                    await _first(ended, self._closing)
+                    await self._watch(session)
         except AosError as error:
             return error
         except TimeoutError:
             return ServerUnavailable(f"{server} did not start within {START_SECONDS:g} s.")
         except Exception as error:
             # The transports raise groups of whatever their tasks met; none of it may end the supervision.
+            if not opened and (refused := _refused_by_http(server, attempt)) is not None:
+                return refused
             reason = _innermost(error)
             verb = "failed" if opened else "could not be started"
-            return ServerUnavailable(f"{server} {verb}: {type(reason).__name__}: {str(reason)[:500]}")
+            return ServerUnavailable(
+                f"{server} {verb}: {link.reason or link.mask(f'{type(reason).__name__}: {reason}')[:500]}"
+            )
         finally:
-            ended.set()
+            link.end()
             self._session = None
-        return ServerDied(f"{server} ended")
+            if self._probe is not None:
+                self._probe.cancel()
+                await asyncio.gather(self._probe, return_exceptions=True)
+        return ServerDied(f"{server} ended{f': {link.reason}' if link.reason else ''}")
 
     async def _become(self, state: State) -> None:
         if state != self.state:
@@ -390,6 +491,18 @@ def _tool_info(tool: Tool) -> ToolInfo:
         read_only=bool(hints and hints.read_only_hint),
         idempotent=bool(hints and hints.idempotent_hint),
     )
+
+
+def _refused_by_http(server: str, attempt: Attempt) -> RequestFailed | None:
+    """What the status of the HTTP response says by itself (RFC 9110 section 15)."""
+    match attempt.status:
+        case 401 | 403:
+            return ServerNotConfigured(f"{server} refuses our credentials (HTTP {attempt.status}): see its headers.")
+        case 429 | 503:
+            return ServerUnavailable(f"{server} takes no requests at the moment (HTTP {attempt.status}).")
+        case 502 | 504:
+            return ServerDied(f"{server} did not answer the gateway before it (HTTP {attempt.status}).")
+    return None
 
 
 async def _first(*events: asyncio.Event) -> None:

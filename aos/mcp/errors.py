@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from aos.errors import AosError, TransientError
 
+TOO_LARGE = -32099
+"""JSON-RPC code with which a transport of ours answers for a server that said too much (2.0 section 5.1, server
+errors)."""
+
 
 class RequestFailed(AosError):
     """Base of the errors that the sender of a request is told.
@@ -107,6 +111,13 @@ class ServerReplyInvalid(RequestFailed):
 
     code = "unavailable"
     title = "The MCP server's answer is not valid."
+
+
+class ServerReplyTooLarge(ServerReplyInvalid):
+    """The answer is longer than the server's `metadata.limits.message_bytes`."""
+
+    code = "too_large"
+    title = "The MCP server's answer is too large."
 
 
 class ServerRefused(RequestFailed):

@@ -47,10 +47,11 @@ class HostedServer:
         on_change: Callable[[], None],
         restarts_asked: int = 0,
         pins: ToolPins | None = None,
+        private_networks: bool = False,
     ) -> None:
         self.entry = entry
         self.restarts_asked = restarts_asked
-        self.connection = McpConnection(entry, secrets, clock, on_change)
+        self.connection = McpConnection(entry, secrets, clock, on_change, private_networks=private_networks)
         self.drift: tuple[Drift, ...] = ()
         self._catalogue = catalogue
         self._pins = pins if entry.pin_tools else None

@@ -182,10 +182,16 @@ class TableLedger:
 
     Writes are fenced by the ETag. A lost answer of the service looks like somebody else's write; so when an ETag does
     not match, the owner is compared, which is new with every claim.
+
+    Args:
+        lease: Seconds for which a claim holds without being renewed.
     """
 
-    def __init__(self, account: StorageAccount, payloads: Payloads, clock: Clock | None = None) -> None:
+    def __init__(
+        self, account: StorageAccount, payloads: Payloads, clock: Clock | None = None, *, lease: float = LEASE
+    ) -> None:
         self._account = account
+        self._lease = lease
         self._values = RowValues(payloads)
         self._clock = clock or SystemClock()
 
@@ -223,7 +229,7 @@ class TableLedger:
         return claim if await self._replace(claim, expired.etag) else None
 
     async def renew(self, claim: Claimed) -> None:
-        claim.until = self._clock.now() + LEASE
+        claim.until = self._clock.now() + self._lease
         await self._write(claim, {"lease_until": claim.until})
 
     async def finish(self, claim: Claimed, response: bytes) -> None:
@@ -304,7 +310,7 @@ class TableLedger:
         return {**row, "etag": row.metadata["etag"]}
 
     def _new_claim(self, key: CallKey, params_hash: str) -> Claimed:
-        return Claimed(key, params_hash, uuid.uuid4().hex, until=self._clock.now() + LEASE)
+        return Claimed(key, params_hash, uuid.uuid4().hex, until=self._clock.now() + self._lease)
 
     def _row(self, claim: Claimed) -> dict[str, Any]:
         return {

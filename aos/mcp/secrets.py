@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from aos.mcp.errors import ServerNotConfigured
-
-_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_-]{0,127})\}")
+from aos.registry.mcp_servers import REFERENCE
 
 FORBIDDEN = (
     "AZURE_",
@@ -32,8 +30,15 @@ SHORTEST_MASKED = 4
 
 class SecretSource(Protocol):
     async def get(self, name: str) -> str | None:
-        """The secret of this name, None if there is none."""
+        """The secret of this name, None if there is none.
+
+        Raises:
+            ServerNotConfigured: It may not be read.
+            ServerUnavailable: It cannot be looked up now.
+        """
         ...
+
+    async def close(self) -> None: ...
 
 
 class EnvironmentSecrets:
@@ -44,6 +49,9 @@ class EnvironmentSecrets:
 
     async def get(self, name: str) -> str | None:
         return self._environment.get(name)
+
+    async def close(self) -> None:
+        return
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -73,16 +81,16 @@ async def resolve(values: Mapping[str, str], source: SecretSource, where: str) -
     Raises:
         ServerNotConfigured: Names every reference that is missing or not allowed; never a value.
     """
-    names = sorted({name for value in values.values() for name in _REFERENCE.findall(value)})
+    names = sorted({name for value in values.values() for name in REFERENCE.findall(value)})
     _refuse([name for name in names if name.upper().startswith(FORBIDDEN)], f"{where}: not allowed to ask for")
     found = {name: await source.get(name) for name in names}
     _refuse(
         [name for name, secret in found.items() if secret is None],
-        f"{where}: not set, neither in the environment nor as an app setting:",
+        f"{where}: neither in the key vault (AOS_KEY_VAULT_URL) nor set in the environment or as an app setting:",
     )
     secrets = {name: secret for name, secret in found.items() if secret is not None}
     return Resolved(
-        {key: _REFERENCE.sub(lambda match: secrets[match[1]], value) for key, value in values.items()},
+        {key: REFERENCE.sub(lambda match: secrets[match[1]], value) for key, value in values.items()},
         frozenset(secret for secret in secrets.values() if len(secret) >= SHORTEST_MASKED),
     )
 

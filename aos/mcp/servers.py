@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from aos.errors import AosError, TransientError
 from aos.kernel.clock import Clock, SystemClock
+from aos.kernel.points import reached
 from aos.kernel.trips import TripBoard
 from aos.kernel.types import ReplyAddress
 from aos.mcp.answers import Answers, answer, failure
@@ -84,6 +85,7 @@ class McpServers:
         send: Puts messages on the bus.
         pins: The approved tool definitions; None: none are kept, and what a server lists is used.
         trips: Where it is told which servers are left alone because their calls fail.
+        private_networks: Whether HTTP servers may lie at private addresses.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class McpServers:
         clock: Clock | None = None,
         pins: ToolPins | None = None,
         trips: TripBoard | None = None,
+        private_networks: bool = False,
     ) -> None:
         self._registry = registry
         self._pins = pins
@@ -107,6 +110,7 @@ class McpServers:
         self._send = send
         self._claim_check = claim_check
         self._secrets = secrets
+        self._private_networks = private_networks
         self._clock = clock or SystemClock()
         self._answers = Answers(send, claim_check)
         self._circuits = ServerCircuits(self._clock, trips)
@@ -235,7 +239,9 @@ class McpServers:
             except RequestFailed as error:
                 done = failure(request, error)
             if isinstance(done, bytes):
+                reached("before-answer")
                 await self._answers.send(request, done, address)
+                reached("after-answer")
             elif done is not None:
                 incoming = Incoming(
                     MCP_REQUESTS,
@@ -382,6 +388,7 @@ class McpServers:
             on_change=self._wake.set,
             restarts_asked=desired.restarts,
             pins=self._pins,
+            private_networks=self._private_networks,
         )
         if entry.auto_start:
             server.connection.start()

@@ -1,8 +1,9 @@
 """How a server is reached: the one place that knows transports.
 
 A stdio server is a child that gets what its entry names and little else, writes its standard error into our log, and
-ends when its standard input does: so it ends with us, however we end (MCP specification 2025-11-25, lifecycle,
-shutdown).
+ends with us, however we end: on Linux the kernel kills it, elsewhere its standard input ends (MCP specification
+2025-11-25, lifecycle, shutdown). An HTTP server is reached over connections that `aos.mcp.egress` guards; its event
+stream (`sse`, the older transport) carries messages of at most 1 MiB, which is the SDK's bound.
 """
 
 from __future__ import annotations
@@ -10,24 +11,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import shutil
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, TextIO
+from urllib.parse import urlsplit
 
 import aos
-from aos.mcp.errors import ServerNotConfigured
+from aos.mcp.errors import ServerNotConfigured, ServerUnavailable
+from aos.mcp.link import Link, WatchedStream
 from aos.mcp.secrets import Resolved, SecretSource, resolve
+from aos.mcp.stdio import stdio_streams
+from aos.registry.mcp_servers import url_fault
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from mcp import StdioServerParameters
-    from mcp.client._transport import ReadStream, TransportStreams
-    from mcp.shared.message import SessionMessage
+    from mcp.client._transport import TransportStreams
 
     from aos.registry.mcp_servers import ServerEntry
 
@@ -35,61 +38,135 @@ log = logging.getLogger("aos.mcp")
 
 LONGEST_LINE = 4096
 """Bytes of a line of standard error that reach the log."""
+MOST_GARBAGE = 100
+"""Messages in a row that are not MCP after which a connection is given up."""
+LEAST_SILENCE = 300.0
+"""Seconds without a byte after which an HTTP connection that waits for one is taken to be dead; more for slow tools."""
+_HEADER_VALUE = re.compile(r"(?:[!-~](?:[\t -~]*[!-~])?)?")
+"""RFC 9110 section 5.5, in ASCII."""
 LAST_WORDS = 1.0
 """Seconds to read what is left in standard error after the server has ended."""
 
 
 async def open_target(
-    entry: ServerEntry, secrets: SecretSource, ended: asyncio.Event
+    entry: ServerEntry, secrets: SecretSource, link: Link, *, private_networks: bool = False
 ) -> AbstractAsyncContextManager[TransportStreams]:
-    """The transport to a server, for `mcp.Client`; entering it starts the server.
+    """The transport to a server, for `mcp.Client`; entering it starts the server, or opens the connection.
 
     Args:
-        ended: Is set when the server's side of the connection ends.
+        link: Is told what comes, and when the connection is over.
+        private_networks: Whether HTTP servers may lie at private addresses.
 
     Raises:
         ServerNotConfigured: The entry cannot be carried out here; says why and what to do.
+        ServerUnavailable: A secret, or the name of the host, cannot be looked up now.
     """
-    if entry.server_type != "stdio":
-        raise ServerNotConfigured(
-            f"MCP server {entry.server_id}: server_type {entry.server_type} is not offered here yet; use stdio."
-        )
-    if not entry.command:
-        raise ServerNotConfigured(f"MCP server {entry.server_id}: server_type stdio needs a command.")
-    environment = await resolve(entry.env, secrets, f"env of MCP server {entry.server_id}")
-    return _stdio(entry, environment, ended)
+    where = f"MCP server {entry.server_id}"
+    match entry.server_type:
+        case "stdio":
+            environment = await resolve(entry.env, secrets, f"env of {where}")
+            link.mask = environment.mask
+            return _stdio(entry, _command(entry, environment), environment, link)
+        case "websocket":
+            raise ServerNotConfigured(
+                f"{where}: MCP's SDK no longer has the websocket transport: use streamable_http with the server's url."
+            )
+        case _:
+            headers = await resolve(entry.headers, secrets, f"headers of {where}")
+            link.mask = headers.mask
+            for name, value in headers.values.items():
+                if not _HEADER_VALUE.fullmatch(value):
+                    raise ServerNotConfigured(
+                        f"headers of {where}: the value of {name} has characters that no header may hold."
+                    )
+            url = (await resolve({"url": entry.url or ""}, secrets, f"url of {where}")).values["url"]
+            if (fault := url_fault(url)) is not None:
+                raise ServerNotConfigured(f"url of {where}: {fault}")
+            await _look_up(where, url, private_networks)
+            return _http(entry, url, dict(headers.values), link, private_networks)
+
+
+async def _look_up(where: str, url: str, private: bool) -> None:
+    """Says at once what the guard of each connection would say; see `aos.mcp.egress`."""
+    from aos.mcp.egress import EgressRefused, allowed_addresses
+
+    parts = urlsplit(url)
+    assert parts.hostname is not None  # noqa: S101 - url_fault looked
+    try:
+        await allowed_addresses(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80), private)
+    except EgressRefused as error:
+        raise ServerNotConfigured(f"url of {where}: {error}.") from None
+    except (OSError, UnicodeError) as error:
+        raise ServerUnavailable(f"url of {where}: {parts.hostname} cannot be resolved: {error}") from None
 
 
 @asynccontextmanager
-async def _stdio(entry: ServerEntry, environment: Resolved, ended: asyncio.Event) -> AsyncIterator[TransportStreams]:
-    from mcp.client.stdio import stdio_client
+async def _http(
+    entry: ServerEntry, url: str, headers: dict[str, str], link: Link, private: bool
+) -> AsyncIterator[TransportStreams]:
+    import httpx2
+    from mcp.client.sse import sse_client
+    from mcp.client.streamable_http import streamable_http_client
 
-    parameters = _parameters(entry, environment)
+    from aos.mcp.egress import CONNECT_SECONDS, GuardedTransport
+
+    largest = entry.limits.message_bytes
+    # A response may be silent for as long as its tool may work; what is silent for longer is dead.
+    silence = max(LEAST_SILENCE, entry.timeout_seconds + 60.0)
+
+    def client(
+        headers: dict[str, str] | None = None,
+        timeout: httpx2.Timeout | None = None,
+        auth: httpx2.Auth | None = None,
+    ) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(
+            headers=headers,
+            timeout=httpx2.Timeout(CONNECT_SECONDS, read=silence),
+            transport=GuardedTransport(private=private, largest=largest),
+            trust_env=False,
+            auth=auth,
+        )
+
+    async with AsyncExitStack() as stack:
+        if entry.server_type == "sse":
+            streams = await stack.enter_async_context(sse_client(url, headers, httpx_client_factory=client))
+        else:
+            http = await stack.enter_async_context(client(headers))
+            streams = await stack.enter_async_context(
+                streamable_http_client(url, http_client=http, max_sse_event_size=largest)
+            )
+        read, write = streams
+        yield WatchedStream(read, link, MOST_GARBAGE), write
+
+
+@asynccontextmanager
+async def _stdio(
+    entry: ServerEntry, command: Sequence[str], environment: Resolved, link: Link
+) -> AsyncIterator[TransportStreams]:
+    from mcp.client.stdio import get_default_environment
+
+    values = {**get_default_environment(), **environment.values}
+    if entry.command == "python":
+        values["PYTHONPATH"] = os.pathsep.join(import_path(values.get("PYTHONPATH")))
+    largest = entry.limits.message_bytes
     async with (
         _logged_stderr(entry.server_id, environment) as stderr,
-        stdio_client(parameters, stderr) as (read, write),
+        stdio_streams(command, values, stderr, link, largest=largest, garbage=MOST_GARBAGE) as streams,
     ):
-        # The child has its own descriptor by now; with ours closed, its end is the end of the stream.
-        stderr.close()
-        yield _Watched(read, ended), write
+        yield streams
 
 
-def _parameters(entry: ServerEntry, environment: Resolved) -> StdioServerParameters:
-    from mcp import StdioServerParameters
-
-    assert entry.command is not None  # noqa: S101 - checked by open_target
-    values = dict(environment.values)
-    command = entry.command
-    if command == "python":
-        command = sys.executable
-        values["PYTHONPATH"] = os.pathsep.join(import_path(values.get("PYTHONPATH")))
+def _command(entry: ServerEntry, environment: Resolved) -> list[str]:
+    if not entry.command:
+        raise ServerNotConfigured(f"MCP server {entry.server_id}: server_type stdio needs a command.")
+    command = sys.executable if entry.command == "python" else entry.command
     # As exec does it, the program is looked for in the child's PATH.
-    if shutil.which(command, path=values.get("PATH")) is None:
+    if shutil.which(command, path=environment.values.get("PATH")) is None:
         raise ServerNotConfigured(
             f"MCP server {entry.server_id}: the program {entry.command!r} is not on this host. Servers that are not "
             "written in Python need the container runtime, or are reached over HTTP."
         )
-    return StdioServerParameters(command=command, args=list(entry.args), env=values, encoding_error_handler="replace")
+    return [command, *entry.args]
 
 
 def import_path(wanted: str | None = None) -> list[str]:
@@ -137,39 +214,3 @@ async def _copy(reader: asyncio.StreamReader, server_id: str, environment: Resol
         text = environment.mask(line.decode(errors="replace")).rstrip()
         if text:
             log.info("%s: %s", server_id, text)
-
-
-class _Watched:
-    """A read stream that tells when it ends."""
-
-    def __init__(self, stream: ReadStream[SessionMessage | Exception], ended: asyncio.Event) -> None:
-        self._stream = stream
-        self._ended = ended
-
-    async def receive(self) -> SessionMessage | Exception:
-        return await self._stream.receive()
-
-    async def aclose(self) -> None:
-        self._ended.set()
-        await self._stream.aclose()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            return await self._stream.__anext__()
-        except BaseException:
-            # The end of the iteration, or of the stream in another way.
-            self._ended.set()
-            raise
-
-    async def __aenter__(self) -> Self:
-        await self._stream.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        self._ended.set()
-        return await self._stream.__aexit__(kind, error, trace)

@@ -9,7 +9,7 @@ from aos.errors import AosError, CircuitOpen, FoundryRefused, FoundryUnavailable
 from aos.kernel.breaker import BUSY, Meaning
 from aos.ml.errors import ModelRefused, ModelUnavailable, of_status
 
-UNUSABLE = frozenset({"foundry_unauthorized", "model_unauthorized", "deployment_not_found"})
+UNUSABLE = frozenset({"model_unauthorized", "deployment_not_found"})
 """Refusals that concern the model's service rather than the request."""
 
 

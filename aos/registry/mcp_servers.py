@@ -15,6 +15,7 @@ from aos.registry.document import decode
 from aos.registry.entries import Finding, Flag, Id, JsonObject, Name, RegistryModel, Text, parse_entries
 from aos.registry.problems import RegistryProblem
 from aos.registry.schemas import schema_fault
+from aos.registry.server_limits import ServerLimits, server_limits, server_limits_faults
 
 ServerType = Literal["stdio", "sse", "streamable_http", "websocket"]
 
@@ -24,6 +25,8 @@ HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$"
 Argument = Annotated[str, Field(max_length=8192, pattern=r"^[^\x00]*$")]
 HeaderValue = Annotated[str, Field(max_length=8192, pattern=r"^[^\x00\r\n]*$")]
 
+REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_-]{0,127})\}")
+"""`${NAME}`: a value that the registry names but does not hold."""
 _SPACES = re.compile(r"[\s\x00-\x1f\x7f]")
 
 
@@ -47,7 +50,8 @@ class ResourceDeclaration(RegistryModel):
 class ServerEntry(RegistryModel):
     """One MCP server.
 
-    `env` and `headers` may name secrets as `${NAME}`; they are resolved where the server is started, not here.
+    `env` and `headers` may name secrets as `${NAME}`, `url` an address that differs from one environment to the next;
+    they are resolved where the server is started, not here.
     `timeout_seconds` bounds one attempt of a tool call, `max_retries` counts the attempts after the first. `pin_tools`:
     a tool whose definition changes is not used until somebody approves it.
     """
@@ -68,6 +72,12 @@ class ServerEntry(RegistryModel):
     timeout_seconds: Annotated[float, Field(strict=True, gt=0, le=3600)] = 30
     max_retries: Annotated[int, Field(strict=True, ge=0, le=10)] = 3
     metadata: JsonObject = Field(default_factory=dict)
+    """`limits` in it bounds the server, see `aos.registry.server_limits.ServerLimits`."""
+
+    @property
+    def limits(self) -> ServerLimits:
+        """What `metadata.limits` says, and the defaults."""
+        return server_limits(self.metadata)
 
     def tool(self, name: str) -> ToolDeclaration | None:
         """The declared tool of this name."""
@@ -84,8 +94,9 @@ class ServerEntry(RegistryModel):
                     "MCP's SDK no longer has the websocket transport: use streamable_http with the server's url.",
                 )
             case _:
-                if (fault := _url_fault(self.url)) is not None:
+                if not (self.url or "").startswith("${") and (fault := url_fault(self.url)) is not None:
                     yield ("url",), fault
+        yield from server_limits_faults(self.metadata)
         first: dict[str, int] = {}
         for index, tool in enumerate(self.tools):
             if first.setdefault(tool.name, index) != index:
@@ -165,7 +176,8 @@ def parse_servers(document: bytes) -> ServerRegistry:
     )
 
 
-def _url_fault(url: str | None) -> str | None:
+def url_fault(url: str | None) -> str | None:
+    """What is wrong with the address of an HTTP server; None if nothing is."""
     if not url:
         return "It is required for this server_type: the http or https address of the server."
     remedy = "use an address such as https://tools.example.com/mcp"

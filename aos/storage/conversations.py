@@ -16,7 +16,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from azure.core import MatchConditions
@@ -28,6 +27,7 @@ from pydantic import Field, TypeAdapter
 from aos.errors import BacklogFull, Conflict, OperationConflict, StorageUnavailable
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import Acceptance, Change, Due, HistoryEntry, Lease, Snapshot
+from aos.kernel.records import replace
 from aos.kernel.types import Arrival, Conversation, ConversationKey, Message, Operation
 from aos.storage.account import StorageAccount, storage_errors
 from aos.storage.counters import Counters
@@ -58,6 +58,7 @@ class TableConversations:
 
     Args:
         counters: Count what has ended, if given.
+        first_look: Seconds after its acceptance when the sweep looks at a message for the first time.
     """
 
     def __init__(
@@ -67,11 +68,13 @@ class TableConversations:
         clock: Clock | None = None,
         *,
         counters: Counters | None = None,
+        first_look: float = FIRST_LOOK,
     ) -> None:
         self._account = account
         self._values = RowValues(payloads)
         self._clock = clock or SystemClock()
         self._counters = counters
+        self._first_look = first_look
 
     # --- arrivals
 
@@ -94,7 +97,7 @@ class TableConversations:
                 if known is not None and not replayable(known, message):
                     return known, False
                 # An acceptance that did not finish, or an attempt after one that failed: go on from there.
-        await self._insert_due(Due(key, operation_id, message.accepted_at + FIRST_LOOK, ""))
+        await self._insert_due(Due(key, operation_id, message.accepted_at + self._first_look, ""))
         return await self._append(acceptance)
 
     async def known(self, operation_id: str, fingerprint: str) -> Operation | None:
@@ -355,7 +358,7 @@ class TableConversations:
     async def _forget_due(self, operation: Operation) -> None:
         try:
             await self._delete_due(
-                operation.operation_id, due_row(operation.operation_id, operation.created_at + FIRST_LOOK)
+                operation.operation_id, due_row(operation.operation_id, operation.created_at + self._first_look)
             )
         except StorageUnavailable as error:
             log.warning("due entry of %s stays for the sweep: %s", operation.operation_id, error.detail)

@@ -10,12 +10,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 
 from aos.errors import StorageUnavailable
 from aos.kernel.types import Operation
 from aos.storage.account import StorageAccount, storage_errors
 from aos.storage.rows import table_key
+
+log = logging.getLogger("aos.turns")
 
 TABLE = "aoscounters"
 SHARDS = 8
@@ -86,6 +89,7 @@ class Counters:
                                 etag=etag,
                                 match_condition=MatchConditions.IfNotModified,
                             )
+                        _report(operation)
                         return True
                     except (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError):
                         continue
@@ -100,6 +104,13 @@ class Counters:
             async for row in rows:
                 found += _counts(row)
         return found
+
+
+def _report(operation: Operation) -> None:
+    """Here, because each turn is counted once: the alert on failed turns looks for this line."""
+    if operation.status == "failed":
+        code = operation.error.code if operation.error is not None else "failed"
+        log.warning("turn failed: agent %s operation %s code %s", operation.agent_id, operation.operation_id, code)
 
 
 def _counts(row: dict[str, object]) -> Counts:

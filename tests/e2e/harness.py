@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,10 @@ REPLIES = "businessinfinity-responses"
 class App:
     """One `python -m aos serve` process."""
 
-    def __init__(self, environment: Mapping[str, str], folder: Path, port: int | None = None) -> None:
-        self.port = port or settle({"AOS_PORT": ("AOS", 0)})["AOS_PORT"]
+    def __init__(self, environment: Mapping[str, str], folder: Path, name: str = "aos") -> None:
+        self.port = settle({"AOS_PORT": ("AOS", 0)})["AOS_PORT"]
         self.folder = folder
+        self.name = name
         self.http = httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self.port}/api/", timeout=90)
         self._environment = {
             **os.environ,
@@ -42,9 +42,10 @@ class App:
         }
         self.child = self._new()
 
-    def _new(self) -> Child:
+    def _new(self, more: Mapping[str, str] | None = None) -> Child:
         command = [sys.executable, "-m", "aos", "serve", "--folder", str(self.folder)]
-        return Child("aos", command, env=self._environment, log=self.folder / "aos.log")
+        environment = {**self._environment, **(more or {})}
+        return Child(self.name, command, env=environment, log=self.folder / f"{self.name}.log")
 
     async def start(self) -> None:
         ready = self.child.line(r"serving AOS on http://\S+")
@@ -56,9 +57,9 @@ class App:
         self.child.send_signal(9)
         await self.child.wait()
 
-    async def restart(self) -> None:
-        """A new process on the same port, after the last one has ended."""
-        self.child = self._new()
+    async def restart(self, more: Mapping[str, str] | None = None) -> None:
+        """A new process on the same port, after the last one has ended; with more settings for this one alone."""
+        self.child = self._new(more)
         await self.start()
 
     async def stop(self) -> int:
@@ -152,11 +153,12 @@ class World:
         await self.client.send("agent-commands", {"command": "reload_registry"})
 
 
-def project_folder(state: Path) -> Path:
-    """A folder with the sample registries, whose ledger lies beside it."""
+def project_folder(state: Path, agents: Sequence[Mapping[str, object]] = ()) -> Path:
+    """A folder with the sample registries, whose ledger lies beside it; with more entries of agents."""
     project = state / "project"
     project.mkdir(parents=True)
-    shutil.copy(ROOT / "agent_registry.json", project)
+    registry = json.loads((ROOT / "agent_registry.json").read_text())
+    (project / "agent_registry.json").write_text(json.dumps({**registry, "agents": [*registry["agents"], *agents]}))
     servers = json.loads((ROOT / "mcp_server_registry.json").read_text())
     servers["servers"][0]["env"] = {"COMPANY_LEDGER_DB": str(state / "ledger.db")}
     (project / "mcp_server_registry.json").write_text(json.dumps(servers))
@@ -164,9 +166,25 @@ def project_folder(state: Path) -> Path:
 
 
 @asynccontextmanager
-async def world(state: Path, more: Mapping[str, str] | None = None) -> AsyncIterator[World]:
-    """A stack on free ports with its state in a folder, the sample registries, an app and a client."""
-    project = project_folder(state)
+async def world(
+    state: Path,
+    more: Mapping[str, str] | None = None,
+    *,
+    agents: Sequence[Mapping[str, object]] = (),
+    bus_locks: str = "PT1M",
+    ready: bool = True,
+) -> AsyncIterator[World]:
+    """A stack on free ports with its state in a folder, the sample registries, an app and a client.
+
+    Args:
+        more: Settings of the app.
+        agents: Entries beside those of the sample registry.
+        bus_locks: For how long a message stays with a consumer that died (ISO 8601).
+        ready: Wait until the agents can take messages.
+    """
+    project = project_folder(state, agents)
+    entities = (ROOT / "emulators/servicebus/default_entities.json").read_text().replace("PT1M", bus_locks)
+    (state / "entities.json").write_text(entities)
     settings = StackSettings(
         state_dir=state,
         azurite_dir=ROOT / ".aos",
@@ -175,13 +193,16 @@ async def world(state: Path, more: Mapping[str, str] | None = None) -> AsyncIter
         table_port=0,
         servicebus_port=0,
         foundry_port=0,
+        calendar_port=0,
+        servicebus_config=state / "entities.json",
     )
     async with Stack(settings, project=project) as stack:
         app = App({**stack.environment, **(more or {})}, project)
         client = Client(stack.environment["AZURE_SERVICE_BUS_CONNECTION_STRING"])
         try:
             await app.start()
-            await app.ready()
+            if ready:
+                await app.ready()
             yield World(stack, app, client, state)
         finally:
             await client.close()

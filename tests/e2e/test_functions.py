@@ -29,6 +29,7 @@ async def test_every_route_is_indexed(aos: World) -> None:
         "delete_conversation",
         "approvals",
         "decide",
+        "openapi",
     }
     bus = {
         (trigger.get("topicName") or trigger.get("queueName"), trigger.get("subscriptionName"))
@@ -64,6 +65,7 @@ async def test_roles_choose_the_functions(aos: World) -> None:
             "mcp_server_status",
             "on_mcp_request",
             "on_mcp_command",
+            "openapi",
             "warmup",
         }
 

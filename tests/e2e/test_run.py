@@ -16,7 +16,14 @@ from pathlib import Path
 
 from tests.e2e.harness import ROOT
 
-PARTS = ("AOS_BLOB_PORT", "AOS_QUEUE_PORT", "AOS_TABLE_PORT", "AOS_SERVICEBUS_PORT", "AOS_FOUNDRY_PORT")
+PARTS = (
+    "AOS_BLOB_PORT",
+    "AOS_QUEUE_PORT",
+    "AOS_TABLE_PORT",
+    "AOS_SERVICEBUS_PORT",
+    "AOS_FOUNDRY_PORT",
+    "AOS_CALENDAR_PORT",
+)
 
 
 def environment(state: Path, port: int) -> dict[str, str]:

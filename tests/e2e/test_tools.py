@@ -118,3 +118,14 @@ async def test_a_writing_tool_runs_once_however_often_the_message_comes(workshop
         answer = json.loads(str(await workshop.client.receive()))
         assert answer["response"]["result"]["content"][0]["text"] == "written"
     assert file.read_text() == "once\n"
+
+
+async def test_a_tool_of_a_server_over_http(workshop: World) -> None:
+    await workshop.app.ready("coo")
+    answer = await workshop.app.ask(
+        "coo",
+        '@tool business-calendar_add_business_days {"calendar": "TARGET", "start": "2026-04-02", "business_days": 3}',
+    )
+    (made,) = answer["tool_calls"]
+    assert (made["server"], made["status"]) == ("business-calendar", "succeeded")
+    assert "2026-04-09" in answer["reply"]

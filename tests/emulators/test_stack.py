@@ -26,7 +26,14 @@ from emulators.settings import StackSettings
 from emulators.stack import Stack
 
 ROOT = Path(__file__).parents[2]
-PORTS = ("AOS_BLOB_PORT", "AOS_QUEUE_PORT", "AOS_TABLE_PORT", "AOS_SERVICEBUS_PORT", "AOS_FOUNDRY_PORT")
+PORTS = (
+    "AOS_BLOB_PORT",
+    "AOS_QUEUE_PORT",
+    "AOS_TABLE_PORT",
+    "AOS_SERVICEBUS_PORT",
+    "AOS_FOUNDRY_PORT",
+    "AOS_CALENDAR_PORT",
+)
 SETTINGS = {
     "AZURE_SERVICE_BUS_CONNECTION_STRING",
     "AZURE_STORAGE_CONNECTION_STRING",
@@ -37,6 +44,8 @@ SETTINGS = {
     "AGENT_CONFIG_BLOB_CONTAINER",
     "MCP_REGISTRY_BLOB_CONTAINER",
     "USE_FOUNDRY_RUNTIME",
+    "AOS_MCP_PRIVATE_NETWORKS",
+    "BUSINESS_CALENDAR_URL",
 }
 
 
@@ -164,7 +173,7 @@ def sourced(file: Path) -> dict[str, str]:
     return dict(line.split("=", 1) for line in shell.stdout.splitlines() if "=" in line)
 
 
-async def test_up_serves_all_three_prints_and_writes_the_settings_and_leaves_nothing(project: Path) -> None:
+async def test_up_serves_all_prints_and_writes_the_settings_and_leaves_nothing(project: Path) -> None:
     with running(project, "up", "--write", "local.env") as stack:
         settings = stack.ready()
         assert settings.keys() == SETTINGS
@@ -185,7 +194,7 @@ async def test_up_serves_all_three_prints_and_writes_the_settings_and_leaves_not
         assert settings.items() <= sourced(written).items()
 
         family = descendants(stack.process.pid)
-        assert len(family) == 6  # three parts, each on its leash
+        assert len(family) == 8  # four parts, each on its leash
         stack.process.send_signal(signal.SIGINT)
         assert stack.ended() == 0
         assert "Traceback" not in stack.said
@@ -200,7 +209,7 @@ async def test_killed_it_leaves_no_child_and_its_data_and_edited_registries_for_
         await blob(settings, "mine", b"precious")
         await blob(settings, "agent_registry.json", edited)
         family = descendants(stack.process.pid)
-        assert len(family) == 6
+        assert len(family) == 8
         stack.process.kill()
         stack.ended()
         # At once: the lock makes the new one wait for the parts of the old.
@@ -226,6 +235,7 @@ async def test_in_a_program_of_its_own(project: Path) -> None:
         table_port=0,
         servicebus_port=0,
         foundry_port=0,
+        calendar_port=0,
         foundry_deployments="gpt-5",
     )
     async with Stack(settings, project=project, report=told.append) as stack:
@@ -288,18 +298,18 @@ def test_a_bad_setting_is_one_line(project: Path, settings: dict[str, str], text
 def test_a_part_that_dies_comes_back_on_its_port_with_the_same_settings(project: Path) -> None:
     with running(project, "up") as stack:
         settings = stack.ready()
-        for module in ("emulators.servicebus", "emulators.foundry", "azurite.js"):
+        for module in ("emulators.servicebus", "emulators.foundry", "azurite.js", "business_calendar"):
             family = descendants(stack.process.pid).items()
             os.kill(
                 next(pid for pid, command in family if module in command and "leash" not in command), signal.SIGKILL
             )
-        until(lambda: stack.said.count("ended with status 137; starting it again (1 of 5)") == 3)
+        until(lambda: stack.said.count("ended with status 137; starting it again (1 of 5)") == 4)
         endpoint = settings["AZURE_AI_PROJECT_ENDPOINT"]
         until(lambda: in_use(int(endpoint.split(":")[2].split("/")[0])))
         blob_port = re.search(r"BlobEndpoint=http://[\d.]+:(\d+)/", settings["AZURE_STORAGE_CONNECTION_STRING"])
         assert blob_port is not None
         until(lambda: in_use(int(blob_port[1])))
-        until(lambda: len(descendants(stack.process.pid)) == 6)
+        until(lambda: len(descendants(stack.process.pid)) == 8)
         stack.process.terminate()
         assert stack.ended() == 0
 
@@ -330,7 +340,7 @@ time.sleep(60)
     with running(project, "run", "--", sys.executable, "-c", source) as stack:
         until(lambda: stack.lines == ["serving"])
         family = descendants(stack.process.pid)
-        assert len(family) == 8
+        assert len(family) == 10
         stack.process.send_signal(signal.SIGINT)
         assert stack.ended() == 3
         assert stack.lines == ["serving", "asked by SIGINT", "done"]

@@ -1,4 +1,4 @@
-"""The sample registries say what the ledger server really offers, and the agents name only that."""
+"""The sample registries say what the example servers really offer, and the agents name only that."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mcp import Client, StdioServerParameters
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +21,7 @@ def registry(name: str) -> dict[str, Any]:
 
 
 async def test_the_registered_server_starts_as_registered_and_lists_what_is_registered(tmp_path: Path) -> None:
-    (entry,) = registry("mcp_server_registry.json")["servers"]
+    entry = registry("mcp_server_registry.json")["servers"][0]
     assert (entry["server_type"], entry["command"], entry["env"]) == ("stdio", "python", {})
     environment = {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path)}
     server = StdioServerParameters(command=sys.executable, args=entry["args"], env=environment)
@@ -36,16 +37,17 @@ async def test_the_registered_server_starts_as_registered_and_lists_what_is_regi
     assert (tmp_path / "aos-company-ledger" / "ledger.db").is_file()
 
 
-def test_the_server_prints_its_own_entry(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("index", "module"), [(0, "examples.company_ledger"), (1, "examples.business_calendar")])
+def test_the_servers_print_their_own_entries(index: int, module: str, tmp_path: Path) -> None:
     environment = {**os.environ, "COMPANY_LEDGER_DB": str(tmp_path / "ledger.db")}
     printed = subprocess.run(
-        [sys.executable, "-m", "examples.company_ledger", "--registry-entry"],
+        [sys.executable, "-m", module, "--registry-entry"],
         env=environment,
         cwd=ROOT,
         check=True,
         capture_output=True,
     )
-    assert json.loads(printed.stdout) == registry("mcp_server_registry.json")["servers"][0]
+    assert json.loads(printed.stdout) == registry("mcp_server_registry.json")["servers"][index]
 
 
 def test_agents_refer_only_to_tools_that_are_registered() -> None:

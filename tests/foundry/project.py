@@ -52,7 +52,7 @@ class Project:
         self.emulator = emulator
         self.api = api
         self.clients = FoundryClients(settings(emulator.endpoint))
-        self.adapter = ResponsesAdapter(self.clients, Provisioner(None), "aos")
+        self.adapter: Adapter = ResponsesAdapter(self.clients, Provisioner(None), "aos")
         self.http = httpx2.AsyncClient(base_url=emulator.url, headers={"api-key": "local"})
 
     def new_adapter(self, provisioner: Provisioner, app_name: str = "aos") -> ResponsesAdapter:

@@ -23,6 +23,7 @@ from tests.foundry.talk import Talk, talk
 
 APIS: tuple[Api, ...] = ("responses", "threads")
 CREATE = {"responses": "POST /agents/{name}/versions", "threads": "POST /assistants"}
+DELETE = {"responses": "/agents/", "threads": "/assistants/"}
 STEP = {"responses": "/responses", "threads": "/runs"}
 LOOKUP = '@tool ledger_lookup {"year": 2024}\n@say done'
 
@@ -51,6 +52,49 @@ async def test_an_agent_is_made_once_found_again_and_made_anew_when_it_changes(p
     changed = await project.any_adapter().ensure_agent(spec(wanted.agent_id, "Be thorough."))
     assert changed.version != first.version
     assert await project.versions(first.name) == [changed.version, first.version]
+
+
+async def test_an_agent_is_removed_with_all_its_versions_and_made_again(
+    project: Project, account: StorageAccount
+) -> None:
+    wanted = spec(f"a{uuid.uuid4().hex[:12]}z")
+    adapter = project.any_adapter(Provisioner(account, scope=f"{project.api}.aos.test"))
+    first = await adapter.ensure_agent(wanted)
+    await adapter.ensure_agent(spec(wanted.agent_id, "Be thorough."))
+    assert len(await project.versions(first.name)) == 2
+    assert wanted.agent_id in await adapter.look_up_agents([])
+    assert await adapter.remove_agent(wanted.agent_id)
+    assert await project.versions(first.name) == []
+    assert wanted.agent_id not in await adapter.look_up_agents([])
+    assert not await adapter.remove_agent(wanted.agent_id), "it is gone already"
+    again = await adapter.ensure_agent(wanted)
+    assert await project.versions(first.name) == [again.version]
+
+
+async def test_removing_leaves_alone_what_another_app_made(project: Project) -> None:
+    wanted = spec()
+    theirs = await project.any_adapter(app_name="other").ensure_agent(wanted)
+    assert not await project.any_adapter().remove_agent(wanted.agent_id)
+    assert await project.versions(theirs.name) == [theirs.version]
+    if project.api == "responses":
+        # They added a version of theirs to an agent of ours.
+        ours = await project.any_adapter().ensure_agent(shared := spec())
+        made = await project.any_adapter(app_name="other").create_agent(ours.name, shared, "hash")
+        assert await project.any_adapter().remove_agent(shared.agent_id)
+        assert await project.versions(ours.name) == [made]
+
+
+async def test_an_agent_that_cannot_be_removed_now_is_removed_later(project: Project, account: StorageAccount) -> None:
+    wanted = spec(f"a{uuid.uuid4().hex[:12]}z")
+    adapter = project.any_adapter(Provisioner(account, scope=f"{project.api}.aos.test"))
+    ref = await adapter.ensure_agent(wanted)
+    await project.fail(503, DELETE[project.api], times=1, method="DELETE")
+    with pytest.raises(FoundryUnavailable):
+        await adapter.remove_agent(wanted.agent_id)
+    assert wanted.agent_id in await adapter.look_up_agents([])
+    assert await adapter.ensure_agent(wanted) == ref, "nothing was lost"
+    assert await adapter.remove_agent(wanted.agent_id)
+    assert await project.versions(ref.name) == []
 
 
 async def test_a_turn_goes_on_with_the_version_it_began_with(project: Project) -> None:

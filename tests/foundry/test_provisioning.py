@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import re
 import uuid
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
@@ -119,8 +120,14 @@ class Maker:
     def __init__(self) -> None:
         self.asked, self.may_end = asyncio.Event(), asyncio.Event()
 
+    async def list_agents(self) -> Mapping[str, KnownAgent]:
+        return {}
+
     async def find_agent(self, name: str) -> KnownAgent | None:
         return None
+
+    async def delete_agent(self, name: str) -> bool:
+        return False
 
     async def create_agent(self, name: str, spec: AgentSpec, definition_hash: str) -> str:
         self.asked.set()

@@ -132,19 +132,20 @@ async def test_an_answer_that_is_none(
 
 
 @every_ask
-@pytest.mark.parametrize(("status", "transient"), [(429, True), (500, True), (503, True), (401, False), (403, False)])
+@pytest.mark.parametrize("status", [429, 500, 503, 401, 403])
 async def test_a_status_says_whether_to_come_back(
-    service: Service, adapter: ThreadsAdapter, ask: str, status: int, transient: bool
+    service: Service, adapter: ThreadsAdapter, ask: str, status: int
 ) -> None:
     body = {"error": {"code": "x", "message": "No."}}
     service.answers = {"*": lambda: JSONResponse(body, status, headers={"Retry-After": "3"})}
     async with asyncio.timeout(5):
-        with pytest.raises(FoundryUnavailable if transient else FoundryRefused) as raised:
+        with pytest.raises(FoundryUnavailable) as raised:
             await ASKS[ask](adapter)
-    if isinstance(raised.value, FoundryUnavailable):
-        assert raised.value.retry_after == 3
-    else:
+    if status in (401, 403):
         assert raised.value.code == "foundry_unauthorized"
+        assert "AZURE_AI_API_KEY" in raised.value.detail
+    else:
+        assert raised.value.retry_after == 3
 
 
 async def test_a_call_id_that_comes_twice_is_one_call(service: Service, adapter: ThreadsAdapter) -> None:
@@ -243,14 +244,3 @@ async def test_a_stream_that_breaks_off_costs_its_pieces_only(
     reply = await adapter.respond(REF, THREAD, (), "hello", 5, on_text=pieces.append)
     assert (reply.text, pieces) == ("so far", heard)
     assert reply.anchor == "run_1/msg_2"
-
-
-@every_ask
-async def test_nobody_there(ask: str) -> None:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        endpoint = f"http://127.0.0.1:{reserved.getsockname()[1]}/api/projects/local"
-        lonely = ThreadsAdapter(FoundryClients(settings(endpoint)), Provisioner(None), "aos")
-        with pytest.raises(FoundryUnavailable):
-            await ASKS[ask](lonely)
-        await lonely.close()

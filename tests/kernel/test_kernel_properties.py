@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aos.errors import ApprovalSettled, OperationFinal, TransientError, UnknownOperation
+from aos.errors import ApprovalSettled, Conflict, OperationFinal, TransientError, UnknownOperation
 from aos.kernel.kernel import KernelOptions
 from aos.kernel.ports import Acceptance, Change
 from aos.kernel.types import ConversationKey, Decision, Message, Operation, ToolResult
@@ -37,6 +37,8 @@ TROUBLES = [
     "starting",
     "broken",
     "slow tools",
+    "last result first",
+    "conflict",
     "no tools",
     "no wake-ups",
 ]
@@ -51,6 +53,8 @@ class WatchedConversations(MemoryConversations):
         self.accepted: defaultdict[ConversationKey, list[Message]] = defaultdict(list)
         self.ended: dict[str, Operation] = {}
         self.order: defaultdict[ConversationKey, list[str]] = defaultdict(list)
+        self.conflicts = 0
+        """How many writes are refused, as if somebody else had written in between."""
 
     async def accept(self, acceptance: Acceptance) -> tuple[Operation, bool]:
         operation, new = await super().accept(acceptance)
@@ -59,6 +63,9 @@ class WatchedConversations(MemoryConversations):
         return operation, new
 
     async def commit(self, key: ConversationKey, etag: str | None, change: Change) -> str:
+        if self.conflicts:
+            self.conflicts -= 1
+            raise Conflict("Somebody else wrote.")
         fence = (await self.read(key)).lease.fence
         written = await super().commit(key, etag, change)
         assert change.lease.fence >= fence, "an older owner wrote"
@@ -238,6 +245,10 @@ class Chaos(RuleBasedStateMachine):
                 world.agents.state = "broken"
             case "slow tools":
                 world.bus.latency = 50.0
+            case "last result first":
+                world.bus.last_first = True
+            case "conflict":
+                self.store.conflicts += 1
             case "no tools":
                 world.bus.tools_answer = False
             case "no wake-ups":
@@ -252,6 +263,8 @@ class Chaos(RuleBasedStateMachine):
         world.agents.version += 1
         world.bus.tools_answer = world.bus.wakes_come = True
         world.bus.latency = 1.0
+        world.bus.last_first = False
+        self.store.conflicts = 0
 
     # --- what always holds
 

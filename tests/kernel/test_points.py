@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from aos.kernel import points
-from aos.kernel.points import FAULT_POINT, POINTS, Point
+from aos.kernel.points import FAULT_POINT, TURN_POINTS, Point
 from aos.kernel.types import Decision, Message, Origin
 from tests.kernel.world import KEY, World, run
 
@@ -47,7 +47,7 @@ def test_every_point_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await world.finished(parked)).parked
 
     run(scenario)
-    assert passed.points == set(POINTS)
+    assert passed.points == set(TURN_POINTS)
 
 
 def dies(order: str, passes: int) -> subprocess.CompletedProcess[str]:

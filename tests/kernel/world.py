@@ -10,7 +10,7 @@ import asyncio
 import re
 import selectors
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
@@ -131,7 +131,7 @@ def run(
 
 # --- Foundry
 
-Fault = Literal["refuse", "never sent", "lost request", "lost answer", "late answer", "too long", "bug"]
+Fault = Literal["refuse", "rate limit", "never sent", "lost request", "lost answer", "late answer", "too long", "bug"]
 Summaries = Literal["text", "tools", "nothing", "refused", "late"]
 
 
@@ -225,6 +225,8 @@ class Foundry:
         match fault:
             case "refuse":
                 raise FoundryRefused("The content filter refused the message.")
+            case "rate limit":
+                raise FoundryUnavailable("Too many requests.", sent=False, retry_after=8.0, code="rate_limited")
             case "bug":
                 raise RuntimeError("a bug in the adapter")
             case "never sent":
@@ -383,6 +385,8 @@ class Bus:
         self.tools_answer = True
         self.wakes_come = True
         self.latency = 1.0
+        self.last_first = False
+        """Whether of calls that are made together the last one answers first."""
         self.ledger: dict[str, tuple[SendTool, ToolResult]] = {}
         self.keys: dict[str, ConversationKey] = {}
         self.asked: list[str] = []
@@ -418,7 +422,8 @@ class Bus:
             self.keys[effect.request_id] = key
         assert self.ledger[effect.request_id][0] == effect, "one request id for two requests"
         if self.tools_answer:
-            self.world.later(self.latency, lambda: self.world.result(effect.request_id))
+            latency = self.latency / (1 + len(self.asked)) if self.last_first else self.latency
+            self.world.later(latency, lambda: self.world.result(effect.request_id))
 
     async def wake(self, key: ConversationKey, delay: float) -> None:
         if self.down:
@@ -575,6 +580,12 @@ class FoundryLink:
         raise NotImplementedError("The kernel leaves this to the agent directory.")
 
     async def forget_agent(self, agent_id: str) -> None:
+        raise NotImplementedError("The kernel leaves this to the agent directory.")
+
+    async def look_up_agents(self, agent_ids: Collection[str]) -> frozenset[str]:
+        raise NotImplementedError("The kernel leaves this to the agent directory.")
+
+    async def remove_agent(self, agent_id: str) -> bool:
         raise NotImplementedError("The kernel leaves this to the agent directory.")
 
     async def open_conversation(self, key: ConversationKey) -> str:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,8 +17,10 @@ from aos.mcp.secrets import EnvironmentSecrets
 from aos.registry.mcp_servers import ServerEntry
 from aos.storage.account import StorageAccount
 from aos.storage.payloads import Payloads
+from emulators.ports import settle
 
 SERVERS = Path(__file__).parent / "servers"
+ROOT = SERVERS.parents[2]
 
 
 class ShiftedClock(SystemClock):
@@ -37,6 +42,52 @@ def server_entry(server_id: str = "workshop", script: str = "workshop.py", *args
         **changes,
     }
     return ServerEntry.model_validate(values)
+
+
+class HttpWorkshop:
+    """The workshop as an HTTP server in a process of its own, which can die and come back on the same port."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.port = settle({"PORT": ("the workshop", 0)})["PORT"]
+        self.process: asyncio.subprocess.Process | None = None
+
+    @property
+    def entry(self) -> ServerEntry:
+        return self.entry_with()
+
+    def entry_with(self, **changes: Any) -> ServerEntry:
+        path = "mcp" if self.kind == "streamable_http" else "sse"
+        url = f"http://127.0.0.1:{self.port}/{path}"
+        values = {"server_id": "workshop", "server_name": "Workshop", "server_type": self.kind, "url": url, **changes}
+        return ServerEntry.model_validate(values)
+
+    async def start(self) -> None:
+        command = (sys.executable, str(SERVERS / "workshop.py"), self.kind, str(self.port))
+        self.process = await asyncio.create_subprocess_exec(*command, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                except OSError:
+                    await asyncio.sleep(0.05)
+                else:
+                    writer.close()
+                    await writer.wait_closed()
+                    return
+
+    async def kill(self) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+
+
+@pytest.fixture(params=["streamable_http", "sse"])
+async def http_workshop(request: pytest.FixtureRequest) -> AsyncIterator[HttpWorkshop]:
+    workshop = HttpWorkshop(request.param)
+    await workshop.start()
+    yield workshop
+    await workshop.kill()
 
 
 @pytest.fixture
@@ -65,7 +116,8 @@ async def connect(clock: ShiftedClock) -> AsyncIterator[Connect]:
     made: list[McpConnection] = []
 
     def make(entry: ServerEntry | None = None, environment: dict[str, str] | None = None) -> McpConnection:
-        made.append(McpConnection(entry or server_entry(), EnvironmentSecrets(environment or {}), clock))
+        secrets = EnvironmentSecrets(environment or {})
+        made.append(McpConnection(entry or server_entry(), secrets, clock, private_networks=True))
         return made[-1]
 
     yield make

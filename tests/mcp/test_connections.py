@@ -145,10 +145,8 @@ async def test_twenty_concurrent_calls(workshop: McpConnection) -> None:
     assert [result["structuredContent"]["result"] for result in results] == [2 * n for n in range(20)]
 
 
-async def test_no_more_calls_at_a_time_than_allowed(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "CONCURRENT", 1)
-    monkeypatch.setattr(connections, "WAITING", 1)
-    connection = connect()
+async def test_no_more_calls_at_a_time_than_allowed(connect: Connect) -> None:
+    connection = connect(server_entry(metadata={"limits": {"concurrent_calls": 1, "waiting_calls": 1}}))
     await connection.ready()
     first = asyncio.create_task(connection.call_tool("slow", {"seconds": 1}, 10))
     await asyncio.sleep(0.1)
@@ -234,9 +232,9 @@ async def test_a_missing_program(connect: Connect) -> None:
     assert connection.state == "not_configured"
 
 
-async def test_transports_that_are_not_offered(connect: Connect) -> None:
-    connection = connect(server_entry("crm", server_type="streamable_http", url="http://127.0.0.1:9/mcp"))
-    with pytest.raises(ServerNotConfigured, match="streamable_http is not offered here yet"):
+async def test_a_transport_that_is_not_offered(connect: Connect) -> None:
+    connection = connect(server_entry("crm", server_type="websocket", url="ws://127.0.0.1:9/mcp"))
+    with pytest.raises(ServerNotConfigured, match="use streamable_http"):
         await connection.ready()
 
 
@@ -315,3 +313,38 @@ async def test_a_killed_parent_leaves_no_child(tmp_path: Path) -> None:
     parent.kill()
     await parent.wait()
     assert await gone(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel kills the children of a dead process on Linux only")
+async def test_a_killed_parent_leaves_no_child_that_hangs(tmp_path: Path) -> None:
+    parent = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(SERVERS / "parent.py")), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    pid = int(await asyncio.wait_for(parent.stdout.readline(), 20))
+    os.kill(pid, signal.SIGSTOP)
+    parent.kill()
+    await parent.wait()
+    assert await gone(pid)
+
+
+async def test_what_a_server_started_ends_with_it(connect: Connect) -> None:
+    connection = connect()
+    result = await connection.call_tool("start_child", {}, 10)
+    child = int(result["structuredContent"]["result"])
+    assert alive(child)
+    await connection.close()
+    assert await gone(child)
+
+
+async def test_a_server_of_somebody_else(connect: Connect) -> None:
+    """`mcp-server-time`, a package of the protocol's own project."""
+    connection = connect(server_entry("time", args=("-m", "mcp_server_time", "--local-timezone", "UTC")))
+    tools = {tool.name: tool for tool in (await connection.tools()).tools}
+    assert {"get_current_time", "convert_time"} <= tools.keys()
+    arguments = {"source_timezone": "Europe/Berlin", "time": "12:00", "target_timezone": "UTC"}
+    result = await connection.call_tool("convert_time", arguments, 10)
+    assert result["isError"] is False
+    assert "12:00:00+0" in result["content"][0]["text"]
+    wrong = await connection.call_tool("get_current_time", {"timezone": "Nowhere/At_All"}, 10)
+    assert wrong["isError"] is True

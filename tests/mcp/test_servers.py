@@ -135,6 +135,7 @@ async def make_side(account: StorageAccount, payloads: Payloads, tmp_path: Path)
             claim_check=claim_check,
             secrets=EnvironmentSecrets({}),
             clock=clock,
+            private_networks=True,
         )
         server_id = like.server_id if like else f"w{uuid.uuid4().hex[:8]}"
         new = Side(mcp, clock, path, board, ledger, claim_check, server_id)
@@ -613,7 +614,7 @@ async def test_a_new_server_is_found_at_once(make_side: MakeSide) -> None:
 async def test_calls_on_a_replaced_server_end_in_their_own_time(make_side: MakeSide, tmp_path: Path) -> None:
     side = make_side()
     file = tmp_path / "notes"
-    slow = side.request("append_slowly", {"file": str(file), "line": "x", "seconds": 3.0})
+    slow = side.request("append_slowly", {"file": str(file), "line": "x", "seconds": 5.0})
     call = asyncio.create_task(side.servers.handle(slow))
     await written(file)
     side.register(**{"": {"metadata": {"owner": "finance"}}})

@@ -23,7 +23,7 @@ class Clock:
         (ModelUnavailable("x"), True, "failure"),
         (FoundryUnavailable("x", sent=True), True, "failure"),
         (FoundryUnavailable("x", sent=True, code="conversation_locked"), True, "nothing"),
-        (FoundryRefused("x", code="foundry_unauthorized"), True, "failure"),
+        (FoundryUnavailable("x", sent=False, code="foundry_unauthorized"), True, "failure"),
         (FoundryRefused("x", code="content_filter"), False, "answer"),
         (ModelRefused("x"), False, "answer"),
         (ModelSettingError("x"), False, "nothing"),

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from runtime import AgentExists, AgentFrameworkRuntime, RuntimeConfig, RuntimeConfigError
+from runtime import AgentExists, AgentFrameworkRuntime, CircuitOpen, RuntimeConfig, RuntimeConfigError
+from runtime.outgoing import FAILURES_TO_OPEN
 from tests.model_server import Answer, ModelServer, model_server
 
 
@@ -103,3 +104,18 @@ async def test_retries_are_those_of_the_runtime(model: ModelServer, enabled: boo
         with pytest.raises(Exception, match="busy"):
             await agent.run("Hi?")
     assert len(model.asked) == calls
+
+
+async def test_a_model_that_keeps_failing_is_left_alone(model: ModelServer) -> None:
+    defaults = {"base_url": model.url, "model": "llama-3.3-70b"}
+    config = RuntimeConfig(retry_enabled=False, custom_config={"agent_framework": defaults})
+    async with AgentFrameworkRuntime(config) as runtime:
+        agent = await runtime.create_agent("my-agent")
+        model.answers(Answer(status=503, error={"message": "busy"}))
+        for _ in range(FAILURES_TO_OPEN):
+            with pytest.raises(Exception, match="busy"):
+                await agent.run("Hi?")
+        asked = len(model.asked)
+        with pytest.raises(CircuitOpen):
+            await agent.run("Hi?")
+        assert len(model.asked) == asked

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from runtime import AuthLevel, Caller, CallerKind, Headers, Keys, Problem
-from runtime.auth import Credentials, KeyAuthorizer, is_loopback
+from runtime.auth import Credentials, RequestAuthorizer, is_loopback
 
 KEYS = Keys(function="f-key", admin="a-key", named={"shop": "s-key", "empty": ""})
 FUNCTION = Caller(CallerKind.KEY, "function")
@@ -15,7 +15,7 @@ def sent(code: str = "", peer: str | None = "203.0.113.9", **headers: str) -> Cr
     return Credentials(Headers(named), {"code": code} if code else {}, peer)
 
 
-async def refusal(authorizer: KeyAuthorizer, level: AuthLevel, credentials: Credentials) -> tuple[int, str]:
+async def refusal(authorizer: RequestAuthorizer, level: AuthLevel, credentials: Credentials) -> tuple[int, str]:
     with pytest.raises(Problem) as caught:
         await authorizer.authorize(level, credentials)
     assert caught.value.detail is not None
@@ -35,38 +35,38 @@ async def refusal(authorizer: KeyAuthorizer, level: AuthLevel, credentials: Cred
     ],
 )
 async def test_keys_are_found_in_header_and_query(credentials: Credentials, caller: Caller) -> None:
-    assert await KeyAuthorizer(KEYS).authorize(AuthLevel.FUNCTION, credentials) == caller
+    assert await RequestAuthorizer(KEYS).authorize(AuthLevel.FUNCTION, credentials) == caller
 
 
 @pytest.mark.parametrize("key", ["", "wrong", "f-ke", "f-key ", "grün"])
 async def test_wrong_keys_are_refused(key: str) -> None:
-    authorizer = KeyAuthorizer(KEYS)
+    authorizer = RequestAuthorizer(KEYS)
     assert await refusal(authorizer, AuthLevel.FUNCTION, sent(x_functions_key=key)) == (401, "unauthorized")
     assert await refusal(authorizer, AuthLevel.ADMIN, sent(code=key)) == (401, "unauthorized")
     assert await authorizer.authorize(AuthLevel.ANONYMOUS, sent(x_functions_key=key)) == Caller()
 
 
 async def test_admin_routes_need_the_admin_key() -> None:
-    authorizer = KeyAuthorizer(KEYS)
+    authorizer = RequestAuthorizer(KEYS)
     assert await authorizer.authorize(AuthLevel.ADMIN, sent(x_admin_key="a-key")) == ADMIN
     assert await refusal(authorizer, AuthLevel.ADMIN, sent(x_functions_key="f-key")) == (403, "admin_required")
-    without = KeyAuthorizer(Keys(function="f-key", admin=""))
+    without = RequestAuthorizer(Keys(function="f-key", admin=""))
     expected = (403, "admin_key_not_configured")
     assert await refusal(without, AuthLevel.ADMIN, sent(x_functions_key="f-key")) == expected
 
 
 async def test_the_host_checks_function_keys_but_not_ours() -> None:
-    authorizer = KeyAuthorizer(Keys(admin="a-key"), host_checks_function_keys=True)
+    authorizer = RequestAuthorizer(Keys(admin="a-key"), host_checks_function_keys=True)
     assert await authorizer.authorize(AuthLevel.FUNCTION, sent(x_functions_key="the host's")) == FUNCTION
     assert await authorizer.authorize(AuthLevel.ADMIN, sent(x_admin_key="a-key")) == ADMIN
     assert await refusal(authorizer, AuthLevel.ADMIN, sent(peer="127.0.0.1")) == (403, "admin_required")
-    unset = KeyAuthorizer(Keys(), host_checks_function_keys=True)
+    unset = RequestAuthorizer(Keys(), host_checks_function_keys=True)
     local = sent(peer="127.0.0.1", host="127.0.0.1")
     assert await refusal(unset, AuthLevel.ADMIN, local) == (403, "admin_key_not_configured")
 
 
 async def test_without_keys_this_machine_is_the_admin() -> None:
-    authorizer = KeyAuthorizer(Keys(function="", named={"empty": ""}))
+    authorizer = RequestAuthorizer(Keys(function="", named={"empty": ""}))
     caller = await authorizer.authorize(AuthLevel.ADMIN, sent(peer="127.0.0.1", host="localhost:7071"))
     assert caller == Caller(CallerKind.LOCAL, "local", is_admin=True)
     page = sent(peer="::1", host="[::1]:7071", origin="http://localhost:3000")
@@ -85,7 +85,7 @@ async def test_without_keys_this_machine_is_the_admin() -> None:
     ],
 )
 async def test_without_keys_nobody_else_is_served(credentials: Credentials) -> None:
-    authorizer = KeyAuthorizer(Keys())
+    authorizer = RequestAuthorizer(Keys())
     assert await refusal(authorizer, AuthLevel.FUNCTION, credentials) == (401, "unauthorized")
     assert await authorizer.authorize(AuthLevel.ANONYMOUS, credentials) == Caller()
 

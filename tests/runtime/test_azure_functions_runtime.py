@@ -12,7 +12,7 @@ import azure.functions as func
 import pytest
 from azure.functions.decorators.function_app import Function
 
-from runtime import Request, RouteRegistry, RuntimeConfig, RuntimeConfigError, create_runtime
+from runtime import Headers, Request, RouteRegistry, RuntimeConfig, RuntimeConfigError, create_runtime
 from tests.functions_worker import FunctionsWorker, WorkerError
 
 SIMPLE_APP = """
@@ -38,16 +38,13 @@ app = runtime.get_func_app()
 """
 
 FAILING_APP = """
-import os
 from runtime import RouteRegistry, RuntimeConfig, create_runtime
-from runtime import azure_functions_runtime
 
-azure_functions_runtime.BUS_PATIENCE_SECONDS = 0.1
 starts = []
 
 async def initialize():
     starts.append(1)
-    if len(starts) < 4:
+    if len(starts) < 3:
         raise RuntimeError("SHOP_DATABASE is not set")
     return "started"
 
@@ -68,7 +65,7 @@ app = runtime.get_func_app()
 async def test_the_documented_app_runs_as_written(tmp_path: Path) -> None:
     (tmp_path / "function_app.py").write_text(SIMPLE_APP)
     async with FunctionsWorker(tmp_path) as worker:
-        assert sorted(worker.functions) == ["get_health", "get_ping", "warmup"]
+        assert sorted(worker.functions) == ["get_health", "get_ping", "openapi", "warmup"]
         status, headers, body = await worker.invoke_http("get_ping")
         assert (status, headers["content-type"], body) == (200, "application/json", b'{"message": "pong"}')
         assert (await worker.invoke_http("get_health"))[2] == b'{"status":"healthy"}'
@@ -76,17 +73,18 @@ async def test_the_documented_app_runs_as_written(tmp_path: Path) -> None:
 
 async def test_an_initializer_that_fails_is_tried_again_by_each_kind_of_invocation(tmp_path: Path) -> None:
     (tmp_path / "function_app.py").write_text(FAILING_APP)
-    async with FunctionsWorker(tmp_path) as worker:
+    environ = {"ORDERS": "orders", "BUS": "Endpoint=sb://127.0.0.1/"}
+    async with FunctionsWorker(tmp_path, environ=environ) as worker:
         assert worker.functions["ORDERS"].trigger["queueName"] == "%ORDERS%"
         with pytest.raises(WorkerError, match="NotReady: RuntimeError: SHOP_DATABASE is not set"):
             await worker.invoke_warmup()
-        with pytest.raises(WorkerError, match="NotReady"):
-            await worker.invoke_service_bus("ORDERS", b"x")
-        status, headers, body = await worker.invoke_http("get_show")
-        assert (status, headers["retry-after"]) == (503, "5")
-        assert b"SHOP_DATABASE is not set" in body
+        for _ in range(3):
+            status, headers, body = await worker.invoke_http("get_show")
+            assert (status, headers["retry-after"]) == (503, "1")
+            assert b"SHOP_DATABASE is not set" in body
+        # The message waits for the second and third attempt, at their own pace; requests alone made none.
         await worker.invoke_service_bus("ORDERS", b"x")
-        assert (await worker.invoke_http("get_show"))[2] == b"started after 4"
+        assert (await worker.invoke_http("get_show"))[2] == b"started after 3"
         assert "printed, and harmless" in worker.log()
 
 
@@ -110,13 +108,18 @@ def test_routes_registered_later_are_bound_once() -> None:
     runtime.create_startup_function()
     app = runtime.get_func_app()
     assert app is runtime.get_func_app()
-    assert sorted(str(function.get_function_name()) for function in app.get_functions()) == ["get_a", "get_b", "warmup"]
+    assert sorted(str(function.get_function_name()) for function in app.get_functions()) == [
+        "get_a",
+        "get_b",
+        "openapi",
+        "warmup",
+    ]
 
 
 def test_without_a_registry_the_configured_level_is_the_default() -> None:
     runtime = create_runtime(RuntimeConfig(auth_level="ANONYMOUS"))
     runtime.route_registry.register("a", show)
-    (function,) = runtime.get_func_app().get_functions()
+    (function, _) = runtime.get_func_app().get_functions()
     assert trigger_of(function)["authLevel"] is func.AuthLevel.ANONYMOUS
     assert runtime.app_instance is None
 
@@ -127,7 +130,7 @@ def test_head_is_left_to_a_route_of_its_own() -> None:
     registry.register("a", show, ["HEAD"])
     functions = create_runtime(RuntimeConfig(), registry).get_func_app().get_functions()
     methods = {f.get_function_name(): [m.value for m in trigger_of(f)["methods"]] for f in functions}
-    assert methods == {"get_a": ["GET"], "head_a": ["HEAD"]}
+    assert methods == {"get_a": ["GET"], "head_a": ["HEAD"], "openapi": ["GET", "HEAD"]}
 
 
 def test_a_switched_off_host_is_an_error_that_names_the_key() -> None:
@@ -148,6 +151,7 @@ def test_the_function_app_needs_no_asgi_server_and_no_bus_client() -> None:
 async def test_a_stream_too_long_to_buffer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from runtime import azure_functions_runtime
     from runtime.encoding import Answer
+    from runtime.invocation import Inbound
 
     monkeypatch.setattr(azure_functions_runtime, "MAX_BUFFERED_STREAM_BYTES", 10)
     closed = False
@@ -160,6 +164,55 @@ async def test_a_stream_too_long_to_buffer_is_an_error(monkeypatch: pytest.Monke
         finally:
             closed = True
 
+    async def no_body(limit: int) -> bytes:
+        return bytes(limit)[:0]
+
     runtime = create_runtime(RuntimeConfig())
-    answer = await runtime._buffered(Answer(200), pieces(), "r-1")
+    answer = await runtime._buffered(Answer(200), pieces(), Inbound("GET", "", "", Headers(), {}, no_body))
     assert (answer.status, closed) == (500, True)
+
+
+BROKEN_APP = """
+from runtime import RouteRegistry, RuntimeConfig, create_runtime
+
+registry = RouteRegistry()
+
+async def handler(req, extra):
+    return extra
+
+registry.register("admin/keys", handler)
+registry.register_queue("orders", lambda message: None, connection="NO_SUCH_SETTING")
+registry.register("items/{id}", lambda req: "", name="a")
+registry.register("items/recent", lambda req: "", name="b")
+app = create_runtime(RuntimeConfig(), registry).get_func_app()
+"""
+
+TWO_APPS = """
+from runtime import RuntimeConfig, create_runtime
+
+first = create_runtime(RuntimeConfig()).get_func_app()
+second = create_runtime(RuntimeConfig()).get_func_app()
+"""
+
+
+async def test_all_mistakes_are_one_error_at_start(tmp_path: Path) -> None:
+    (tmp_path / "function_app.py").write_text(BROKEN_APP)
+    with pytest.raises(WorkerError) as caught:
+        async with FunctionsWorker(tmp_path):
+            pass
+    told = str(caught.value)
+    at = str(tmp_path / "function_app.py")
+    assert "4 mistakes in the routes" in told
+    assert f"keeps paths under 'admin' and 'runtime' for itself [{at}:9; handler {at}:6]" in told
+    assert "must take exactly one argument, but its signature is (req, extra)" in told
+    assert f"neither NO_SUCH_SETTING nor NO_SUCH_SETTING__fullyQualifiedNamespace is set [{at}:10]" in told
+    assert "on Azure Functions 'items/{id}' (a) takes its requests" in told
+
+
+async def test_two_apps_in_one_module_are_an_error_that_names_the_other(tmp_path: Path) -> None:
+    (tmp_path / "function_app.py").write_text(TWO_APPS)
+    with pytest.raises(WorkerError) as caught:
+        async with FunctionsWorker(tmp_path):
+            pass
+    assert "there is another one already, first; the host takes one app" in str(caught.value)
+    assert f"[{tmp_path / 'function_app.py'}:5]" in str(caught.value)

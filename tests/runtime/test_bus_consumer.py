@@ -341,9 +341,9 @@ async def test_nothing_is_received_before_the_application_is_ready(
 
 async def test_a_missing_setting_is_reported_while_http_is_served() -> None:
     registry = RouteRegistry()
-    registry.register_queue("plain", Handler(), connection="OTHER_BUS")
+    registry.register_queue("plain", Handler(), connection="OTHER_BUS", required=False)
     registry.register_queue("limited", Handler(), connection="BUS")
-    registry.register_queue("%NO_NAME%", Handler(), connection="GOOD_BUS")
+    registry.register_queue("%NO_NAME%", Handler(), connection="GOOD_BUS", required=False)
 
     async def health(request: Request) -> str:
         return request.method

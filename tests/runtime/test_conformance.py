@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,14 +12,25 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from runtime import AsgiRuntime, Keys, RuntimeConfig
+from runtime import AsgiRuntime, RuntimeConfig
 from tests.functions_worker import FunctionsWorker, WorkerError
-from tests.runtime.conformance_app.routes import ADMIN_KEY, FUNCTION_KEY, Recorder, build_registry
+from tests.runtime.conformance_app.routes import (
+    ADMIN_KEY,
+    FUNCTION_KEY,
+    KEYS,
+    LIMITED_KEY,
+    LONG_TEXT,
+    Recorder,
+    build_registry,
+)
 
 APP_DIR = Path(__file__).parent / "conformance_app"
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
 PROBLEM = "application/problem+json"
+
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
 
 Answered = tuple[int, Mapping[str, str], bytes]
 Send = Callable[[str, str, Mapping[str, str], bytes], Awaitable[Answered]]
@@ -35,8 +47,11 @@ class Exchange:
     media_type: str | None = JSON
     body: bytes | None = None
     json: Mapping[str, object] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str | None] = field(default_factory=dict)
 
+
+PARSING = "Input should be a valid {}, unable to parse string as an integer"
+LIMITED = ["key", "limited", False]
 
 EXCHANGES = [
     Exchange(
@@ -58,6 +73,7 @@ EXCHANGES = [
     ),
     Exchange("DELETE /API/Echo/a/b", json={"method": "DELETE"}),
     Exchange("GET /api/echo/a%2fb/c/", json={"route_params": {"first": "a%2Fb", "second": "c"}}),
+    Exchange("GET /api/echo/a%0Ab/c", json={"route_params": {"first": "a\nb", "second": "c"}}),
     Exchange("GET /api/echo/any/LITERAL", media_type=TEXT, body=b"sync nobody"),
     Exchange("GET /api/sync?name=Ada", media_type=TEXT, body=b"sync Ada"),
     Exchange("HEAD /api/sync", media_type=TEXT, body=b""),
@@ -98,7 +114,7 @@ EXCHANGES = [
     Exchange(
         "GET /api/crashes",
         500,
-        with_headers={"x-request-id": "r-500"},
+        with_headers={"x-request-id": "r-500", "traceparent": TRACEPARENT},
         media_type=PROBLEM,
         body=json.dumps(
             {
@@ -107,6 +123,7 @@ EXCHANGES = [
                 "status": 500,
                 "code": "internal_error",
                 "request_id": "r-500",
+                "trace_id": TRACE_ID,
                 "detail": "The log holds the cause under this request id.",
             },
             separators=(",", ":"),
@@ -132,6 +149,72 @@ EXCHANGES = [
         json={"caller": ["key", "admin", True]},
     ),
     Exchange("GET /api/owned", with_headers={"x-functions-key": ADMIN_KEY}, json={"caller": ["key", "admin", True]}),
+    Exchange(
+        "POST /api/orders",
+        415,
+        sends=b"item=tea",
+        with_headers={"content-type": "application/x-www-form-urlencoded"},
+        media_type=PROBLEM,
+        json={"code": "unsupported_media_type"},
+        headers={"accept": JSON},
+    ),
+    Exchange(
+        "POST /api/orders",
+        415,
+        sends=b"\x1f\x8b",
+        with_headers={"content-type": JSON, "content-encoding": "gzip"},
+        media_type=PROBLEM,
+        json={"code": "unsupported_media_type"},
+        headers={"accept-encoding": "identity"},
+    ),
+    Exchange(
+        "GET /api/pages/x?size=0&order=up",
+        400,
+        with_headers={"x-shop": "s"},
+        media_type=PROBLEM,
+        json={
+            "code": "invalid_parameters",
+            "errors": [
+                {"pointer": "/path/number", "detail": PARSING.format("integer")},
+                {"pointer": "/query/size", "detail": "Input should be greater than or equal to 1"},
+                {"pointer": "/query/order", "detail": "Input should be 'asc' or 'desc'"},
+            ],
+        },
+    ),
+    Exchange(
+        "GET /api/pages/7",
+        400,
+        media_type=PROBLEM,
+        json={"errors": [{"pointer": "/header/x-shop", "detail": "Parameter required"}]},
+    ),
+    Exchange("GET /api/pages/7?size=2", with_headers={"x-shop": "s"}, json={"query": {"size": "2"}}),
+    Exchange(
+        "GET /api/long", with_headers={"accept-encoding": "br"}, media_type=TEXT, headers={"vary": "Accept-Encoding"}
+    ),
+    Exchange(
+        "GET /api/long",
+        with_headers={"accept-encoding": "gzip;q=0.5"},
+        body=LONG_TEXT.encode(),
+        headers={"vary": "Accept-Encoding", "content-encoding": "gzip"},
+        media_type=TEXT,
+    ),
+    Exchange(
+        "GET /api/secret",
+        with_headers={"accept-encoding": "gzip"},
+        body=LONG_TEXT.encode(),
+        headers={"cache-control": "no-store", "content-encoding": None},
+        media_type=TEXT,
+    ),
+    Exchange("GET /api/items/7", with_headers={"x-functions-key": LIMITED_KEY}, json={"caller": LIMITED}),
+    Exchange(
+        "GET /api/items/8",
+        403,
+        with_headers={"x-functions-key": LIMITED_KEY},
+        media_type=PROBLEM,
+        json={"code": "scope_required", "detail": "This needs one of the scopes: items/8:read."},
+    ),
+    Exchange("GET /api/items/8", with_headers={"x-functions-key": FUNCTION_KEY}, json={"method": "GET"}),
+    Exchange("GET /api/openapi.json", json={"openapi": "3.1.0"}),
 ]
 
 
@@ -143,9 +226,8 @@ async def functions_worker() -> AsyncIterator[FunctionsWorker]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def asgi_client() -> AsyncIterator[httpx2.AsyncClient]:
-    keys = Keys(function=FUNCTION_KEY, admin=ADMIN_KEY)
     config = RuntimeConfig(app_name="conformance")
-    runtime = AsgiRuntime(config, build_registry(), Recorder().initialize, keys=keys, settings={})
+    runtime = AsgiRuntime(config, build_registry(), Recorder().initialize, keys=KEYS, settings={"BUS": "none here"})
     app = runtime.app
     async with (
         app.router.lifespan_context(app),
@@ -154,18 +236,31 @@ async def asgi_client() -> AsyncIterator[httpx2.AsyncClient]:
         yield client
 
 
-@pytest.fixture(params=["asgi", "functions"])
-def send(request: pytest.FixtureRequest, asgi_client: httpx2.AsyncClient, functions_worker: FunctionsWorker) -> Send:
-    async def by_asgi(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answered:
+@pytest.fixture
+def by_asgi(asgi_client: httpx2.AsyncClient) -> Send:
+    async def send(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answered:
         answer = await asgi_client.request(method, path, headers=headers, content=body)
         return answer.status_code, answer.headers, answer.content
 
-    async def by_functions(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answered:
+    return send
+
+
+@pytest.fixture
+def by_functions(functions_worker: FunctionsWorker) -> Send:
+    async def send(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answered:
         target = functions_worker.match(method, path.partition("?")[0])
         assert target is not None
         name, params = target
-        return await functions_worker.invoke_http(name, method, "http://127.0.0.1" + path, headers, body, params)
+        status, got, data = await functions_worker.invoke_http(
+            name, method, "http://127.0.0.1" + path, headers, body, params
+        )
+        return status, got, gzip.decompress(data) if got.get("content-encoding") == "gzip" else data
 
+    return send
+
+
+@pytest.fixture(params=["asgi", "functions"])
+def send(request: pytest.FixtureRequest, by_asgi: Send, by_functions: Send) -> Send:
     return by_asgi if request.param == "asgi" else by_functions
 
 
@@ -176,6 +271,7 @@ async def test_exchange(send: Send, exchange: Exchange) -> None:
     assert status == exchange.status, body
     if exchange.media_type is not None:
         assert headers["content-type"] == exchange.media_type
+    assert headers["traceresponse"].split("-")[1] != "0" * 32
     if exchange.body is not None:
         assert body == exchange.body
     if exchange.json:
@@ -187,6 +283,25 @@ async def test_exchange(send: Send, exchange: Exchange) -> None:
         assert json.loads(body)["request_id"] == headers["x-request-id"]
 
 
+# What the server adds, and the number of the span, which is new for every request.
+OF_THE_SERVER = {"content-length", "traceresponse"}
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES, ids=[f"{n}-{e.request}-{e.status}" for n, e in enumerate(EXCHANGES)])
+async def test_both_bindings_answer_alike(by_asgi: Send, by_functions: Send, exchange: Exchange) -> None:
+    method, _, path = exchange.request.partition(" ")
+    headers = {"x-request-id": "same", "traceparent": TRACEPARENT, "accept-encoding": "identity"}
+    answers = [
+        await send(method, path, {**headers, **exchange.with_headers}, exchange.sends)
+        for send in (by_asgi, by_functions)
+    ]
+    # azure.functions gives every answer a type, even one without a body.
+    added = OF_THE_SERVER | ({"content-type"} if exchange.status == 204 else set())
+    first, second = ((status, {n: v for n, v in got.items() if n not in added}, body) for status, got, body in answers)
+    assert first == second
+    assert all(got["traceresponse"].split("-")[1] == TRACE_ID for _, got, _ in answers)
+
+
 async def test_an_unsafe_request_id_is_replaced(send: Send) -> None:
     for unsafe in ("x" * 65, "a b", "a;b"):
         _, headers, _ = await send("GET", "/api/sync", {"x-request-id": unsafe}, b"")
@@ -195,7 +310,7 @@ async def test_an_unsafe_request_id_is_replaced(send: Send) -> None:
 
 def test_functions_are_indexed_with_the_declared_bindings(functions_worker: FunctionsWorker) -> None:
     triggers = {name: function.trigger for name, function in functions_worker.functions.items()}
-    assert len(triggers) == len(build_registry()) + 1
+    assert len(triggers) == len(build_registry()) + 2  # warmup, openapi
     assert triggers["warmup"]["type"] == "warmupTrigger"
     assert triggers["get_owned"]["authLevel"] == "FUNCTION"
     assert triggers["get_sync"]["authLevel"] == "ANONYMOUS"

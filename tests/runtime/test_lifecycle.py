@@ -34,14 +34,18 @@ async def test_the_application_is_built_once_for_concurrent_callers() -> None:
     assert lifecycle.ready
 
 
-async def test_a_failed_start_is_shared_by_its_waiters_and_tried_again_by_the_next() -> None:
+async def test_a_failed_start_is_shared_by_its_waiters_and_tried_again_after_a_pause() -> None:
     starter = Starter(failures=1)
     lifecycle = Lifecycle(starter.__call__)
     outcomes = await asyncio.gather(*(lifecycle.ensure() for _ in range(3)), return_exceptions=True)
     assert {str(outcome) for outcome in outcomes} == {"RuntimeError: no database"}
     assert all(isinstance(outcome, NotReady) for outcome in outcomes)
+    # At a bounded pace: whoever asks meanwhile hears the same reason, and when to come again.
+    with pytest.raises(NotReady, match="no database") as caught:
+        await lifecycle.ensure()
+    assert caught.value.retry_after_seconds == 1
     assert starter.starts == 1
-    assert await lifecycle.ensure() == "app 2"
+    assert await lifecycle.ensure_within(5) == "app 2"
 
 
 async def test_a_caller_that_gives_up_does_not_cancel_the_start() -> None:

@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from runtime import AuthLevel, BusMessage, HttpMethod, Request, RouteError, RouteRegistry, TimerTick, route
+from runtime import AuthLevel, BusMessage, HttpMethod, Parameter, Request, RouteError, RouteRegistry, TimerTick, route
+from runtime.route_checks import shadowed
+from runtime.routes_registry import normalize_path
 
 
 async def handler(request: Request) -> dict[str, object]:
@@ -118,9 +120,10 @@ def test_bus_and_timer_routes(registry: RouteRegistry) -> None:
     ],
 )
 def test_bad_paths(registry: RouteRegistry, path: str, fault: str) -> None:
+    registry.register(path, handler)
     with pytest.raises(RouteError, match=fault) as caught:
-        registry.register(path, handler)
-    assert repr(path) in str(caught.value)
+        registry.check()
+    assert f"HTTP route {normalize_path(path)!r}" in str(caught.value)
     assert f"{__file__}:" in str(caught.value)
 
 
@@ -152,8 +155,9 @@ async def async_generator(request: Request) -> AsyncIterator[Request]:
     "wrong", [no_argument, two_arguments, any_arguments, required_keyword, generator, async_generator, "text", None]
 )
 def test_handlers_must_take_one_argument(registry: RouteRegistry, wrong: object) -> None:
+    registry.register("a", wrong)  # type: ignore[arg-type]  # the mistake under test
     with pytest.raises(RouteError, match="HTTP route 'a'"):
-        registry.register("a", wrong)  # type: ignore[arg-type]  # the mistake under test
+        registry.check()
     assert len(registry) == 0
 
 
@@ -179,38 +183,112 @@ def test_methods_instances_and_partials_are_handlers(registry: RouteRegistry) ->
 
 def test_duplicates_name_both_places(registry: RouteRegistry) -> None:
     registry.register("agents/{agent_id}", handler, methods=["GET", "POST"])
+    registry.register("Agents/{other}", handler, name="other")
     with pytest.raises(RouteError, match="GET is already served by 'get_post_agents_agent_id'"):
-        registry.register("Agents/{other}", handler, name="other")
+        registry.check()
+    registry.register_queue("q", on_message, connection="BUS", name="GET_POST_AGENTS_AGENT_ID")
     with pytest.raises(RouteError, match="the name 'GET_POST_AGENTS_AGENT_ID' is taken"):
-        registry.register_queue("q", on_message, connection="BUS", name="GET_POST_AGENTS_AGENT_ID")
+        registry.check()
 
 
 @pytest.mark.parametrize("name", ["host", "warmup", "1st", "a b", "", "x" * 129])
 def test_bad_names(registry: RouteRegistry, name: str) -> None:
+    registry.register("a", handler, name=name)
     with pytest.raises(RouteError, match="is not a function name"):
-        registry.register("a", handler, name=name)
+        registry.check()
 
 
 def test_bad_methods_levels_and_limits(registry: RouteRegistry) -> None:
+    registry.register("a", handler, methods=["BREW"])
     with pytest.raises(RouteError, match="known methods: GET"):
-        registry.register("a", handler, methods=["BREW"])
+        registry.check()
+    registry.register("a", handler, methods="GET")
     with pytest.raises(RouteError, match="must be a list"):
-        registry.register("a", handler, methods="GET")
+        registry.check()
+    registry.register("a", handler, methods=[])
     with pytest.raises(RouteError, match="methods is empty"):
-        registry.register("a", handler, methods=[])
+        registry.check()
+    registry.register("a", handler, auth_level="root")
     with pytest.raises(RouteError, match="known levels: ANONYMOUS"):
-        registry.register("a", handler, auth_level="root")
+        registry.check()
+    registry.register("a", handler, max_body_bytes=-1)
     with pytest.raises(RouteError, match="max_body_bytes"):
-        registry.register("a", handler, max_body_bytes=-1)
+        registry.check()
 
 
 def test_bad_bus_and_timer_routes(registry: RouteRegistry) -> None:
+    registry.register_queue("q", on_message, connection="Endpoint=sb://x/;SharedAccessKey=y")
     with pytest.raises(RouteError, match="NAME of a setting"):
-        registry.register_queue("q", on_message, connection="Endpoint=sb://x/;SharedAccessKey=y")
+        registry.check()
+    registry.register_topic("t", "a b", on_message, connection="BUS")
     with pytest.raises(RouteError, match="not the name of a Service Bus entity"):
-        registry.register_topic("t", "a b", on_message, connection="BUS")
+        registry.check()
+    registry.register_queue("q", on_message, connection="BUS", max_concurrency=0)
     with pytest.raises(RouteError, match="max_concurrency"):
-        registry.register_queue("q", on_message, connection="BUS", max_concurrency=0)
+        registry.check()
+    registry.register_timer("t", "* * * * *", on_tick)
     with pytest.raises(RouteError, match="has 5 fields"):
-        registry.register_timer("t", "* * * * *", on_tick)
+        registry.check()
     assert len(registry) == 0
+
+
+def test_every_mistake_is_told_at_once_with_route_file_and_line(registry: RouteRegistry) -> None:
+    registry.register("admin/keys", two_arguments)
+    registry.register("fine", handler, name="fine")
+    registry.register("fine", handler, name="Fine")
+    registry.register_queue("q", handler, connection="BUS")  # type: ignore[arg-type]  # takes a message all the same
+    registry.register_timer("t", "%SCHEDULE%", on_tick)
+    with pytest.raises(RouteError) as caught:
+        registry.check({})
+    told = caught.value.faults
+    assert len(told) == 6
+    assert told[0].startswith("HTTP route 'admin/keys': the handler must take exactly one argument")
+    assert "keeps paths under 'admin'" in told[1]
+    assert "GET is already served by 'fine'" in told[2]
+    assert "the name 'Fine' is taken" in told[3]
+    assert "queue route 'q': neither BUS nor BUS__fullyQualifiedNamespace is set" in told[4]
+    assert "timer route 't': the setting SCHEDULE is not set" in told[5]
+    line = test_every_mistake_is_told_at_once_with_route_file_and_line.__code__.co_firstlineno
+    assert f"[{__file__}:{line + 1}; handler {__file__}:{two_arguments.__code__.co_firstlineno}]" in told[0]
+    assert str(caught.value).startswith("6 mistakes in the routes:\n  - HTTP route 'admin/keys'")
+    assert len(registry) == 3
+
+
+def test_settings_of_routes_that_are_not_required_may_be_missing(registry: RouteRegistry) -> None:
+    registry.register_queue("q", on_message, connection="BUS", required=False)
+    registry.register_topic("t", "s", on_message, connection="OTHER")
+    registry.check({"OTHER__fullyQualifiedNamespace": "example.servicebus.windows.net"})
+    with pytest.raises(RouteError, match="OTHER"):
+        registry.check({"OTHER": "  "})
+
+
+def test_parameters_and_scopes_must_fit_the_path(registry: RouteRegistry) -> None:
+    registry.register(
+        "a/{x}",
+        handler,
+        parameters=(Parameter("y", "path"), Parameter("f", kind=object())),
+        scopes=("things/{z}:read",),
+    )
+    with pytest.raises(RouteError) as caught:
+        registry.check()
+    assert [fault.partition(": ")[2].partition(" [")[0][:40] for fault in caught.value.faults] == [
+        "the path has no parameter {y}",
+        "parameter 'f' has a type that cannot be ",
+        "scope 'things/{z}:read' refers to {z}, w",
+    ]
+
+
+def hidden(*routes: tuple[str, str]) -> list[str]:
+    registry = RouteRegistry()
+    for path, name in routes:
+        registry.register(path, handler, name=name)
+    registry.check()
+    return [route.name for route, _ in shadowed(registry.http_routes)]
+
+
+def test_routes_that_the_host_would_never_call_are_found() -> None:
+    assert hidden(("items/{id}", "a"), ("items/recent", "b")) == ["b"]
+    assert hidden(("items/{id}", "b"), ("items/recent", "a")) == []
+    assert hidden(("items/{id}", "a"), ("items/{id}/recent", "b"), ("other", "c")) == []
+    assert hidden(("{x}/b", "a"), ("a/{y}", "b")) == ["b"]
+    assert hidden(("a/{y}", "a"), ("{x}/b", "b")) == []

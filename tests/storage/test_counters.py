@@ -4,6 +4,8 @@ import asyncio
 import uuid
 from dataclasses import replace
 
+import pytest
+
 from aos.kernel.ports import Acceptance, Change, Due, Lease
 from aos.kernel.types import ConversationKey, Message, Operation, ToolCall, Usage
 from aos.storage.account import StorageAccount
@@ -37,6 +39,15 @@ async def test_an_attempt_is_counted_once_and_the_next_one_too(account: StorageA
     assert not await Counters(account).count(operation)
     assert await counters.count(replace(operation, attempt=2, status="completed"))
     assert (await counters.of(agent_id)).turns == 2
+
+
+async def test_a_failed_turn_is_logged_once(account: StorageAccount, caplog: pytest.LogCaptureFixture) -> None:
+    counters, operation = Counters(account), ended("ceo", status="failed")
+    await counters.count(operation)
+    await Counters(account).count(operation)
+    await counters.count(ended("ceo"))
+    lines = [record.getMessage() for record in caplog.records if record.name == "aos.turns"]
+    assert lines == [f"turn failed: agent ceo operation {operation.operation_id} code failed"]
 
 
 async def test_large_numbers(account: StorageAccount) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -96,12 +99,41 @@ def pid() -> int:
     return os.getpid()
 
 
+@server.tool()
+def start_child() -> int:
+    """Starts a process that stays; its process id."""
+    return subprocess.Popen(["sleep", "600"]).pid
+
+
 @server.resource("workshop://motto", name="motto", mime_type="text/plain")
 def motto() -> str:
     return "measure twice"
 
 
-if __name__ == "__main__":
-    if "--garbage" in sys.argv:
+@server.tool()
+def hang() -> str:
+    """Stops the whole process."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return "woken"
+
+
+def main(arguments: list[str]) -> None:
+    if "--garbage" in arguments:
         print("this line is not JSON-RPC", flush=True)
-    server.run()
+    if "--babble" in arguments:
+        # Before the SDK takes standard output for itself.
+        os.write(1, b"not JSON-RPC\n" * 1000)
+    if "--slow-start" in arguments:
+        time.sleep(1.0)
+    if arguments and arguments[0] in ("streamable_http", "sse"):
+        import uvicorn
+
+        port = int(arguments[1])
+        app = server.streamable_http_app() if arguments[0] == "streamable_http" else server.sse_app()
+        uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=1)
+    else:
+        server.run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

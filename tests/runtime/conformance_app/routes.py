@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Annotated, Literal
 
 import azure.functions as func
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from runtime import (
     AuthLevel,
     BusMessage,
     HttpMethod,
+    Keys,
+    NamedKey,
+    Parameter,
     Problem,
     Request,
     Response,
@@ -22,6 +26,10 @@ from runtime import (
 
 ADMIN_KEY = "admin-key-of-the-tests"
 FUNCTION_KEY = "function-key-of-the-tests"
+LIMITED_KEY = "limited-key-of-the-tests"
+LIMITED = NamedKey(LIMITED_KEY, frozenset({"items/7:read"}))
+KEYS = Keys(function=FUNCTION_KEY, admin=ADMIN_KEY, named={"limited": LIMITED})
+LONG_TEXT = "It was a dark and stormy night. " * 64
 
 
 class Order(BaseModel):
@@ -122,6 +130,11 @@ async def streamed(request: Request) -> Response:
     return Response(media_type="text/event-stream", stream=pieces())
 
 
+async def long_text(request: Request) -> str:
+    del request
+    return LONG_TEXT
+
+
 async def on_bus(message: BusMessage) -> None:
     app: Recorder = message.app
     if message.body == b"fail":
@@ -160,7 +173,7 @@ def build_registry() -> RouteRegistry:
     anonymous = AuthLevel.ANONYMOUS
     everything = [method for method in HttpMethod if method is not HttpMethod.HEAD]
     registry.register("api/echo/{first}/{second}", echo, everything, anonymous, name="echo")
-    registry.register("echo/{first}/literal", sync_text, auth_level=anonymous, name="literal")
+    registry.register("echo/{first}/literal", sync_text, auth_level=anonymous, name="a_literal")
     registry.register("sync", sync_text, auth_level=anonymous)
     registry.register("none", none, auth_level=anonymous)
     registry.register("raw", raw, ["POST"], anonymous, max_body_bytes=100)
@@ -176,6 +189,20 @@ def build_registry() -> RouteRegistry:
     registry.register("streamed", streamed, auth_level=anonymous)
     registry.register("keyed", echo, auth_level=AuthLevel.FUNCTION)
     registry.register("owned", echo, auth_level=AuthLevel.ADMIN)
+    registry.register(
+        "pages/{number}",
+        echo,
+        auth_level=anonymous,
+        parameters=(
+            Parameter("number", "path", int),
+            Parameter("size", kind=Annotated[int, Field(ge=1)]),
+            Parameter("order", kind=Literal["asc", "desc"]),
+            Parameter("x-shop", "header", required=True),
+        ),
+    )
+    registry.register("long", long_text, auth_level=anonymous)
+    registry.register("secret", long_text, auth_level=anonymous, sensitive=True)
+    registry.register("items/{id}", echo, scopes=("items/{id}:read",))
     registry.register("events", events, auth_level=anonymous)
     registry.register_queue("aos-requests", on_bus, connection="BUS", name="from_queue")
     registry.register_topic("agent-events", "realm-agents", on_bus, connection="BUS", name="from_topic", sessions=True)

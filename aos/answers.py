@@ -1,0 +1,239 @@
+"""What the HTTP API answers, as models: for its OpenAPI document and for clients in Python.
+
+`aos.views` makes the answers; further members may come with later versions.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field, JsonValue
+
+from aos.health import Level
+from aos.kernel.types import CallStatus, Status, WaitingOn
+
+
+class CheckAnswer(BaseModel):
+    """What one check of the health found."""
+
+    status: Level
+    since: str
+    detail: str | None = None
+
+
+class HealthAnswer(BaseModel):
+    """Body of `GET health`: 200 unless it is `unhealthy`, then 503."""
+
+    status: Level
+    runtime: str
+    active_agents: int
+    agent_ids: list[str]
+    roles: list[str]
+    checks: dict[str, CheckAnswer]
+
+
+class ToolName(BaseModel):
+    server: str
+    tool: str
+
+
+class CountersAnswer(BaseModel):
+    """Of an agent, since it was first seen."""
+
+    turns: int
+    failed_turns: int
+    tool_calls: int
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+
+
+class AgentAnswer(BaseModel):
+    """An agent of the registry."""
+
+    agent_id: str
+    agent_type: str
+    type: str
+    runtime: str
+    purpose: str
+    purpose_scope: str | None
+    success_criteria: list[str]
+    lora_adapter: str
+    deployment: str
+    tools: list[ToolName]
+    enabled: bool
+    metadata: dict[str, JsonValue]
+    counters: CountersAnswer | None = Field(default=None, description="In the answer about one agent.")
+
+
+class RegistryProblemAnswer(BaseModel):
+    """Why an entry of a registry is not used."""
+
+    pointer: str
+    detail: str
+    agent_id: str | None = None
+
+
+class AgentListAnswer(BaseModel):
+    agents: list[AgentAnswer]
+    problems: list[RegistryProblemAnswer]
+    generation: str
+
+
+class CircuitAnswer(BaseModel):
+    """The circuit breaker of the agent's deployment."""
+
+    state: str
+    failures: int
+    retry_after_seconds: int
+
+
+class AgentStatusAnswer(BaseModel):
+    """Whether an agent can take a message; `detail` says why not."""
+
+    agent_id: str
+    status: Literal["running", "starting", "stopped", "disabled", "failed"]
+    is_running: bool
+    generation: str
+    type: str
+    runtime: str
+    lora_adapter: str
+    deployment: str
+    fallback: bool | None = None
+    foundry_agent_id: str | None = None
+    tools: list[str] | None = None
+    circuit: CircuitAnswer
+    counters: CountersAnswer
+    detail: str | None = None
+
+
+class CommandAnswer(AgentStatusAnswer):
+    command: Literal["start", "stop", "restart"]
+
+
+class UsageAnswer(BaseModel):
+    """Tokens of the operation; `adopted`: of answers that an attempt before had paid for."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    adopted: int | None = None
+
+
+class DecisionAnswer(BaseModel):
+    """Whether a person agreed to a call."""
+
+    state: str
+    expires_at: str
+    decided_at: str | None = None
+    decided_by: str | None = None
+    reason: str | None = None
+
+
+class ToolCallAnswer(BaseModel):
+    id: str
+    server: str
+    tool: str
+    arguments: JsonValue
+    status: CallStatus
+    duration_ms: int | None
+    approval: DecisionAnswer | None = None
+
+
+class ErrorAnswer(BaseModel):
+    code: str
+    title: str
+    detail: str
+
+
+class OperationAnswer(BaseModel):
+    """What became of a message."""
+
+    operation_id: str
+    conversation_id: str
+    agent_id: str
+    status: Status
+    waiting_on: WaitingOn | None = None
+    reply: str | None
+    tool_calls: list[ToolCallAnswer]
+    usage: UsageAnswer
+    model: str | None
+    attempt: int
+    agent_version: str | None = None
+    generation: str | None = None
+    parked: bool | None = None
+    error: ErrorAnswer | None = None
+
+
+class ApprovalAnswer(DecisionAnswer):
+    """A call that waits for a person, or was decided."""
+
+    approval_id: str
+    operation_id: str
+    agent_id: str
+    conversation_id: str
+    server: str
+    tool: str
+    arguments: str
+    requested_at: str
+
+
+class ApprovalPageAnswer(BaseModel):
+    items: list[ApprovalAnswer]
+    next: str | None = Field(description="Where the next page begins: `?after=`.")
+
+
+class _Server(BaseModel):
+    server_id: str
+    server_name: str
+    server_type: str
+    enabled: bool
+    status: str
+    since: float | None = None
+    last_error: str | None = None
+    restarts: int | None = None
+    heartbeat_at: float | None = None
+    owner: str | None = None
+
+
+class ServerAnswer(_Server):
+    """An MCP server; times are seconds since the epoch."""
+
+    tools: int | None = None
+
+
+class ToolAnswer(BaseModel):
+    """A tool that a server lists. `changed`: it is not what was approved, and is not used."""
+
+    name: str
+    description: str
+    read_only: bool
+    idempotent: bool
+    hash: str
+    changed: bool
+
+
+class ServerStatusAnswer(_Server):
+    """One MCP server: its tools, and where it is not what was declared or approved."""
+
+    pin_tools: bool
+    stopped_by_command: bool
+    listed_at: str | None
+    tools: list[ToolAnswer]
+    drift: list[dict[str, JsonValue]]
+    breaker: dict[str, JsonValue] | None = None
+
+
+class ServerListAnswer(BaseModel):
+    servers: list[ServerAnswer]
+    problems: list[RegistryProblemAnswer]
+
+
+class ReloadAnswer(BaseModel):
+    """What changed in the registries: ids of agents by kind of change."""
+
+    generation: str
+    added: list[str]
+    changed: list[str]
+    disabled: list[str]
+    removed: list[str]

@@ -1,0 +1,111 @@
+"""SIGTERM: a host ends within its grace, leaves no child behind, and its turns end here or elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.e2e.faults import LOCKS, QUICK
+from tests.e2e.harness import World, world
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
+
+GRACE = 30.0
+"""Seconds that container hosts allow between SIGTERM and SIGKILL."""
+
+
+@pytest_asyncio.fixture(scope="module")
+async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """A running AOS that may be stopped."""
+    state: Path = tmp_path_factory.mktemp("drain")
+    async with world(state, QUICK, bus_locks=LOCKS) as running:
+        yield running
+
+
+def family(pid: int) -> dict[int, str]:
+    """The process and all below it, with their commands."""
+    listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+    found: dict[int, str] = {}
+    for line in listed.stdout.splitlines():
+        number, parent, command = line.split(None, 2)
+        if int(number) == pid or int(parent) in found:
+            found[int(number)] = command
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def terminated(own: World) -> tuple[int, float, list[str]]:
+    """Sends SIGTERM; the exit status, how long it took, and what outlived it."""
+    assert own.app.child.pid is not None
+    processes = await asyncio.to_thread(family, own.app.child.pid)
+    assert any("-m examples.company_ledger" in command for command in processes.values()), processes
+    start = time.monotonic()
+    own.app.child.send_signal(signal.SIGTERM)
+    status = await asyncio.wait_for(own.app.child.wait(), GRACE)
+    return status, time.monotonic() - start, [command for pid, command in processes.items() if alive(pid)]
+
+
+async def test_turns_that_are_in_work_at_sigterm_end_and_no_process_is_left(own: World) -> None:
+    tool = next(
+        name for name in (await own.app.http.get("agents/cfo/status")).json()["tools"] if name.endswith("get_kpis")
+    )
+    call = json.dumps({"year": 2025, "quarter": 3})
+    operations = []
+    for number in range(6):
+        accepted = await own.app.http.post(
+            "agents/cfo",
+            json={"message": f"@tool {tool} {call}\n@say {number}", "timeout_seconds": 0},
+            headers={"Idempotency-Key": uuid.uuid4().hex},
+        )
+        operations.append(accepted.json()["operation_id"])
+    status, seconds, left = await terminated(own)
+    assert (status, left) == (0, [])
+    assert seconds < GRACE
+    await own.app.restart()
+    for number, operation_id in enumerate(operations):
+        body = await own.app.until(f"operations/{operation_id}", lambda body: body.get("status") == "completed", 40)
+        assert body["reply"] == str(number)
+        assert [call["status"] for call in body["tool_calls"]] == ["succeeded"]
+
+
+async def test_a_writing_call_that_is_in_work_at_sigterm_is_made_once(own: World) -> None:
+    names = (await own.app.http.get("agents/cfo/status")).json()["tools"]
+    tool = next(name for name in names if name.endswith("record_transaction"))
+    entry = {"account": "6400", "amount": 250, "description": f"mark {uuid.uuid4().hex}", "date": "2025-11-03"}
+    accepted = await own.app.http.post(
+        "agents/cfo", json={"message": f"@tool {tool} {json.dumps(entry)}\n@say booked", "timeout_seconds": 0}
+    )
+    status, _, left = await terminated(own)
+    assert (status, left) == (0, [])
+    await own.app.restart()
+    path = f"operations/{accepted.json()['operation_id']}"
+    body = await own.app.until(path, lambda body: body.get("status") == "completed", 40)
+    assert body["reply"] == "booked"
+    assert [call["status"] for call in body["tool_calls"]] == ["succeeded"]
+    # A drained process ends its calls: their outcome is known.
+    assert await asyncio.to_thread(booked, own, entry["description"]) == 1
+
+
+def booked(own: World, mark: object) -> int:
+    with closing(sqlite3.connect(own.state / "ledger.db")) as ledger:
+        (count,) = ledger.execute("SELECT count(*) FROM transactions WHERE description = ?", (mark,)).fetchone()
+    return int(count)

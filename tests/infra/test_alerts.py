@@ -1,0 +1,62 @@
+"""Alerts and the workbook look at what there is: entities of the namespace, lines that the code logs."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from aos.messaging.envelopes import OWN_ENTITIES, POISON
+from tests.infra.bicep import INFRA, parse
+from tests.infra.test_entities import QUEUES, TOPICS
+from tests.publish.staging import ROOT
+
+ALERTS = parse(INFRA / "modules" / "alerts.bicep")
+
+
+def test_metric_alerts_watch_entities_that_exist() -> None:
+    metrics = {alert["name"]: alert for alert in ALERTS.variables["metrics"]}
+    assert metrics["aos-dead-letters"]["entities"] == ["*"]
+    assert (ALERTS.variables["poison"], metrics["aos-parked-messages"]["entities"]) == (POISON, ["poison"])
+    assert set(metrics["aos-backlog"]["entities"]) == OWN_ENTITIES - {POISON}
+    assert set(metrics["aos-backlog"]["entities"]) <= QUEUES | set(TOPICS)
+    assert {alert["metric"] for alert in metrics.values()} == {"DeadletteredMessages", "ActiveMessages"}
+
+
+def test_queries_look_for_lines_that_are_logged() -> None:
+    code = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "aos").rglob("*.py"))
+    logged = re.findall(r"log\.(?:info|warning|error|exception)\(\s*\"([^\"]+)\"", code)
+    sources = [path.read_text(encoding="utf-8") for path in sorted((INFRA / "queries").iterdir())]
+    sources += [item["content"].get("query", "") for item in workbook()["items"]]
+    prefixes = [found for source in sources for found in re.findall(r'Message startswith "([^"]+)"', source)]
+    assert len(prefixes) == 5
+    for prefix in prefixes:
+        assert any(line.startswith(prefix) for line in logged), prefix
+    for part in [found for source in sources for found in re.findall(r'Message contains "([^"]+)"', source)]:
+        assert any(part in line for line in logged), part
+
+
+def test_the_function_whose_silence_is_noticed_exists() -> None:
+    query = (INFRA / "queries/silence.kql").read_text(encoding="utf-8")
+    (name,) = re.findall(r'Name == "(\w+)"', query)
+    assert f'register_timer("{name}"' in (ROOT / "aos/app.py").read_text(encoding="utf-8")
+
+
+def test_every_query_is_used() -> None:
+    assert set(re.findall(r"queries/(\w+\.kql)", ALERTS.text)) == {path.name for path in (INFRA / "queries").iterdir()}
+
+
+def test_alerts_tell_somebody() -> None:
+    for resource in ALERTS.resources:
+        if resource.type.endswith(("metricAlerts", "scheduledQueryRules")):
+            assert "operators" in json.dumps(resource.body["properties"]["actions"])
+            assert resource.body["properties"]["enabled"] is True
+
+
+def workbook() -> dict[str, list[dict[str, dict[str, str]]]]:
+    found: dict[str, list[dict[str, dict[str, str]]]] = json.loads((INFRA / "workbook.json").read_text("utf-8"))
+    return found
+
+
+def test_every_part_of_the_workbook_has_a_name_of_its_own() -> None:
+    names = [str(item["name"]) for item in workbook()["items"]]
+    assert len(names) == len(set(names))

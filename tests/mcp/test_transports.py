@@ -1,0 +1,179 @@
+"""Servers over HTTP, in processes of their own that die, come back, hang and answer with too much."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from aos.mcp import connections
+from aos.mcp.errors import (
+    ServerDied,
+    ServerNotConfigured,
+    ServerRefused,
+    ServerReplyTooLarge,
+    ServerUnavailable,
+    ToolTimeout,
+)
+from tests.mcp.conftest import Connect, HttpWorkshop, server_entry
+
+
+async def eventually(holds: Callable[[], bool], seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+async def test_tools_resources_and_errors(http_workshop: HttpWorkshop, connect: Connect) -> None:
+    connection = connect(http_workshop.entry)
+    tools = {tool.name: tool for tool in (await connection.tools()).tools}
+    assert tools["add"].read_only
+    assert not tools["append"].repeatable
+    assert (await connection.call_tool("add", {"a": 2, "b": 3}, 10))["structuredContent"] == {"result": 5}
+    assert (await connection.call_tool("fail", {"reason": "why not"}, 10))["isError"] is True
+    (resource,) = await connection.resources()
+    assert (await connection.read_resource(resource["uri"]))[0]["text"] == "measure twice"
+    with pytest.raises(ServerRefused):
+        await connection.read_resource("workshop://nothing")
+    results = await asyncio.gather(*(connection.call_tool("add", {"a": n, "b": n}, 10) for n in range(20)))
+    assert [result["structuredContent"]["result"] for result in results] == [2 * n for n in range(20)]
+    assert connection.session == 1
+
+
+async def test_it_comes_back_after_the_server_died(http_workshop: HttpWorkshop, connect: Connect) -> None:
+    connection = connect(http_workshop.entry)
+    await connection.ready()
+    slow = asyncio.create_task(connection.call_tool("slow", {"seconds": 30}, 60))
+    await asyncio.sleep(0.3)
+    await http_workshop.kill()
+    with pytest.raises(ServerDied):
+        await asyncio.wait_for(slow, 10)
+    await http_workshop.start()
+
+    async def called() -> bool:
+        try:
+            return (await connection.call_tool("add", {"a": 1, "b": 1}, 10))["isError"] is False
+        except (ServerUnavailable, ServerDied):
+            await asyncio.sleep(0.1)
+            return False
+
+    async with asyncio.timeout(20):
+        while not await called():
+            pass
+    assert (connection.state, connection.last_error) == ("running", None)
+    assert connection.restarts >= 1
+
+
+async def test_a_call_that_found_no_server_was_not_sent(connect: Connect) -> None:
+    workshop = HttpWorkshop("streamable_http")
+    await workshop.start()
+    connection = connect(workshop.entry)
+    await connection.ready()
+    await workshop.kill()
+    with pytest.raises(ServerUnavailable, match="was not sent"):
+        await connection.call_tool("append", {"file": "/nowhere/x", "line": "x"}, 10)
+
+
+async def test_a_server_that_hangs_is_found_out(
+    http_workshop: HttpWorkshop, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "PING_SECONDS", 0.5)
+    connection = connect(http_workshop.entry)
+    await connection.ready()
+    assert http_workshop.process is not None
+    http_workshop.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(ToolTimeout):
+        await connection.call_tool("slow", {"seconds": 0}, 0.5)
+    await eventually(lambda: connection.state != "running" or connection.restarts > 0)
+    http_workshop.process.send_signal(signal.SIGCONT)
+    await connection.ready()
+    assert (await connection.call_tool("add", {"a": 1, "b": 1}, 10))["structuredContent"] == {"result": 2}
+
+
+async def test_a_hanging_child_is_replaced(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "PING_SECONDS", 0.5)
+    connection = connect()
+    await connection.ready()
+    with pytest.raises(ToolTimeout):
+        await connection.call_tool("hang", {}, 0.5)
+    await eventually(lambda: connection.restarts == 1)
+    assert (await connection.call_tool("add", {"a": 1, "b": 1}, 10))["structuredContent"] == {"result": 2}
+
+
+async def test_an_idle_server_that_hangs_is_found_out(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "PING_SECONDS", 0.4)
+    monkeypatch.setattr(connections, "PING_EVERY", 0.4)
+    connection = connect()
+    pid = int((await connection.call_tool("pid", {}, 10))["structuredContent"]["result"])
+    await asyncio.sleep(1.0)
+    assert connection.restarts == 0
+    os.kill(pid, signal.SIGSTOP)
+    await eventually(lambda: connection.restarts == 1)
+
+
+@pytest.mark.parametrize("kind", ["stdio", "streamable_http"])
+async def test_ten_megabytes_arrive_and_more_than_allowed_does_not(kind: str, connect: Connect) -> None:
+    workshop = HttpWorkshop(kind)
+    limits = {"limits": {"message_bytes": 1_000_000}}
+    if kind == "stdio":
+        large, small = connect(), connect(server_entry(metadata=limits))
+    else:
+        await workshop.start()
+        large, small = connect(workshop.entry), connect(workshop.entry_with(metadata=limits))
+    result = await large.call_tool("huge", {"size": 10_000_000}, 20)
+    assert len(result["content"][0]["text"]) == 10_000_000
+    waiting = asyncio.create_task(small.call_tool("slow", {"seconds": 1.0}, 20))
+    with pytest.raises(ServerReplyTooLarge, match="1000000"):
+        await small.call_tool("huge", {"size": 2_000_000}, 20)
+    # The session goes on, and so do the other calls.
+    assert (await waiting)["isError"] is False
+    assert small.restarts == 0
+    await workshop.kill()
+
+
+async def test_a_server_that_babbles_is_given_up(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    connection = connect(server_entry("noisy", "workshop.py", "--babble"))
+    with pytest.raises(ServerUnavailable, match="100 messages in a row that are not MCP"):
+        await connection.ready()
+    assert "not JSON-RPC" not in caplog.text
+
+
+async def test_a_slow_start_is_waited_for(connect: Connect) -> None:
+    connection = connect(server_entry("slow", "workshop.py", "--slow-start"))
+    began = time.monotonic()
+    assert (await connection.call_tool("add", {"a": 1, "b": 1}, 10))["structuredContent"] == {"result": 2}
+    assert time.monotonic() - began >= 1.0
+
+
+async def test_the_pace_is_kept(connect: Connect) -> None:
+    connection = connect(server_entry(metadata={"limits": {"calls_per_second": 20}}))
+    await connection.ready()
+    began = time.monotonic()
+    await asyncio.gather(*(connection.call_tool("add", {"a": 1, "b": 1}, 10) for _ in range(30)))
+    # The bucket holds the calls of one second.
+    assert 0.4 < time.monotonic() - began < 5
+
+
+async def test_secrets_in_headers_and_addresses(
+    connect: Connect, caplog: pytest.LogCaptureFixture, http_workshop: HttpWorkshop
+) -> None:
+    headers = {"authorization": "Bearer ${CRM_KEY}"}
+    entry = http_workshop.entry_with(headers=headers, url="${CRM_URL}")
+    environment = {"CRM_KEY": "s3cr3t-value", "CRM_URL": str(http_workshop.entry.url)}
+    with caplog.at_level(logging.DEBUG, "aos"):
+        connection = connect(entry, environment)
+        assert (await connection.call_tool("add", {"a": 1, "b": 1}, 10))["isError"] is False
+        missing = connect(entry, {"CRM_KEY": "s3cr3t-value"})
+        with pytest.raises(ServerNotConfigured, match=r"url of MCP server workshop.*\$\{CRM_URL\}"):
+            await missing.ready()
+        broken = connect(entry, {**environment, "CRM_KEY": "s3cr3t-value\r\n"})
+        with pytest.raises(ServerNotConfigured, match="value of authorization has characters") as caught:
+            await broken.ready()
+    assert "s3cr3t" not in caught.value.detail
+    assert "s3cr3t" not in caplog.text

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from aos.access import entra_of, keys_of
+from aos.config import load_settings
+from aos.errors import SettingError
+
+TENANT = "https://login.microsoftonline.com/11111111-2222-3333-4444-555555555555/v2.0"
+
+
+def test_keys_come_from_three_settings() -> None:
+    more = '{"shop": {"key": "0123456789abcdef", "scopes": ["agents/ceo:run"]}}'
+    keys = keys_of(load_settings({"AOS_FUNCTION_KEY": "f", "AOS_ADMIN_KEY": "a", "AOS_KEYS": more}))
+    callers = [keys.identify(key) for key in ("f", "a", "0123456789abcdef", "wrong")]
+    assert [caller and caller.name for caller in callers] == ["function", "admin", "shop", None]
+    assert not keys_of(load_settings({}))
+
+
+def test_tokens_need_both_settings() -> None:
+    assert entra_of(load_settings({})) is None
+    entra = entra_of(load_settings({"AOS_ENTRA_ISSUERS": f"{TENANT} , ", "AOS_ENTRA_AUDIENCES": "a,api://a"}))
+    assert entra is not None
+    assert (entra.issuers, entra.audiences) == ((TENANT,), ("a", "api://a"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"AOS_ENTRA_ISSUERS": TENANT},
+        {"AOS_ENTRA_AUDIENCES": "a"},
+        {"AOS_ENTRA_ISSUERS": "http://plain.example", "AOS_ENTRA_AUDIENCES": "a"},
+        {"AOS_KEYS": '{"shop": {"key": "short", "scopes": []}}'},
+    ],
+)
+def test_a_wrong_setting_is_named(settings: dict[str, str]) -> None:
+    given = load_settings(settings)
+    with pytest.raises(SettingError, match=r"AOS_(ENTRA_ISSUERS|KEYS)") as caught:
+        (keys_of if "AOS_KEYS" in settings else entra_of)(given)
+    assert "short" not in caught.value.detail.replace("shorter", "")
