@@ -79,6 +79,12 @@ class Requests(Protocol):
         ...
 
 
+class Workflows(Protocol):
+    """Who is told that a step of a workflow ended."""
+
+    async def advance(self, workflow_id: str) -> object: ...
+
+
 class Intake:
     """Accepts what arrives for the agents.
 
@@ -88,6 +94,7 @@ class Intake:
 
     Attributes:
         requests: Set by who builds both.
+        workflows: Likewise.
     """
 
     def __init__(
@@ -102,6 +109,7 @@ class Intake:
     ) -> None:
         self._results = results or ToolResults(None)
         self.requests: Requests | None = None
+        self.workflows: Workflows | None = None
         self._commands = commands
         self._kernel = kernel
         self._directory = directory
@@ -234,6 +242,9 @@ class Intake:
             except KeyError as error:
                 raise EnvelopeInvalid(f"/params/{error.args[0]}: is missing") from None
             await self._kernel.drive(key, resume=True)
+        elif command.command == "advance":
+            if self.workflows is not None:
+                await self.workflows.advance(str(params.get("workflow_id", "")))
         elif command.command == "redeliver":
             await self.receive(taken_up(params, (AGENT_EVENTS, MCP_RESPONSES, AGENT_COMMANDS, AOS_REQUESTS)))
         elif command.command == "reload_registry":

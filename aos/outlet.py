@@ -52,6 +52,9 @@ class BusOutlet:
         if operation.reply_to is None:
             return
         address = operation.reply_to
+        if address.workflow:
+            await self._send([workflow_news(operation, address)])
+            return
         reply = await self._packed(
             query_reply(operation, address) if address.requester else agent_reply(operation, address)
         )
@@ -67,6 +70,12 @@ class BusOutlet:
     async def _packed(self, message: Outbound) -> Outbound:
         body = await self._claim_check.pack(message.body, "messages")
         return message if body is message.body else replace(message, body=body)
+
+
+def workflow_news(operation: Operation, address: ReplyAddress) -> Outbound:
+    """The command that has a workflow look at a step that ended."""
+    body = json.dumps({"command": "advance", "params": {"workflow_id": address.workflow}}).encode()
+    return Outbound(address.entity, body, f"{operation.operation_id}.{operation.attempt}.reply")
 
 
 def query_reply(operation: Operation, address: ReplyAddress) -> Outbound:
