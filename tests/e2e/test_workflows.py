@@ -44,7 +44,9 @@ async def begun(own: World, body: dict[str, Any], key: str | None = None) -> dic
 
 
 async def ended(own: World, view: dict[str, Any], seconds: float = 60.0) -> dict[str, Any]:
-    return await own.app.until(f"workflows/{view['workflow_id']}", lambda body: body.get("status") != "running", seconds)
+    return await own.app.until(
+        f"workflows/{view['workflow_id']}", lambda body: body.get("status") != "running", seconds
+    )
 
 
 async def test_the_example_of_the_documentation_runs(own: World) -> None:
@@ -71,7 +73,10 @@ async def test_faults_are_told_and_nothing_is_begun(own: World) -> None:
 
 async def test_one_that_is_cancelled_ends_with_its_step(own: World) -> None:
     steps = [{"id": "a", "agent_id": "ceo", "message": '@tool company-ledger_post_entry {"nothing": 1}'}]
-    more = [{"id": f"s{n}", "agent_id": "ceo", "message": "@say x", "depends_on": [f"s{n - 1}" if n else "a"]} for n in range(20)]
+    more = [
+        {"id": f"s{n}", "agent_id": "ceo", "message": "@say x", "depends_on": [f"s{n - 1}" if n else "a"]}
+        for n in range(20)
+    ]
     view = await begun(own, {"steps": [*steps, *more]})
     response = await own.app.http.delete(f"workflows/{view['workflow_id']}")
     assert (response.status_code, response.json()["status"]) == (200, "cancelled")
