@@ -24,8 +24,8 @@ test: $(BIN)/.dev ## Run all tests
 test-sdks: $(BIN)/.dev ## Run the tests of Foundry with the oldest SDKs that are admitted
 	$(BIN)/python -m tests.foundry.lowest_sdks
 
-test-ml: $(BIN)/.ml ## Run the tests that train and serve adapters (installs torch)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m ml tests/lora
+test-ml: $(BIN)/.ml ## Run the tests that train and serve adapters, also in Azure ML (installs torch)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ml tests/lora tests/ml
 
 faults: $(BIN)/.dev ## Kill processes at every point of a turn and print what became of it
 	$(BIN)/python -m pytest -q -s -m soak tests/e2e/test_fault_points.py
@@ -84,5 +84,5 @@ $(BIN)/.dev: $(BIN)/python requirements.txt pyproject.toml
 
 $(BIN)/.ml: $(BIN)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[ml]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[ml,azureml]'
 	@touch $@
