@@ -28,10 +28,10 @@ test-ml: $(BIN)/.ml ## Run the tests that train and serve adapters (installs tor
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m ml tests/lora
 
 faults: $(BIN)/.dev ## Kill processes at every point of a turn and print what became of it
-	$(BIN)/python -m pytest -q -s -m soak tests/e2e/test_fault_points.py
+	$(BIN)/python -m pytest -q -s -m soak tests/e2e/test_fault_points.py tests/e2e/test_fault_parts.py
 
-soak: $(BIN)/.dev ## Run the tests that take minutes: many conversations on two hosts
-	$(BIN)/python -m pytest -q -s -m soak tests/e2e/test_two_hosts.py
+soak: $(BIN)/.dev ## Run the tests that take minutes: many conversations on two hosts, memory over many turns
+	$(BIN)/python -m pytest -q -s -m soak tests/e2e/test_two_hosts.py tests/e2e/test_soak.py
 
 lint: $(BIN)/.dev ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
