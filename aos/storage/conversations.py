@@ -17,7 +17,6 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from azure.core import MatchConditions
@@ -29,6 +28,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from aos.errors import BacklogFull, Conflict, ConversationUnreadable, OperationConflict, StorageUnavailable
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import Acceptance, Change, Due, HistoryEntry, Lease, Snapshot
+from aos.kernel.records import replace
 from aos.kernel.types import Arrival, Conversation, ConversationKey, Message, Operation
 from aos.storage.account import StorageAccount, storage_errors
 from aos.storage.counters import Counters

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import replace
 
 from aos.kernel.ports import Change
+from aos.kernel.records import replace
 from aos.kernel.types import ConversationKey, Message, Operation
 
 FIRST_LOOK = 35.0
