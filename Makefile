@@ -19,7 +19,8 @@ run: $(BIN)/.local ## Start the local stack and AOS; prints a curl to try
 	@$(BIN)/python -m emulators run -- $(BIN)/python -m aos serve
 
 test: $(BIN)/.dev ## Run all tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	@# In their order: by default the files with the fewest tests come last, which are those that take minutes.
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-sdks: $(BIN)/.dev ## Run the tests of Foundry with the oldest SDKs that are admitted
 	$(BIN)/python -m tests.foundry.lowest_sdks
