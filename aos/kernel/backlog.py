@@ -54,6 +54,11 @@ class Backlog:
             retry_after=RECOUNT,
         )
 
+    def known(self) -> dict[str, int]:
+        """Unfinished operations of every agent that has, or had, some; approximate."""
+        agents = {*list(self._unfinished), *list(self._since)}
+        return {agent: max(0, self._unfinished[agent] + self._since[agent]) for agent in agents}
+
     def accepted(self, operation: Operation) -> None:
         """This process accepted a message."""
         self._since[operation.agent_id] += 1
