@@ -25,7 +25,7 @@ from aos.answers import (
 )
 from aos.approvals import ApprovalDecision, Listed
 from aos.commands import AgentOrder
-from aos.config import SERVICE_BUS, Settings
+from aos.config import SERVICE_BUS, STORAGE, Settings
 from aos.conversations import ConversationView
 from aos.errors import (
     AgentDisabled,
@@ -57,6 +57,7 @@ from aos.messaging.envelopes import (
 from aos.messaging.incoming import REPLAY, Incoming, replay_number
 from aos.routing import NoAgentFits
 from aos.sse import LONGEST_STREAM, MEDIA_TYPE, EventStream, location, wants_events
+from aos.telemetry.bus import delivered
 from aos.views import operation_view
 from aos.workflows import UnknownWorkflow, WorkflowRequest, derive_workflow_id
 from runtime import (
@@ -69,6 +70,7 @@ from runtime import (
     Request,
     Response,
     RouteRegistry,
+    StorageMessage,
     TimerTick,
 )
 
@@ -377,6 +379,10 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
     registry.register_queue(
         AOS_REQUESTS, on_agent_message, connection=SERVICE_BUS, name="on_aos_request", required=False
     )
+    for queue in settings.function_output_queues:
+        registry.register_storage_queue(
+            queue, on_function_reply, connection=STORAGE, name=f"on_reply_{queue}", required=False
+        )
     registry.register_timer("sweep", f"*/{settings.sweep_seconds} * * * * *", sweep)
     registry.register_timer("reconcile", "0 */5 * * * *", reconcile)
     registry.register_timer("purge", "0 */10 * * * *", purge)
@@ -556,6 +562,11 @@ async def on_agent_message(message: BusMessage) -> None:
     await _system(message).intake.receive(_incoming(message))
 
 
+async def on_function_reply(message: StorageMessage) -> None:
+    """Replies of Azure Functions that agents have as tools."""
+    await _system(message).functions.receive(message.queue, message.body, message.message_id)
+
+
 async def on_mcp_request(message: BusMessage) -> None:
     """Requests to MCP servers."""
     await _mcp(message).receive(_incoming(message))
@@ -614,7 +625,7 @@ def _events(kernel: Kernel, accepted: Operation, body: Ask) -> Response:
     return Response(stream=stream, media_type=MEDIA_TYPE, headers=headers)
 
 
-def _system(carrier: Request | BusMessage | TimerTick) -> AgentOperatingSystem:
+def _system(carrier: Request | BusMessage | StorageMessage | TimerTick) -> AgentOperatingSystem:
     """What the runtime's initializer built."""
     system: AgentOperatingSystem = carrier.app
     return system
@@ -654,8 +665,10 @@ def _idempotency_key(request: Request) -> str | None:
 
 
 def _incoming(message: BusMessage) -> Incoming:
+    entity = message.entity.partition("/")[0]
+    delivered(entity, message.enqueued_time)
     return Incoming(
-        entity=message.entity.partition("/")[0],
+        entity=entity,
         body=message.body,
         message_id=message.message_id,
         correlation_id=message.correlation_id,
