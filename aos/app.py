@@ -55,6 +55,7 @@ from aos.messaging.envelopes import (
 )
 from aos.messaging.incoming import REPLAY, Incoming, replay_number
 from aos.sse import LONGEST_STREAM, MEDIA_TYPE, EventStream, location, wants_events
+from aos.telemetry.bus import delivered
 from aos.views import operation_view
 from runtime import (
     Answers,
@@ -550,8 +551,10 @@ def _idempotency_key(request: Request) -> str | None:
 
 
 def _incoming(message: BusMessage) -> Incoming:
+    entity = message.entity.partition("/")[0]
+    delivered(entity, message.enqueued_time)
     return Incoming(
-        entity=message.entity.partition("/")[0],
+        entity=entity,
         body=message.body,
         message_id=message.message_id,
         correlation_id=message.correlation_id,

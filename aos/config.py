@@ -147,6 +147,19 @@ class Settings(BaseSettings):
 
     client_id: Annotated[str | None, Field(validation_alias=_named("AZURE_CLIENT_ID"))] = None
 
+    insights: Annotated[
+        str | None, Field(validation_alias=_named("APPLICATIONINSIGHTS_CONNECTION_STRING"), repr=False)
+    ] = None
+    """Traces, metrics and logs go to this Application Insights; on Azure Functions the worker sends them itself."""
+    otlp_endpoint: Annotated[
+        str | None, Field(validation_alias=_named("OTEL_EXPORTER_OTLP_ENDPOINT"), pattern=r"^https?://.+")
+    ] = None
+    """Traces and metrics go to this OpenTelemetry collector, over HTTP."""
+    telemetry: Annotated[Literal["console"] | None, Field(validation_alias=_named("AOS_TELEMETRY"))] = None
+    """`console`: traces and metrics are printed to the standard output, one JSON object per line."""
+    log_format: Annotated[Literal["text", "json"], Field(validation_alias=_named("AOS_LOG_FORMAT"))] = "text"
+    """Of the lines that `aos serve` writes to the standard error."""
+
     host: Annotated[str, Field(validation_alias=_named("AOS_HOST"))] = "127.0.0.1"
     port: Annotated[int, Field(validation_alias=_named("AOS_PORT"), ge=0, le=65535)] = 7071
     function_key: Annotated[str | None, Field(validation_alias=_named("AOS_FUNCTION_KEY"), repr=False)] = None

@@ -62,6 +62,9 @@ from aos.storage.requests import RequestRecords
 from aos.storage.retention import Retention
 from aos.storage.shared import SharedContainers
 from aos.storage.trips import TableTrips
+from aos.telemetry.instruments import Watched
+from aos.telemetry.observer import TurnObserver
+from aos.telemetry.places import nowhere
 from aos.views import agent_view, approval_view
 
 log = logging.getLogger("aos.system")
@@ -135,6 +138,7 @@ class AgentOperatingSystem:
                 ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals), function_queues, self._send
             ),
             board=self._trips,
+            observer=TurnObserver("microsoft.foundry" if settings.use_foundry else "openai"),
             options=options
             or KernelOptions(
                 lease=lease,
@@ -195,21 +199,27 @@ class AgentOperatingSystem:
             )
         self._health = Health(self._checks())
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watched: Watched | None = None
         self._missing_deployments: frozenset[str] = frozenset()
 
     # --- life
 
     async def start(self) -> None:
         """Starts MCP servers, opens senders and makes the agents ready, all in the background."""
-        if self.mcp is not None:
-            await self.mcp.start()
-        if self.settings.bus_configured:
-            self._begin(self._open_senders(), "open senders")
-        if "agents" in self.settings.roles:
-            self._begin(self.reconcile(), "first reconcile")
+        # What goes on for as long as the process is no part of the request that it was started for.
+        with nowhere():
+            if self.mcp is not None:
+                await self.mcp.start()
+            if self.settings.bus_configured:
+                self._begin(self._open_senders(), "open senders")
+            if "agents" in self.settings.roles:
+                self._begin(self.reconcile(), "first reconcile")
+        if self._watched is None:
+            self._watched = Watched(self.kernel.breakers.circuits, self.kernel.backlog)
 
     async def close(self, grace: float = 10.0) -> None:
         """Lets running turns and tool calls go on for up to `grace` seconds; what is left goes on elsewhere."""
+        self._watched = None
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

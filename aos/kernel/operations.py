@@ -43,6 +43,7 @@ def operation_of(
         agent_version=turn.agent.version,
         generation=turn.agent.generation,
         reply_to=message.reply_to,
+        trace=message.trace,
     )
 
 

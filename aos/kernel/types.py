@@ -166,6 +166,7 @@ class Message:
     Attributes:
         seq: Its place in the conversation, given at acceptance.
         attempt: 1, or higher when an operator replayed a parked message.
+        trace: Where it stands in a trace, as `aos.kernel.observing.Observer.place` said when it was accepted.
     """
 
     operation_id: str
@@ -177,6 +178,7 @@ class Message:
     event_type: str = ""
     reply_to: ReplyAddress | None = None
     origin: Origin | None = None
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +282,7 @@ class Operation:
     Attributes:
         parked: Its message lies where an operator can replay it.
         truncated: The reply was cut at the model's limit of output tokens: it is no whole answer.
+        trace: That of its message.
     """
 
     operation_id: str
@@ -301,6 +304,7 @@ class Operation:
     reply_to: ReplyAddress | None = None
     parked: bool = False
     truncated: bool = False
+    trace: str = ""
 
     @property
     def final(self) -> bool:

@@ -58,4 +58,5 @@ def queued(key: ConversationKey, message: Message) -> Operation:
         attempt=message.attempt,
         event_type=message.event_type,
         reply_to=message.reply_to,
+        trace=message.trace,
     )

@@ -93,6 +93,8 @@ resource settings 'Microsoft.Web/sites/config@2025-03-01' = {
     AzureWebJobsStorage__tableServiceUri: tableEndpoint
     APPLICATIONINSIGHTS_CONNECTION_STRING: insightsConnectionString
     APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${identityClientId};Authorization=AAD'
+    PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY: 'true'
+    OTEL_PYTHON_DISABLED_INSTRUMENTATIONS: 'azure_sdk'
     AZURE_CLIENT_ID: identityClientId
     AOS_ROLES: roles
     AOS_KEY_VAULT_URL: 'https://${vaultName}${environment().suffixes.keyvaultDns}'

@@ -38,6 +38,9 @@ DEFAULT_IN_AZURE = {
     "AOS_AGENT_BACKLOG": "10,000",
     "AOS_LEASE_SECONDS": "30",
     "AOS_SWEEP_SECONDS": "10",
+    "AOS_TELEMETRY": "for local work",
+    "AOS_LOG_FORMAT": "of `aos serve`",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "telemetry goes to Application Insights",
     "AOS_LOG_LEVEL": "of `aos serve`; on Functions host.json has the levels",
 }
 """Settings that a function app in Azure does without, and why."""
@@ -45,7 +48,9 @@ DEFAULT_IN_AZURE = {
 PLATFORM = {
     *(f"AzureWebJobsStorage__{name}" for name in ("credential", "clientId")),
     *(f"AzureWebJobsStorage__{name}ServiceUri" for name in ("blob", "queue", "table")),
-    *("APPLICATIONINSIGHTS_CONNECTION_STRING", "APPLICATIONINSIGHTS_AUTHENTICATION_STRING"),
+    "APPLICATIONINSIGHTS_AUTHENTICATION_STRING",
+    # The worker sends telemetry itself; AOS makes the spans of the bus, not the SDKs of Azure once more.
+    *("PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY", "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"),
     # Read by the trigger's extension; the code takes AZURE_CLIENT_ID.
     *(f"AZURE_SERVICE_BUS_CONNECTION_STRING__{name}" for name in ("credential", "clientId")),
     *(f"AZURE_STORAGE_CONNECTION_STRING__{name}" for name in ("credential", "clientId")),
