@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import sys
@@ -73,6 +74,21 @@ def migrate(
         typer.secho(error.detail, fg="red", err=True)
         sys.exit(2)
     sys.exit(1 if left else 0)
+
+
+@cli.command()
+def connector(
+    host: Annotated[str, typer.Argument(help="Where the API is served over HTTPS, such as app.azurewebsites.net.")],
+    tenant: Annotated[str | None, typer.Option(help="Sign in with Entra ID of this tenant, not with a key.")] = None,
+) -> None:
+    """Print the API as a custom connector of the Power Platform takes it (OpenAPI 2.0)."""
+    from aos.app import routes
+    from aos.connector import connector_document
+    from runtime import RuntimeConfig, openapi_document
+
+    config = RuntimeConfig(app_name="AOS")
+    document = openapi_document(routes(load_settings()), title=config.app_name, version=config.app_version)
+    typer.echo(json.dumps(connector_document(document, host, tenant), indent=2))
 
 
 async def _serve(folder: Path, settings: Settings) -> None:

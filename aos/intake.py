@@ -82,6 +82,12 @@ class Requests(Protocol):
         ...
 
 
+class Workflows(Protocol):
+    """Who is told that a step of a workflow ended."""
+
+    async def advance(self, workflow_id: str) -> object: ...
+
+
 class Intake:
     """Accepts what arrives for the agents.
 
@@ -92,6 +98,7 @@ class Intake:
     Attributes:
         requests: Set by who builds both.
         functions: Who looks for replies of Azure Functions; set likewise.
+        workflows: Likewise.
     """
 
     def __init__(
@@ -107,6 +114,7 @@ class Intake:
         self._results = results or ToolResults(None)
         self.requests: Requests | None = None
         self.functions: FunctionReplies | None = None
+        self.workflows: Workflows | None = None
         self._commands = commands
         self._kernel = kernel
         self._directory = directory
@@ -239,6 +247,9 @@ class Intake:
             except KeyError as error:
                 raise EnvelopeInvalid(f"/params/{error.args[0]}: is missing") from None
             await self._kernel.drive(key, resume=True)
+        elif command.command == "advance":
+            if self.workflows is not None:
+                await self.workflows.advance(str(params.get("workflow_id", "")))
         elif command.command == "redeliver":
             await self.receive(taken_up(params, (AGENT_EVENTS, MCP_RESPONSES, AGENT_COMMANDS, AOS_REQUESTS)))
         elif command.command == "collect":

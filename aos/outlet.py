@@ -53,6 +53,9 @@ class BusOutlet:
         if operation.reply_to is None:
             return
         address = operation.reply_to
+        if address.workflow:
+            await self._send([workflow_news(operation, address)])
+            return
         reply = await self._packed(
             query_reply(operation, address) if address.requester else agent_reply(operation, address)
         )
@@ -76,6 +79,12 @@ def _placed(message: Outbound, operation: Operation) -> Outbound:
     if not operation.trace:
         return message
     return replace(message, properties={**message.properties, TRACEPARENT: traceparent_of(operation.trace)})
+
+
+def workflow_news(operation: Operation, address: ReplyAddress) -> Outbound:
+    """The command that has a workflow look at a step that ended."""
+    body = json.dumps({"command": "advance", "params": {"workflow_id": address.workflow}}).encode()
+    return Outbound(address.entity, body, f"{operation.operation_id}.{operation.attempt}.reply")
 
 
 def query_reply(operation: Operation, address: ReplyAddress) -> Outbound:

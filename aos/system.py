@@ -52,6 +52,7 @@ from aos.registry.live import LiveRegistry
 from aos.registry.mcp_servers import parse_servers
 from aos.registry.source import BlobSource, FileSource, RegistrySource
 from aos.requests import RequestDesk
+from aos.routing import ROUTER, Router
 from aos.schedules import Schedules
 from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
@@ -60,12 +61,15 @@ from aos.storage.payloads import STATE_CONTAINER, Payloads
 from aos.storage.queues import Queues
 from aos.storage.requests import RequestRecords
 from aos.storage.retention import Retention
+from aos.storage.routes import TableRoutes
 from aos.storage.shared import SharedContainers
 from aos.storage.trips import TableTrips
+from aos.storage.workflows import WorkflowRecords
 from aos.telemetry.instruments import Watched
 from aos.telemetry.observer import TurnObserver
 from aos.telemetry.places import nowhere
 from aos.views import agent_view, approval_view
+from aos.workflows import WorkflowRunner
 
 log = logging.getLogger("aos.system")
 
@@ -160,7 +164,15 @@ class AgentOperatingSystem:
             self.commands,
             results=results,
         )
+        self.workflows = self.intake.workflows = WorkflowRunner(
+            self.kernel, self.directory, WorkflowRecords(self._account, values), claim_check, self._send
+        )
+        self.router = Router(
+            self.kernel, self.directory, self.foundry, TableRoutes(self._account), settings.model_deployment
+        )
         self.requests = RequestDesk(
+            router=self.router,
+            workflows=self.workflows,
             kernel=self.kernel,
             intake=self.intake,
             views=self,
@@ -261,12 +273,13 @@ class AgentOperatingSystem:
         for why, agents in waiting.items():
             log.info("not ready yet: %s: %s", ", ".join(agents), why)
         if self._departures is not None:
-            await self._departures.look(made)
+            await self._departures.look(made - {ROUTER})
 
     async def sweep(self) -> None:
         """Looks after turns that a dead process left behind, and after deadlines."""
         await self.kernel.sweep()
         await self.requests.sweep()
+        await self.workflows.sweep()
 
     # --- views
 

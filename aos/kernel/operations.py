@@ -44,6 +44,7 @@ def operation_of(
         generation=turn.agent.generation,
         reply_to=message.reply_to,
         trace=message.trace,
+        routing=message.routing,
     )
 
 

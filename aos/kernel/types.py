@@ -67,12 +67,27 @@ class ReplyAddress:
     """Where the sender of a bus message wants the answer: its ReplyTo, CorrelationId and ReplyToSessionId.
 
     `requester`: the application that asked over `aos-requests`, and is answered in an envelope of its own.
+    `workflow`: the workflow whose step it is, which is told that it ended, by a command to AOS itself.
     """
 
     entity: str
     correlation_id: str | None = None
     session_id: str | None = None
     requester: str = ""
+    workflow: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Why a message that named no agent went to the one that it did.
+
+    Attributes:
+        by: A `rule` of the registry, the `model`, the `conversation` that it goes on with; the `only` agent, or the
+            `default` one.
+    """
+
+    by: Literal["rule", "model", "conversation", "only", "default"]
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +194,7 @@ class Message:
     reply_to: ReplyAddress | None = None
     origin: Origin | None = None
     trace: str = ""
+    routing: Routing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +321,7 @@ class Operation:
     parked: bool = False
     truncated: bool = False
     trace: str = ""
+    routing: Routing | None = None
 
     @property
     def final(self) -> bool:

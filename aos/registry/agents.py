@@ -14,6 +14,7 @@ from aos.registry.document import decode
 from aos.registry.entries import FilledText, Finding, Flag, Id, JsonObject, Name, RegistryModel, Text, parse_entries
 from aos.registry.policies import configuration_cautions, configuration_faults, limits_faults
 from aos.registry.problems import RegistryProblem
+from aos.registry.routing import routing_faults
 from aos.registry.schedules import schedule_cautions, schedule_faults
 
 AgentType = Literal["purpose_driven", "perpetual", "leadership"]
@@ -69,7 +70,8 @@ class AgentEntry(RegistryModel):
     enabled: Flag = True
     metadata: JsonObject = Field(default_factory=dict)
     """`limits` in it bounds the agent's turns, see `aos.registry.policies.TurnLimits`; `schedule` has it act by itself,
-    see `aos.registry.schedules`."""
+    see `aos.registry.schedules`; `routing` says which messages it takes that name no agent, see
+    `aos.registry.routing`."""
 
     @property
     def distinct_tools(self) -> tuple[ToolReference, ...]:
@@ -83,6 +85,7 @@ class AgentEntry(RegistryModel):
         yield from limits_faults(self.metadata)
         yield from schedule_faults(self.metadata)
         yield from functions_faults(self.azure_functions)
+        yield from routing_faults(self.metadata)
         for index, tool in enumerate(self.mcp_tools):
             for at, detail in configuration_faults(tool.configuration):
                 yield ("mcp_tools", index, *at), detail

@@ -31,7 +31,17 @@ MCP = {"health", "mcp_servers", "mcp_server_status", "on_mcp_request", "on_mcp_c
 AGENTS_ONLY = {
     *("agent_list", "agent", "agent_status", "ask", "operation", "cancel", "command_agent", "reload_registry"),
     *("approvals", "decide", "on_agent_event", "on_mcp_response", "on_agent_command", "sweep", "reconcile"),
-    *("conversation", "delete_conversation", "on_aos_request", "purge", "schedules"),
+    *(
+        "conversation",
+        "delete_conversation",
+        "begin_workflow",
+        "workflow",
+        "cancel_workflow",
+        "query",
+        "on_aos_request",
+        "purge",
+        "schedules",
+    ),
 }
 SHARED = {"health", "mcp_servers", "mcp_server_status", "openapi", "warmup"}
 
