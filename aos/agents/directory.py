@@ -10,16 +10,17 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+from aos.agents.definition import AgentDefinition
 from aos.agents.desired import Desired, DesiredStates
-from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
-from aos.agents.purpose_driven import PurposeDrivenAgent
 from aos.errors import AgentDisabled, AgentNotReady, AgentStopped, BusUnavailable, UnknownAgent
+from aos.functions.sources import function_source
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.events import PlannedCall
 from aos.kernel.ports import FoundryPort
+from aos.kernel.records import replace
 from aos.kernel.types import AgentRef, FunctionCall, Limits
 from aos.mcp.bridge import list_request
 from aos.mcp.catalogue import ToolCatalogue
@@ -49,7 +50,7 @@ ON_TOP = 90.0
 class BoundAgent:
     """An agent ready to take turns; see `aos.kernel.ports.AgentBinding`."""
 
-    agent: PurposeDrivenAgent
+    agent: AgentDefinition
     ref: AgentRef
     tools: FunctionTools
     limits: Limits | None = None
@@ -91,6 +92,7 @@ class AgentDirectory:
         send: Puts messages on the bus; used to ask the MCP side for tools that it has not listed yet.
         base_deployment: Setting `AZURE_AI_MODEL_DEPLOYMENT`.
         desired: What operators want of agents; without it none is ever stopped.
+        queue_uri: The address of a storage queue of Azure Functions by its name.
         kind: What the agents are on the runtime in use.
     """
 
@@ -103,9 +105,10 @@ class AgentDirectory:
         send: Callable[[Sequence[Outbound]], Awaitable[None]],
         base_deployment: str,
         clock: Clock | None = None,
-        kind: type[PurposeDrivenAgent] = PurposeDrivenAgentFoundry,
+        kind: type[AgentDefinition] = AgentDefinition,
         *,
         desired: DesiredStates | None = None,
+        queue_uri: Callable[[str], str] | None = None,
     ) -> None:
         self._kind = kind
         self._agents = agents
@@ -115,6 +118,7 @@ class AgentDirectory:
         self._send = send
         self._base = base_deployment
         self._desired = desired
+        self._queue_uri = queue_uri
         self._definitions: dict[str, dict[str, BoundAgent]] = {}
         self._clock = clock or SystemClock()
         self._view: tuple[tuple[str, str], AgentRegistry] | None = None
@@ -338,6 +342,7 @@ class AgentDirectory:
                     how.locked,
                 )
             )
+        sources += [function_source(function, self._queue_uri) for function in entry.azure_functions]
         return sources, [f"{server}={version}" for server, version in sorted(versions.items())]
 
     async def _ask_for_tools(self, server_id: str) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from aos.kernel.events import PlannedCall
 from aos.kernel.operations import approval_record, operation_of
+from aos.kernel.records import replace
 from aos.kernel.types import (
     Approval,
     ApprovalState,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from aos.kernel.calls import closed, outputs_of, show
 from aos.kernel.events import Effect, Record
 from aos.kernel.operations import operation_of
+from aos.kernel.records import replace
 from aos.kernel.types import (
     CallStatus,
     Conversation,

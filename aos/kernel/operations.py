@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from aos.kernel.records import replace
 from aos.kernel.types import (
     ApprovalRecord,
     Conversation,
@@ -44,6 +43,8 @@ def operation_of(
         agent_version=turn.agent.version,
         generation=turn.agent.generation,
         reply_to=message.reply_to,
+        trace=message.trace,
+        routing=message.routing,
     )
 
 

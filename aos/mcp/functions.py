@@ -60,6 +60,7 @@ class ToolSource:
         defaults: Arguments that a call has unless the model gives them.
         fixed: Arguments that every call has.
         locked: Arguments, among them the fixed ones, that the model neither sees nor may give.
+        function: Its name for the model, if that is not made from server and tool.
     """
 
     server: str
@@ -69,6 +70,7 @@ class ToolSource:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     locked: frozenset[str] = frozenset()
+    function: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def convert_mcp_tools_to_function_tools(tools: Iterable[ToolSource]) -> Function
     definitions: list[FunctionDefinition] = []
     functions: dict[str, _Function] = {}
     for source in sources:
-        name = function_name(source.server, source.info.name)
+        name = source.function or function_name(source.server, source.info.name)
         if name in functions:
             name = _hashed(name, source.server, source.info.name)
         if name in functions:

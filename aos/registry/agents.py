@@ -9,10 +9,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from aos.registry.azure_functions import AzureFunction, functions_faults
 from aos.registry.document import decode
 from aos.registry.entries import FilledText, Finding, Flag, Id, JsonObject, Name, RegistryModel, Text, parse_entries
 from aos.registry.policies import configuration_cautions, configuration_faults, limits_faults
 from aos.registry.problems import RegistryProblem
+from aos.registry.routing import routing_faults
 from aos.registry.schedules import schedule_cautions, schedule_faults
 
 AgentType = Literal["purpose_driven", "perpetual", "leadership"]
@@ -63,11 +65,13 @@ class AgentEntry(RegistryModel):
     purpose_scope: Text | None = None
     success_criteria: Annotated[tuple[Text, ...], Field(max_length=128)] = ()
     mcp_tools: Annotated[tuple[ToolReference, ...], Field(max_length=128)] = ()
+    azure_functions: Annotated[tuple[AzureFunction, ...], Field(max_length=128)] = ()
     system_message: Text | None = None
     enabled: Flag = True
     metadata: JsonObject = Field(default_factory=dict)
     """`limits` in it bounds the agent's turns, see `aos.registry.policies.TurnLimits`; `schedule` has it act by itself,
-    see `aos.registry.schedules`."""
+    see `aos.registry.schedules`; `routing` says which messages it takes that name no agent, see
+    `aos.registry.routing`."""
 
     @property
     def distinct_tools(self) -> tuple[ToolReference, ...]:
@@ -80,6 +84,8 @@ class AgentEntry(RegistryModel):
     def faults(self) -> Iterator[Finding]:
         yield from limits_faults(self.metadata)
         yield from schedule_faults(self.metadata)
+        yield from functions_faults(self.azure_functions)
+        yield from routing_faults(self.metadata)
         for index, tool in enumerate(self.mcp_tools):
             for at, detail in configuration_faults(tool.configuration):
                 yield ("mcp_tools", index, *at), detail

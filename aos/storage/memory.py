@@ -6,11 +6,12 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from aos.errors import BacklogFull, Conflict, OperationConflict
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import Acceptance, Change, Due, HistoryEntry, Lease, Snapshot
+from aos.kernel.records import replace
 from aos.kernel.types import Arrival, Conversation, ConversationKey, Message, Operation
 from aos.storage.rows import FIRST_LOOK, erased, queued, replayable, settled
 
@@ -109,6 +110,13 @@ class MemoryConversations:
 
     async def operation(self, operation_id: str) -> Operation | None:
         return self._operations.get(operation_id)
+
+    async def end(self, operation: Operation) -> None:
+        partition = self._partition(ConversationKey(operation.agent_id, operation.conversation_id))
+        self._operations[operation.operation_id] = operation
+        for message in list(partition.inbox.values()):
+            if message.operation_id == operation.operation_id:
+                del partition.inbox[message.seq]
 
     async def locate(self, operation_id: str) -> ConversationKey | None:
         operation = self._operations.get(operation_id)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import replace
 
 from aos.kernel.ports import Change
+from aos.kernel.records import replace
 from aos.kernel.types import ConversationKey, Message, Operation
 
 FIRST_LOOK = 35.0
@@ -43,7 +43,7 @@ def replayable(known: Operation, message: Message) -> bool:
 
 def erased(operation: Operation) -> Operation:
     """What remains of an operation that ended when its conversation is forgotten: how it ended, and what it took."""
-    return replace(operation, reply=None, tool_calls=(), reply_to=None)
+    return replace(operation, reply=None, tool_calls=(), reply_to=None, routing=None)
 
 
 def queued(key: ConversationKey, message: Message) -> Operation:
@@ -58,4 +58,6 @@ def queued(key: ConversationKey, message: Message) -> Operation:
         attempt=message.attempt,
         event_type=message.event_type,
         reply_to=message.reply_to,
+        trace=message.trace,
+        routing=message.routing,
     )

@@ -110,7 +110,7 @@ async def test_answers_are_as_described(guarded: App) -> None:
     )
     schema = schemathesis.openapi.from_dict(document, config=config)
     operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
-    assert len(operations) == 16
+    assert len(operations) == 20
     base_url = f"http://127.0.0.1:{guarded.port}"
     asked = await guarded.http.post("agents/ceo", json={"message": "@say hello"})
     real = {"agent_id": "ceo", "operation_id": asked.json()["operation_id"]}
@@ -131,6 +131,14 @@ async def test_a_limited_key_reaches_its_agents_alone(guarded: App) -> None:
 
     hello = {"message": "@say hello"}
     status, asked = await call("POST", "agents/ceo", "shop", hello)
+    answered, routed = await call("POST", "query", "shop", hello)
+    assert (answered, routed["routed_to"], routed["routed_by"]) == (200, "ceo", "only")
+    steps = {"steps": [{"id": "a", "agent_id": "ceo", "message": "@say hello"}]}
+    accepted, begun = await call("POST", "workflows", "shop", steps)
+    flow = f"workflows/{begun['workflow_id']}"
+    assert (accepted, (await call("GET", flow, "shop"))[0]) == (202, 200)
+    assert (await call("DELETE", flow, "other"))[1]["code"] == "scope_required"
+    assert (await call("POST", "workflows", "other", steps))[1]["code"] == "scope_required"
     operation = f"operations/{asked['operation_id']}"
     assert (status, (await call("GET", operation, "shop"))[0]) == (200, 200)
     for method, path, name in (
