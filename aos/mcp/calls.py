@@ -1,8 +1,10 @@
 """Calling a tool for a request: at most once, unless the tool says that twice is harmless.
 
-The ledger comes before the tool: a call is claimed, the claim is renewed while the tool works, and the answer is
-recorded before it is sent. What was never sent to the server, and what may be repeated, gives its claim back, so that
-the same request can be sent again.
+The ledger comes before a tool that writes: a call is claimed, the claim is renewed while the tool works, and the
+answer is recorded before it is sent. What was never sent to the server, and what may be repeated, gives its claim back,
+so that the same request can be sent again. A tool that only reads is called at once and again for a duplicate: the
+ledger would cost two writes, which take longer than most of such calls. One that is idempotent but writes keeps its
+place in the ledger, because a late repetition would undo what was written since.
 """
 
 from __future__ import annotations
@@ -99,6 +101,8 @@ class ToolCalls:
             if known is None or isinstance(known, Expired):
                 raise
             return _told(known, request)
+        if tool.read_only:
+            return await self._answered(request, entry, tool, params)
         for _ in range(TRIES):
             standing = await self._claim(key, params_hash)
             if isinstance(standing, Expired):
@@ -145,8 +149,17 @@ class ToolCalls:
             raise
         return await self._record(claim, response)
 
+    async def _answered(
+        self, request: ToolRequest, entry: ServerEntry, tool: ToolInfo, params: CallToolParams
+    ) -> bytes:
+        """The answer of a tool whose calls nobody keeps."""
+        try:
+            return await self._outcome(request, entry, tool, params)
+        except RequestFailed as error:
+            return failure(request, error)
+
     async def _outcome(self, request: ToolRequest, entry: ServerEntry, tool: ToolInfo, params: CallToolParams) -> bytes:
-        """The answer that is to be kept."""
+        """The answer, also if it is that nobody knows what the call did."""
         try:
             with executing(entry.server_id, tool.name, request.request_id, params.tool_params) as execution:
                 result = await self._attempts(entry, tool, params)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any, TypeVar
@@ -51,6 +51,8 @@ TRANSACTION = 100
 """Rows that one transaction takes."""
 MOST_COUNTED = 200_000
 """Unfinished operations after which counting them ends: more than any bound."""
+KEPT_KEYS, KEPT_SECONDS = 4096, 600.0
+"""Operations of which a process remembers to which conversation they belong, and for how long."""
 IF_UNCHANGED = MatchConditions.IfNotModified
 
 
@@ -76,6 +78,7 @@ class TableConversations:
         self._clock = clock or SystemClock()
         self._counters = counters
         self._first_look = first_look
+        self._keys: OrderedDict[str, tuple[ConversationKey, float]] = OrderedDict()
 
     # --- arrivals
 
@@ -139,6 +142,7 @@ class TableConversations:
             try:
                 with storage_errors("aosconversations"):
                     await table.submit_transaction([("create", row), ("create", kept), write_operation])
+                self._remember(message.operation_id, key)
                 return operation, True
             except TableTransactionError as error:
                 if error.status_code not in (409, 412):
@@ -273,6 +277,8 @@ class TableConversations:
                 raise
 
     async def locate(self, operation_id: str) -> ConversationKey | None:
+        if (known := self._keys.get(operation_id)) is not None and known[1] > self._clock.now():
+            return known[0]
         index = await self._account.table("aosoperations")
         with storage_errors("aosoperations"):
             try:
@@ -280,6 +286,14 @@ class TableConversations:
             except ResourceNotFoundError:
                 return None
         return ConversationKey(row["agent_id"], row["conversation_id"])
+
+    def _remember(self, operation_id: str, key: ConversationKey) -> None:
+        """The row that says where an operation belongs is never written again, and stays for days after it ended."""
+        now = self._clock.now()
+        self._keys.pop(operation_id, None)
+        self._keys[operation_id] = key, now + KEPT_SECONDS
+        while len(self._keys) > KEPT_KEYS or next(iter(self._keys.values()))[1] <= now:
+            self._keys.popitem(last=False)
 
     async def history(self, key: ConversationKey, after: int, limit: int) -> list[HistoryEntry]:
         query = "PartitionKey eq @p and RowKey gt @after and RowKey lt 'HJ'"

@@ -8,9 +8,11 @@ several rows, because many of its turns may end at the same time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from aos.errors import StorageUnavailable
@@ -25,6 +27,8 @@ SHARDS = 8
 REMEMBERED = 200
 """Operations that a row remembers: many more than end in it between a crash and the sweep after it."""
 TRIES = 10
+KEPT_ROWS = 128
+"""Rows that a process keeps as it wrote them; one has up to 10 KB."""
 NAMES = ("turns", "failed_turns", "tool_calls", "input_tokens", "output_tokens", "total_tokens")
 
 
@@ -49,6 +53,7 @@ class Counters:
     def __init__(self, account: StorageAccount) -> None:
         self._account = account
         self._locks = [asyncio.Lock() for _ in range(SHARDS)]
+        self._kept: OrderedDict[tuple[str, str], tuple[dict[str, object], str]] = OrderedDict()
 
     async def count(self, operation: Operation) -> bool:
         """Counts an attempt of an operation that ended. False: it was counted before.
@@ -67,12 +72,16 @@ class Counters:
         for _ in range(TRIES):
             async with self._locks[shard]:
                 with storage_errors(TABLE):
-                    try:
-                        entity = await table.get_entity(partition, row_key)
-                        row, etag = dict(entity), entity.metadata["etag"]
-                    except ResourceNotFoundError:
-                        row, etag = {"PartitionKey": partition, "RowKey": row_key, "agent_id": operation.agent_id}, None
-                    recent: list[str] = json.loads(row.get("recent", "[]"))
+                    row: dict[str, object] = {"PartitionKey": partition, "RowKey": row_key}
+                    row["agent_id"], etag = operation.agent_id, None
+                    # Taken out: it is as it was written only if the next write says so.
+                    if (kept := self._kept.pop((partition, row_key), None)) is not None:
+                        row, etag = dict(kept[0]), kept[1]
+                    else:
+                        with contextlib.suppress(ResourceNotFoundError):
+                            entity = await table.get_entity(partition, row_key)
+                            row, etag = dict(entity), str(entity.metadata["etag"])
+                    recent: list[str] = json.loads(str(row.get("recent", "[]")))
                     if mark in recent:
                         return False
                     sums = _counts(row) + _of(operation)
@@ -81,19 +90,25 @@ class Counters:
                     row["recent"] = json.dumps([*recent, mark][-REMEMBERED:])
                     try:
                         if etag is None:
-                            await table.create_entity(row)
+                            written = await table.create_entity(row)
                         else:
-                            await table.update_entity(
+                            written = await table.update_entity(
                                 row,
                                 mode=UpdateMode.REPLACE,
                                 etag=etag,
                                 match_condition=MatchConditions.IfNotModified,
                             )
+                        self._keep(partition, row_key, row, str(written["etag"]))
                         _report(operation)
                         return True
                     except (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError):
                         continue
         raise StorageUnavailable(f"The counters of agent {operation.agent_id} change too fast.")
+
+    def _keep(self, partition: str, row_key: str, row: dict[str, object], etag: str) -> None:
+        self._kept[partition, row_key] = row, etag
+        while len(self._kept) > KEPT_ROWS:
+            self._kept.popitem(last=False)
 
     async def of(self, agent_id: str) -> Counts:
         """The counts of an agent."""

@@ -15,7 +15,7 @@ import pytest
 from aos.errors import StorageUnavailable, TransientError, UnknownEntity
 from aos.mcp import calls, servers
 from aos.mcp.catalogue import ToolCatalogue
-from aos.mcp.ledger import LEASE, CallKey, Claimed, Ledger, MemoryLedger, TableLedger
+from aos.mcp.ledger import LEASE, CallKey, Claimed, Ledger, MemoryLedger, Standing, TableLedger
 from aos.mcp.secrets import EnvironmentSecrets
 from aos.mcp.servers import McpServers
 from aos.mcp.status import ServerStatus, ServerStatusBoard
@@ -433,11 +433,37 @@ async def test_a_finished_call_is_answered_while_the_server_is_down(make_side: M
 
 
 async def test_the_same_id_with_other_params(side: Side, tmp_path: Path) -> None:
-    request = side.request("append", {"file": str(tmp_path / "notes"), "line": "x"})
+    file = tmp_path / "notes"
+    request = side.request("append", {"file": str(file), "line": "x"})
     await side.ask(request)
-    other = request.model_copy(update={"params": {"tool_name": "add", "tool_params": {"a": 1, "b": 1}}})
+    tool_params = {"file": str(file), "line": "y"}
+    other = request.model_copy(update={"params": {"tool_name": "append", "tool_params": tool_params}})
     assert code(await side.ask(other)) == "request_id_reused"
-    assert text(await side.ask(other, reply_to="elsewhere")) == "2"
+    assert file.read_text() == "x\n"
+    await side.ask(other, reply_to="elsewhere")
+    assert file.read_text() == "x\ny\n"
+
+
+class UnusedLedger(MemoryLedger):
+    """Fails when it is asked."""
+
+    async def claim(self, key: CallKey, params_hash: str) -> Claimed | Standing:
+        raise StorageUnavailable(f"call {key.request_id} was claimed")
+
+
+async def test_a_tool_that_only_reads_needs_no_ledger(make_side: MakeSide, tmp_path: Path) -> None:
+    side = make_side(ledger=UnusedLedger())
+    request = side.request("add", {"a": 1, "b": 1})
+    assert text(await side.ask(request)) == "2"
+    assert text(await side.ask(request)) == "2"
+    with pytest.raises(StorageUnavailable, match="was claimed"):
+        await side.servers.handle(side.request("append", {"file": str(tmp_path / "notes"), "line": "x"}))
+
+
+async def test_a_tool_that_is_idempotent_is_not_repeated_late(make_side: MakeSide) -> None:
+    side = make_side(script="paged.py", ledger=UnusedLedger())
+    with pytest.raises(StorageUnavailable, match="was claimed"):
+        await side.servers.handle(side.request("first"))
 
 
 async def test_a_call_whose_process_died(side: Side, tmp_path: Path) -> None:

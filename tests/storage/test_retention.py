@@ -100,7 +100,8 @@ async def test_operations_are_kept_for_seven_days(account: StorageAccount, store
     assert await store.operation(ended) is not None
     assert len(await store.history(where, 0, 10)) == 2
     await forget(account, 7.1, runs=2)
-    assert await store.locate(ended) is None
+    assert await store.operation(ended) is None
+    assert await TableConversations(account, Payloads(account)).locate(ended) is None
     assert await store.operation(running) is not None, "what has not ended stays, however long it takes"
     assert await store.history(where, 0, 10) == []
     state = (await store.read(where)).state
