@@ -61,6 +61,7 @@ class AgentAnswer(BaseModel):
     lora_adapter: str
     deployment: str
     tools: list[ToolName]
+    connected_agents: list[str] = []
     enabled: bool
     metadata: dict[str, JsonValue]
     counters: CountersAnswer | None = Field(default=None, description="In the answer about one agent.")
@@ -137,6 +138,7 @@ class ToolCallAnswer(BaseModel):
     arguments: JsonValue
     status: CallStatus
     duration_ms: int | None
+    agent: str | None = Field(default=None, description="The connected agent that was asked, in place of a server.")
     approval: DecisionAnswer | None = None
 
 
@@ -144,6 +146,24 @@ class ErrorAnswer(BaseModel):
     code: str
     title: str
     detail: str
+
+
+class ParentAnswer(BaseModel):
+    """The operation of another agent that asked; `depth`: how many agents stand before this one."""
+
+    operation_id: str
+    conversation_id: str
+    agent_id: str
+    depth: int
+
+
+class ChildAnswer(BaseModel):
+    """The operation that a call of a connected agent became; `status` is that of the call."""
+
+    operation_id: str
+    conversation_id: str
+    agent_id: str
+    status: CallStatus
 
 
 class OperationAnswer(BaseModel):
@@ -162,6 +182,8 @@ class OperationAnswer(BaseModel):
     agent_version: str | None = None
     generation: str | None = None
     parked: bool | None = None
+    parent: ParentAnswer | None = None
+    children: list[ChildAnswer] | None = None
     error: ErrorAnswer | None = None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from aos.errors import AosError, TransientError
 from aos.kernel.clock import Clock
+from aos.kernel.operations import holds_open
 from aos.kernel.ports import ConversationStore, Due
 from aos.kernel.types import ConversationKey
 
@@ -94,7 +95,4 @@ class Sweep:
         if not operation.final:
             return False
         state = (await self._store.read(entry.key)).state
-        return all(
-            out.kind not in ("reply", "park") or out.operation.operation_id != entry.operation_id
-            for out in state.outbox
-        )
+        return all(holds_open(out) != entry.operation_id for out in state.outbox)

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from aos.registry.connected import check_connected
 from aos.registry.document import decode
 from aos.registry.entries import FilledText, Finding, Flag, Id, JsonObject, Name, RegistryModel, Text, parse_entries
 from aos.registry.policies import configuration_cautions, configuration_faults, limits_faults
@@ -63,6 +64,8 @@ class AgentEntry(RegistryModel):
     purpose_scope: Text | None = None
     success_criteria: Annotated[tuple[Text, ...], Field(max_length=128)] = ()
     mcp_tools: Annotated[tuple[ToolReference, ...], Field(max_length=128)] = ()
+    connected_agents: Annotated[tuple[Id, ...], Field(max_length=64)] = ()
+    """Agents that this one may ask: each is a tool of its model, and a call is a turn of that agent."""
     system_message: Text | None = None
     enabled: Flag = True
     metadata: JsonObject = Field(default_factory=dict)
@@ -80,12 +83,18 @@ class AgentEntry(RegistryModel):
     def faults(self) -> Iterator[Finding]:
         yield from limits_faults(self.metadata)
         yield from schedule_faults(self.metadata)
+        for index, other in enumerate(self.connected_agents):
+            if other == self.agent_id:
+                yield ("connected_agents", index), "An agent cannot be connected to itself."
         for index, tool in enumerate(self.mcp_tools):
             for at, detail in configuration_faults(tool.configuration):
                 yield ("mcp_tools", index, *at), detail
 
     def cautions(self) -> Iterator[Finding]:
         yield from schedule_cautions(self.metadata)
+        for index, other in enumerate(self.connected_agents):
+            if other in self.connected_agents[:index]:
+                yield ("connected_agents", index), f"The agent {other!r} is named before."
         seen: dict[tuple[str, str], int] = {}
         for index, tool in enumerate(self.mcp_tools):
             first = seen.setdefault((tool.server_name, tool.tool_name), index)
@@ -139,10 +148,11 @@ def parse_agents(document: bytes) -> AgentRegistry:
             )
             continue
         entries[entry.agent_id], pointers[entry.agent_id] = entry, where
-    return AgentRegistry(
+    registry = AgentRegistry(
         raw.version,
         MappingProxyType(entries),
         tuple(parsed.problems),
         tuple(parsed.warnings),
         MappingProxyType(pointers),
     )
+    return check_connected(registry)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from dataclasses import replace
 
+from aos.kernel.operations import holds_open
 from aos.kernel.ports import Change
 from aos.kernel.types import ConversationKey, Message, Operation
 
@@ -32,7 +33,7 @@ def due_row(operation_id: str, at: float) -> str:
 
 def settled(change: Change) -> list[Operation]:
     """The operations for which nothing remains to be done: they ended, and their replies are out."""
-    waiting = {out.operation.operation_id for out in change.state.outbox if out.kind in ("reply", "park")}
+    waiting = {holds_open(out) for out in change.state.outbox}
     return [operation for operation in change.operations if operation.final and operation.operation_id not in waiting]
 
 
@@ -58,4 +59,5 @@ def queued(key: ConversationKey, message: Message) -> Operation:
         attempt=message.attempt,
         event_type=message.event_type,
         reply_to=message.reply_to,
+        parent=message.parent,
     )
