@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from aos.kernel.delegation import child_key, child_operation
+from aos.kernel.delegation import children
 from aos.kernel.types import Approval, ApprovalRecord, Operation, ToolCall
 from aos.registry.agents import AgentEntry
 
@@ -43,8 +43,8 @@ def operation_view(operation: Operation) -> dict[str, Any]:
             "agent_id": parent.agent_id,
             "depth": parent.depth,
         }
-    if children := [child_view(call) for call in operation.tool_calls if call.agent and call.status != "refused"]:
-        view["children"] = children
+    if found := children(operation):
+        view["children"] = found
     if usage.adopted:
         view["usage"]["adopted"] = usage.adopted
     if operation.error is not None:
@@ -71,16 +71,6 @@ def call_view(call: ToolCall) -> dict[str, Any]:
     if call.approval is not None:
         view["approval"] = _decision_view(call.approval)
     return view
-
-
-def child_view(call: ToolCall) -> dict[str, Any]:
-    """One of `children`: the operation that a call of a connected agent became; `status` is that of the call."""
-    return {
-        "operation_id": child_operation(call.request_id),
-        "conversation_id": child_key(call.agent, call.request_id).conversation_id,
-        "agent_id": call.agent,
-        "status": call.status,
-    }
 
 
 def _decision_view(approval: Approval) -> dict[str, Any]:

@@ -111,6 +111,20 @@ def child_key(agent_id: str, request_id: str) -> ConversationKey:
     return ConversationKey(agent_id, f"c_{child_operation(request_id)[3:]}")
 
 
+def children(operation: Operation) -> list[dict[str, str]]:
+    """The operations that its calls of connected agents became, as callers see them; `status` is that of the call."""
+    return [
+        {
+            "operation_id": child_operation(call.request_id),
+            "conversation_id": child_key(call.agent, call.request_id).conversation_id,
+            "agent_id": call.agent,
+            "status": call.status,
+        }
+        for call in operation.tool_calls
+        if call.agent and call.status != "refused"
+    ]
+
+
 # --- what the asking model is told
 
 
