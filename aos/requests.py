@@ -197,7 +197,7 @@ class RequestDesk:
         recorded again."""
         record = await self._records.look(response.request_id)
         if record is None:
-            log.info("response %s belongs to no request", response.request_id)
+            log.debug("response %s belongs to no request", response.request_id)
             return
         if record.answer is None:
             body = response.response

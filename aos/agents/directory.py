@@ -10,17 +10,17 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from aos.agents.connected import connected_tools, version_of
+from aos.agents.definition import AgentDefinition
 from aos.agents.desired import Desired, DesiredStates
-from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
-from aos.agents.purpose_driven import PurposeDrivenAgent
 from aos.errors import AgentDisabled, AgentNotReady, AgentStopped, BusUnavailable, UnknownAgent
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.events import PlannedCall
 from aos.kernel.ports import FoundryPort
+from aos.kernel.records import replace
 from aos.kernel.types import AgentRef, FunctionCall, Limits
 from aos.mcp.bridge import list_request
 from aos.mcp.catalogue import ToolCatalogue
@@ -50,7 +50,7 @@ ON_TOP = 90.0
 class BoundAgent:
     """An agent ready to take turns; see `aos.kernel.ports.AgentBinding`."""
 
-    agent: PurposeDrivenAgent
+    agent: AgentDefinition
     ref: AgentRef
     tools: FunctionTools
     limits: Limits | None = None
@@ -104,7 +104,7 @@ class AgentDirectory:
         send: Callable[[Sequence[Outbound]], Awaitable[None]],
         base_deployment: str,
         clock: Clock | None = None,
-        kind: type[PurposeDrivenAgent] = PurposeDrivenAgentFoundry,
+        kind: type[AgentDefinition] = AgentDefinition,
         *,
         desired: DesiredStates | None = None,
     ) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from aos.agents.purpose_driven import FOUNDRY_RUNTIME, PurposeDrivenAgent
+from aos.agents.definition import FOUNDRY_RUNTIME
+from aos.agents.purpose_driven import PurposeDrivenAgent
 from aos.config import Settings
 
 

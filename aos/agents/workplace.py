@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from aos.agents.definition import AgentDefinition
 from aos.agents.directory import AgentDirectory, BoundAgent
 from aos.agents.runtimes import open_runtime
 from aos.config import Settings
@@ -29,8 +30,6 @@ from aos.storage.payloads import Payloads
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
-
-    from aos.agents.purpose_driven import PurposeDrivenAgent
 
 log = logging.getLogger("aos.agents")
 
@@ -62,7 +61,7 @@ class Workplace:
             definition of the registry; else a kernel of our own does, on the system's stores and model runtime.
     """
 
-    def __init__(self, agent: PurposeDrivenAgent, settings: Settings, system: RunningSystem | None = None) -> None:
+    def __init__(self, agent: AgentDefinition, settings: Settings, system: RunningSystem | None = None) -> None:
         self._agent = agent
         self.settings = settings
         self._system = system
@@ -139,7 +138,7 @@ class Workplace:
 class _Here:
     """An `AgentDirectory` of one agent, without tools."""
 
-    def __init__(self, agent: PurposeDrivenAgent, foundry: FoundryPort, base: str) -> None:
+    def __init__(self, agent: AgentDefinition, foundry: FoundryPort, base: str) -> None:
         self._agent = agent
         self._foundry = foundry
         self._base = base

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from aos.kernel.delegation import delegate, time_for
 from aos.kernel.events import PlannedCall
 from aos.kernel.operations import approval_record, operation_of
+from aos.kernel.records import replace
 from aos.kernel.types import (
     Approval,
     ApprovalState,

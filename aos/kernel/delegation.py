@@ -14,11 +14,11 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from aos.errors import BacklogFull
 from aos.kernel.events import PlannedCall
 from aos.kernel.ports import Acceptance, ConversationStore, Outlet
+from aos.kernel.records import replace
 from aos.kernel.types import (
     Answer,
     Cancellation,

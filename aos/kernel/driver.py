@@ -106,12 +106,14 @@ class Driver:
         if key in self._resumed:
             self._resumed.discard(key)
             hold.resumed = True
-        with self._leases.holding(hold):
-            try:
-                return await self._work(hold)
-            except Conflict:
-                log.info("lost the lease of %s/%s; its holder goes on", *key)
-                return True
+        self._leases.holds.add(hold)
+        try:
+            return await self._work(hold)
+        except Conflict:
+            log.info("lost the lease of %s/%s; its holder goes on", *key)
+            return True
+        finally:
+            self._leases.holds.discard(hold)
 
     async def _work(self, hold: Hold) -> bool:
         """Takes up what arrived, saves, sends, asks the model: until nothing can be done now."""

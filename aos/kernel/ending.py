@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from aos.kernel.calls import closed, outputs_of, show
 from aos.kernel.delegation import withdraw
 from aos.kernel.events import Effect, Record
 from aos.kernel.operations import operation_of
+from aos.kernel.records import replace
 from aos.kernel.types import (
     Answer,
     CallStatus,

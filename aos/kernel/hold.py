@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from aos.errors import AosError, TransientError
 from aos.kernel.backoff import back_off
@@ -18,6 +18,7 @@ from aos.kernel.events import (
     TurnCancelled,
 )
 from aos.kernel.ports import Lease, Snapshot
+from aos.kernel.records import replace
 from aos.kernel.turn import step
 from aos.kernel.types import (
     Arrival,

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 
 from aos.errors import Conflict, TransientError
 from aos.kernel.clock import Clock
@@ -14,6 +11,7 @@ from aos.kernel.hold import Hold
 from aos.kernel.options import KernelOptions
 from aos.kernel.points import reached
 from aos.kernel.ports import Change, ConversationStore, Lease
+from aos.kernel.records import replace
 from aos.kernel.tasks import Tasks
 from aos.kernel.types import Operation
 
@@ -27,7 +25,7 @@ class Leases:
         owner: Name of this process in leases; unique.
 
     Attributes:
-        holds: The conversations that it works on.
+        holds: The conversations that it works on: their leases are renewed once they were taken.
         keeper: The task that renews their leases, while there are any.
     """
 
@@ -41,15 +39,6 @@ class Leases:
         self._tasks = tasks
         self.holds: set[Hold] = set()
         self.keeper: asyncio.Task[None] | None = None
-
-    @contextmanager
-    def holding(self, hold: Hold) -> Iterator[None]:
-        """While this process works on the conversation, its lease is renewed once it was taken."""
-        self.holds.add(hold)
-        try:
-            yield
-        finally:
-            self.holds.discard(hold)
 
     async def save(self, hold: Hold, *, release: bool) -> tuple[Operation, ...]:
         """Writes state, consumed arrivals and operations at once, and with them takes, keeps or frees the lease.

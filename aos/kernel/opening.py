@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 from aos.errors import AgentStopped, AosError, ConversationGone, TransientError
 from aos.kernel.breaker import Breakers
@@ -13,6 +12,7 @@ from aos.kernel.hold import Hold, failure_of, unforeseen
 from aos.kernel.options import KernelOptions
 from aos.kernel.points import reached
 from aos.kernel.ports import AgentDirectory, FoundryPort
+from aos.kernel.records import replace
 from aos.kernel.recovery import settle
 from aos.kernel.types import Message
 

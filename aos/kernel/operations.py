@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from aos.kernel.records import replace
 from aos.kernel.types import (
     ApprovalRecord,
     Conversation,

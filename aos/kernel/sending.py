@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
 
 from aos.errors import AosError, BusUnavailable, TransientError
 from aos.kernel.clock import Clock
@@ -12,6 +11,7 @@ from aos.kernel.events import ResultArrived
 from aos.kernel.hold import Hold
 from aos.kernel.points import AFTER_SEND, BEFORE_SEND, reached
 from aos.kernel.ports import Outlet
+from aos.kernel.records import replace
 from aos.kernel.types import Operation, Outgoing, ToolResult
 
 log = logging.getLogger("aos.kernel")

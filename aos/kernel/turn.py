@@ -9,7 +9,6 @@ returns the state unchanged and no effects.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 from aos.kernel.calls import outputs_of, planned_call, send, show, too_late, unparked
 from aos.kernel.delegation import admitted, withdraw
@@ -34,6 +33,7 @@ from aos.kernel.events import (
     TurnStarted,
 )
 from aos.kernel.operations import for_the_record, operation_of
+from aos.kernel.records import replace
 from aos.kernel.types import (
     AgentRef,
     ApprovalState,

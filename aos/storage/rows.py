@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import replace
 
 from aos.kernel.operations import holds_open
 from aos.kernel.ports import Change
+from aos.kernel.records import replace
 from aos.kernel.types import ConversationKey, Message, Operation
 
 FIRST_LOOK = 35.0

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pydantic import TypeAdapter
 
 from aos.kernel.breaker import Trip
+from aos.kernel.records import replace
 from aos.storage.account import StorageAccount, storage_errors
 from aos.storage.rows import table_key
 

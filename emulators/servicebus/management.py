@@ -25,8 +25,8 @@ from emulators.servicebus.errors import (
     AmqpError,
 )
 from emulators.servicebus.message import APPLICATION_PROPERTIES, PROPERTIES, VALUE, Message, sections
-from emulators.servicebus.message_queue import Consumer, MessageQueue, Outcome
-from emulators.servicebus.sessions import SessionLock
+from emulators.servicebus.message_queue import MessageQueue, Outcome
+from emulators.servicebus.sessions import Consumer, SessionLock
 
 MAX_RESPONSE_BYTES: Final = 8 << 20
 MAX_ITEMS: Final = 4096

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from heapq import heappop, heappush
-from typing import Protocol
 
 from emulators.servicebus.duplicates import DuplicateWindow
 from emulators.servicebus.entities import QueueOptions
@@ -24,7 +23,7 @@ from emulators.servicebus.journal import Journal, QueuedMessage
 from emulators.servicebus.locks import Locks, next_token
 from emulators.servicebus.message import MAX_TTL_MS, Message, State
 from emulators.servicebus.message_log import MessageLog, SequenceNumbers
-from emulators.servicebus.sessions import SessionLock, SessionRequest, Sessions
+from emulators.servicebus.sessions import Consumer, SessionLock, SessionRequest, Sessions
 
 
 class Outcome(Enum):
@@ -36,23 +35,6 @@ class Outcome(Enum):
     """Given back unread: the delivery does not count."""
     DEFER = auto()
     DEAD_LETTER = auto()
-
-
-class Consumer(Protocol):
-    """A receiver's link, as the queue sees it."""
-
-    session: SessionLock | None
-    removes: bool
-    """Receive-and-delete: what is delivered is gone."""
-
-    def ready(self) -> bool:
-        """Whether it takes another message now."""
-
-    def deliver(self, entry: QueuedMessage, token: bytes, locked_until_ms: int | None) -> None:
-        """Send a message; `locked_until_ms` is None if nothing is locked."""
-
-    def session_lost(self) -> None:
-        """The lock on its session expired."""
 
 
 @dataclass(frozen=True, slots=True)

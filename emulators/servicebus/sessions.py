@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from heapq import heappush
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from emulators.servicebus.message_queue import Consumer
+from emulators.servicebus.journal import QueuedMessage
+
+
+class Consumer(Protocol):
+    """A receiver's link, as the queue sees it."""
+
+    session: SessionLock | None
+    removes: bool
+    """Receive-and-delete: what is delivered is gone."""
+
+    def ready(self) -> bool:
+        """Whether it takes another message now."""
+
+    def deliver(self, entry: QueuedMessage, token: bytes, locked_until_ms: int | None) -> None:
+        """Send a message; `locked_until_ms` is None if nothing is locked."""
+
+    def session_lost(self) -> None:
+        """The lock on its session expired."""
 
 
 class SessionLock:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+from aos.agents.definition import GENERAL_SCOPE
 from aos.agents.foundry_agent import PurposeDrivenAgentFoundry
-from aos.agents.purpose_driven import GENERAL_SCOPE, PurposeDrivenAgent
+from aos.agents.purpose_driven import PurposeDrivenAgent
 from aos.registry.agents import AgentEntry
 from tests.agents.office import BASE, agent_entry
 

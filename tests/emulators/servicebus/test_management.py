@@ -12,7 +12,8 @@ from emulators.servicebus.codec import Value
 from emulators.servicebus.errors import DecodeError
 from emulators.servicebus.management import Management, grant_token
 from emulators.servicebus.message import APPLICATION_PROPERTIES, PROPERTIES, VALUE, sections
-from emulators.servicebus.message_queue import Consumer, Outcome
+from emulators.servicebus.message_queue import Outcome
+from emulators.servicebus.sessions import Consumer
 from tests.emulators.servicebus.wire import Clock, Taker, broker, encoded, message
 
 ID = uuid.UUID(int=7)
