@@ -8,10 +8,10 @@ JOBS ?= 3
 TORCH ?= torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-sdks test-ml faults soak lint format bench clean
+.PHONY: help setup run test test-sdks test-ml faults soak lint format bench bench-peers bench-wire bench-growth bench-cold bench-broker clean
 
 help: ## Show this help
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(BIN)/.dev ## Make .venv with everything that work on AOS needs
 
@@ -24,8 +24,8 @@ test: $(BIN)/.dev ## Run all tests
 test-sdks: $(BIN)/.dev ## Run the tests of Foundry with the oldest SDKs that are admitted
 	$(BIN)/python -m tests.foundry.lowest_sdks
 
-test-ml: $(BIN)/.ml ## Run the tests that train and serve adapters (installs torch)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m ml tests/lora
+test-ml: $(BIN)/.ml ## Run the tests that train and serve adapters, also in Azure ML (installs torch)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ml tests/lora tests/ml
 
 faults: $(BIN)/.dev ## Kill processes at every point of a turn and print what became of it
 	$(BIN)/python -m pytest -q -s -m soak tests/e2e/test_fault_points.py
@@ -45,6 +45,21 @@ format: $(BIN)/.dev ## Format the code
 
 bench: $(BIN)/.dev ## Measure AOS
 	$(BIN)/python -m benchmarks
+
+bench-wire: $(BIN)/.local ## Measure turns over the wire on the local stack, beside their floor
+	$(BIN)/python -m benchmarks.wire
+
+bench-growth: $(BIN)/.local ## Measure what grows with agents, conversations, history, tools and sizes (plots)
+	$(BIN)/python -m benchmarks.growth
+
+bench-cold: $(BIN)/.dev ## Measure a cold start
+	$(BIN)/python -m benchmarks.cold
+
+bench-broker: $(BIN)/.local ## Measure the Service Bus emulator
+	$(BIN)/python -m benchmarks.broker
+
+bench-peers: $(BIN)/.local ## Measure AOS beside other agent frameworks (installs each under .aos/peers)
+	$(BIN)/python -m benchmarks.peers
 
 clean: ## Remove the environment, the local stack's state and all caches
 	rm -rf .venv .aos build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
@@ -69,5 +84,5 @@ $(BIN)/.dev: $(BIN)/python requirements.txt pyproject.toml
 
 $(BIN)/.ml: $(BIN)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[ml]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[ml,azureml]'
 	@touch $@

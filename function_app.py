@@ -19,7 +19,9 @@ settings = load_settings()
 async def initialize() -> AgentOperatingSystem:
     """Builds the operating system when the first invocation needs it."""
     from aos.system import AgentOperatingSystem
+    from aos.telemetry.setup import configure
 
+    configure(settings, hosted=True)
     system = AgentOperatingSystem(settings, folder=Path(__file__).parent)
     await system.start()
     return system

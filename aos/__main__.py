@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import sys
@@ -12,7 +13,7 @@ from typing import Annotated
 import typer
 
 from aos.adapters_cli import cli as adapters
-from aos.config import load_settings
+from aos.config import Settings, load_settings
 from aos.dead_letters_cli import cli as dead_letters
 from aos.errors import AosError
 from aos.foundry_cli import cli as foundry
@@ -35,14 +36,20 @@ def serve(
     folder: Annotated[Path, typer.Option(help="Where the registry files lie if no storage is configured.")] = Path(),
 ) -> None:
     """Serve the app on the ASGI runtime, with the settings in the environment."""
-    level = os.environ.get("AOS_LOG_LEVEL", "INFO").upper()
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for talkative in ("azure", "httpx2", "mcp"):
-        logging.getLogger(talkative).setLevel(logging.WARNING)
+    from aos.telemetry.logs import log_to_stderr
+    from aos.telemetry.setup import configure
     from runtime import ServeError
 
     try:
-        asyncio.run(_serve(folder))
+        settings = load_settings()
+        log_to_stderr(os.environ.get("AOS_LOG_LEVEL", "INFO").upper(), settings.log_format)
+        for talkative in ("azure", "httpx2", "mcp"):
+            logging.getLogger(talkative).setLevel(logging.WARNING)
+        flush = configure(settings)
+        try:
+            asyncio.run(_serve(folder, settings))
+        finally:
+            flush()
     except (AosError, ServeError) as error:
         typer.secho(str(error), fg="red", err=True)
         sys.exit(2)
@@ -50,14 +57,27 @@ def serve(
         sys.exit(130)
 
 
-async def _serve(folder: Path) -> None:
+@cli.command()
+def connector(
+    host: Annotated[str, typer.Argument(help="Where the API is served over HTTPS, such as app.azurewebsites.net.")],
+    tenant: Annotated[str | None, typer.Option(help="Sign in with Entra ID of this tenant, not with a key.")] = None,
+) -> None:
+    """Print the API as a custom connector of the Power Platform takes it (OpenAPI 2.0)."""
+    from aos.app import routes
+    from aos.connector import connector_document
+    from runtime import RuntimeConfig, openapi_document
+
+    config = RuntimeConfig(app_name="AOS")
+    document = openapi_document(routes(load_settings()), title=config.app_name, version=config.app_version)
+    typer.echo(json.dumps(connector_document(document, host, tenant), indent=2))
+
+
+async def _serve(folder: Path, settings: Settings) -> None:
     from aos.access import entra_of, keys_of
     from aos.app import routes
     from aos.system import AgentOperatingSystem
     from aos.welcome import welcome
     from runtime import AsgiRuntime, RuntimeConfig
-
-    settings = load_settings()
 
     def bus_problems() -> list[str]:
         down = [state for state in host.bus_states() if not state.connected]

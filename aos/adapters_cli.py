@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from aos.config import Settings, load_settings
+from aos.config import load_settings
 from aos.errors import AosError, SettingError
 
 if TYPE_CHECKING:
     from aos.lora.job import TrainingReport
-    from aos.lora.registry import AdapterRegistry
 
 cli = typer.Typer(no_args_is_help=True, help="LoRA adapters: train, list, show, evaluate, compare, serve.")
 
@@ -72,12 +71,15 @@ async def _train(role: str, data: str, register: bool, params: dict[str, Any], c
     from aos.lora.job import Progress as Told
     from aos.lora.job import TrainingJob
     from aos.lora.process import run_training
+    from aos.lora.sources import local_data, open_registry
 
     params |= {"model_name": _base(params["model_name"]), "output_dir": str(_home(params["output_dir"]))}
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=console) as progress:
-        job = TrainingJob.read(role, params | {"data_path": str(await _local(data, Path(folder)))}, config)
+        job = TrainingJob.read(
+            role, params | {"data_path": str(await local_data(data, load_settings(), Path(folder)))}, config
+        )
         bar = progress.add_task(f"{role}: loading", total=None)
 
         def tell(told: Told) -> None:
@@ -90,7 +92,7 @@ async def _train(role: str, data: str, register: bool, params: dict[str, Any], c
     _show([("path", report.path), *_facts(report)], title=f"{report.adapter} v{report.version}")
     if register:
         settings = load_settings()
-        async with _Registry(settings) as registry:
+        async with open_registry(settings) as registry:
             entered = await registry.register(Path(report.path))
         console.print(f"Registered as {entered.adapter} v{entered.version}.")
 
@@ -106,13 +108,14 @@ async def _list(output: Path | None) -> None:
     from rich.table import Table
 
     from aos.lora.folder import reports
+    from aos.lora.sources import open_registry
 
     home = _home(output)
     table = Table("adapter", "version", "where", "base", "examples", "evaluation loss", "without the adapter")
     found = [(str(home), report) for report in reports(home)]
     settings = load_settings()
     if settings.storage_configured:
-        async with _Registry(settings) as registry:
+        async with open_registry(settings) as registry:
             found += [("registry", version.report) for version in await registry.adapters()]
     for where, report in sorted(found, key=lambda item: (item[1].adapter, item[0])):
         table.add_row(
@@ -158,6 +161,7 @@ async def _measure(adapters: list[str], data: str, version: int | None, base: st
     from aos.lora.errors import need_torch
     from aos.lora.folder import find
     from aos.lora.inference import AdapterModel
+    from aos.lora.sources import local_data
     from aos.lora.training import read_report
 
     need_torch()
@@ -169,7 +173,7 @@ async def _measure(adapters: list[str], data: str, version: int | None, base: st
         )
     console = Console(width=None if sys.stdout.isatty() else 120)
     with tempfile.TemporaryDirectory() as scratch, console.status("Evaluating"):
-        examples = read_examples(await _local(data, Path(scratch))).examples
+        examples = read_examples(await local_data(data, load_settings(), Path(scratch))).examples
         model = await asyncio.to_thread(AdapterModel, base or bases.pop(), folders)
         losses = {name: await asyncio.to_thread(model.loss, name, examples) for name in (None, *adapters)}
     table = Table("model", "loss (nats/token)", "perplexity", title=f"{len(examples)} examples of {data}")
@@ -256,36 +260,6 @@ def _base(base: str | None) -> str:
     if not name:
         raise SettingError("No base model: give --base FOLDER_OR_NAME, or set AOS_BASE_MODEL.")
     return name
-
-
-async def _local(data: str, scratch: Path) -> Path:
-    """The training data as a file."""
-    path, settings = Path(data), load_settings()
-    if await asyncio.to_thread(path.exists) or not settings.storage_configured or "/" not in data:
-        return path
-    async with _Registry(settings) as registry:
-        return await registry.fetch_data(data, scratch / "data.jsonl")
-
-
-class _Registry:
-    """The registry of the settings' account, for as long as a command takes."""
-
-    def __init__(self, settings: Settings) -> None:
-        from aos.identity import identity
-        from aos.storage.account import StorageAccount
-
-        self._credential = None if settings.storage else identity(settings)
-        self._account = StorageAccount(settings, self._credential)
-
-    async def __aenter__(self) -> AdapterRegistry:
-        from aos.lora.registry import AdapterRegistry
-
-        return AdapterRegistry(self._account)
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._account.close()
-        if self._credential is not None:
-            await self._credential.close()
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, JsonValue
 
 from aos.health import Level
 from aos.kernel.types import CallStatus, Status, WaitingOn
+from aos.orchestration.workflow_run import StepStatus, WorkflowStatus
 
 
 class CheckAnswer(BaseModel):
@@ -184,6 +185,37 @@ class OperationAnswer(BaseModel):
     parked: bool | None = None
     parent: ParentAnswer | None = None
     children: list[ChildAnswer] | None = None
+    routed_to: str | None = Field(default=None, description="The agent that a message was given to which named none.")
+    routed_by: Literal["rule", "model", "conversation", "only", "default"] | None = None
+    reason: str | None = Field(default=None, description="Why it was given to that agent.")
+    error: ErrorAnswer | None = None
+
+
+class WorkflowStepAnswer(BaseModel):
+    """How far a step is; `operation_id` once it was begun."""
+
+    id: str
+    agent_id: str
+    status: StepStatus
+    depends_on: list[str]
+    operation_id: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    error: ErrorAnswer | None = None
+
+
+class WorkflowAnswer(BaseModel):
+    """A workflow; `outputs` holds what its completed steps answered, by their ids."""
+
+    workflow_id: str
+    workflow_name: str
+    status: WorkflowStatus
+    created_at: str
+    updated_at: str
+    deadline: str
+    execution_time_ms: int
+    steps: list[WorkflowStepAnswer]
+    outputs: dict[str, str]
     error: ErrorAnswer | None = None
 
 

@@ -21,10 +21,11 @@ from aos.answers import (
     ReloadAnswer,
     ServerListAnswer,
     ServerStatusAnswer,
+    WorkflowAnswer,
 )
 from aos.approvals import ApprovalDecision, Listed
 from aos.commands import AgentOrder
-from aos.config import SERVICE_BUS, Settings
+from aos.config import SERVICE_BUS, STORAGE, Settings
 from aos.conversations import ConversationView
 from aos.errors import (
     AgentDisabled,
@@ -54,8 +55,11 @@ from aos.messaging.envelopes import (
     MCP_RESPONSES,
 )
 from aos.messaging.incoming import REPLAY, Incoming, replay_number
+from aos.routing import NoAgentFits
 from aos.sse import LONGEST_STREAM, MEDIA_TYPE, EventStream, location, wants_events
+from aos.telemetry.bus import delivered
 from aos.views import operation_view
+from aos.workflows import UnknownWorkflow, WorkflowRequest, derive_workflow_id
 from runtime import (
     Answers,
     AuthLevel,
@@ -66,6 +70,7 @@ from runtime import (
     Request,
     Response,
     RouteRegistry,
+    StorageMessage,
     TimerTick,
 )
 
@@ -73,6 +78,7 @@ if TYPE_CHECKING:
     from aos.kernel.kernel import Kernel
     from aos.kernel.types import Operation
     from aos.mcp.servers import McpServers
+    from aos.orchestration.workflow import Workflow
     from aos.system import AgentOperatingSystem
 
 AGENTS_SUBSCRIPTION = "realm-agents"
@@ -88,6 +94,8 @@ _STATUS: dict[type[AosError], int] = {
     UnknownApproval: 404,
     UnknownServer: 404,
     UnknownConversation: 404,
+    UnknownWorkflow: 404,
+    NoAgentFits: 404,
     ConversationBusy: 409,
     ApprovalSettled: 409,
     AgentDisabled: 409,
@@ -107,6 +115,10 @@ READ, RUN, READ_ALL, APPROVER = "agents/{agent_id}:read", "agents/{agent_id}:run
 _OPERATION = Answers("The operation as it ended.", OperationAnswer)
 _GOES_ON = Answers("The operation goes on.", OperationAnswer)
 _LATER = {"Location": "Where the operation is found.", "Retry-After": "Seconds after which to look."}
+_ASKING = (
+    Parameter("idempotency-key", "header", description="The same key names the same operation for ever."),
+    Parameter("prefer", "header", description="`respond-async`: do not wait for the answer (RFC 7240)."),
+)
 
 
 def routes(settings: Settings) -> RouteRegistry:
@@ -197,11 +209,23 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
             200: Answers("The answer.", OperationAnswer, {"text/event-stream": "The turn as it goes, event by event."}),
             202: Answers("The turn goes on.", OperationAnswer, headers=_LATER),
         },
-        parameters=(
-            Parameter("idempotency-key", "header", description="The same key names the same operation for ever."),
-            Parameter("prefer", "header", description="`respond-async`: do not wait for the answer (RFC 7240)."),
-        ),
+        parameters=_ASKING,
         scopes=(RUN,),
+        sensitive=True,
+        problems=(404, 409, 429, 502),
+    )
+    registry.register(
+        "query",
+        _http(query),
+        [HttpMethod.POST],
+        name="query",
+        tags=["agents"],
+        request_model=Ask,
+        answers={
+            200: Answers("The answer.", OperationAnswer, {"text/event-stream": "The turn as it goes, event by event."}),
+            202: Answers("The turn goes on.", OperationAnswer, headers=_LATER),
+        },
+        parameters=_ASKING,
         sensitive=True,
         problems=(404, 409, 429, 502),
     )
@@ -213,6 +237,42 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         response_model=OperationAnswer,
         sensitive=True,
         problems=(404, 502),
+    )
+    registry.register(
+        "workflows",
+        _http(begin_workflow),
+        [HttpMethod.POST],
+        name="begin_workflow",
+        tags=["workflows"],
+        request_model=WorkflowRequest,
+        answers={
+            200: Answers("It had been begun, and has ended.", WorkflowAnswer),
+            202: Answers("It goes on.", WorkflowAnswer, headers=_LATER),
+        },
+        parameters=(
+            Parameter("idempotency-key", "header", description="The same key names the same workflow for ever."),
+        ),
+        sensitive=True,
+        problems=(404, 409, 429, 502),
+    )
+    registry.register(
+        "workflows/{workflow_id}",
+        _http(workflow),
+        name="workflow",
+        tags=["workflows"],
+        response_model=WorkflowAnswer,
+        sensitive=True,
+        problems=(404, 502),
+    )
+    registry.register(
+        "workflows/{workflow_id}",
+        _http(cancel_workflow),
+        [HttpMethod.DELETE],
+        name="cancel_workflow",
+        tags=["workflows"],
+        response_model=WorkflowAnswer,
+        sensitive=True,
+        problems=(404, 409, 502),
     )
     registry.register(
         "agents/{agent_id}/conversations/{conversation_id}",
@@ -319,6 +379,10 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
     registry.register_queue(
         AOS_REQUESTS, on_agent_message, connection=SERVICE_BUS, name="on_aos_request", required=False
     )
+    for queue in settings.function_output_queues:
+        registry.register_storage_queue(
+            queue, on_function_reply, connection=STORAGE, name=f"on_reply_{queue}", required=False
+        )
     registry.register_timer("sweep", f"*/{settings.sweep_seconds} * * * * *", sweep)
     registry.register_timer("reconcile", "0 */5 * * * *", reconcile)
     registry.register_timer("purge", "0 */10 * * * *", purge)
@@ -355,13 +419,31 @@ async def agent_status(request: Request) -> Response:
 async def ask(request: Request) -> Response:
     """Says something to an agent and waits for the answer, tells it as it comes, or returns where to look for it."""
     system, body = _system(request), request.parse(Ask)
-    respond_async = "respond-async" in request.headers.get("prefer", "").lower()
     accepted = await system.intake.ask(
         request.route_params["agent_id"],
         body,
         caller=request.caller.name,
         idempotency_key=_idempotency_key(request),
     )
+    return await _answer(request, accepted, body)
+
+
+async def query(request: Request) -> Response:
+    """Says something to the agent whose purpose fits; the answer says which one that is, and why."""
+    system, body = _system(request), request.parse(Ask)
+    accepted = await system.router.query(
+        body,
+        caller=request.caller.name,
+        idempotency_key=_idempotency_key(request),
+        may=lambda agent_id: request.caller.scopes is None or request.caller.may(f"agents/{agent_id}:run"),
+    )
+    return await _answer(request, accepted, body)
+
+
+async def _answer(request: Request, accepted: Operation, body: Ask) -> Response:
+    """What became of an accepted message, as the caller wants to be told."""
+    system = _system(request)
+    respond_async = "respond-async" in request.headers.get("prefer", "").lower()
     if respond_async:
         # Whoever receives the wake-up drives the turn: on Functions an HTTP instance may end with its request.
         await system.kernel.wake(accepted)
@@ -383,6 +465,35 @@ async def operation(request: Request) -> Response:
     operation = await _system(request).kernel.operation(request.route_params["operation_id"])
     _allow(request, operation, "read", "run")
     return Response(body=operation_view(operation))
+
+
+async def begin_workflow(request: Request) -> Response:
+    """Begins a workflow of several agents' tasks; it is not waited for."""
+    workflows, body = _system(request).workflows, request.parse(WorkflowRequest)
+    _allow_workflow(request, body.workflow, "run")
+    key = _idempotency_key(request)
+    workflow_id = body.workflow_id or derive_workflow_id(f"http {request.caller.name}", key)
+    run = await workflows.begin(body.workflow, workflow_id)
+    view = await workflows.view(run)
+    if run.final:
+        return Response(body=view)
+    headers = {"Location": f"/api/workflows/{workflow_id}", "Retry-After": "1"}
+    return Response(status=202, body=view, headers=headers)
+
+
+async def workflow(request: Request) -> Response:
+    """How far a workflow is, and what its steps answered."""
+    workflows = _system(request).workflows
+    run = await workflows.status(request.route_params["workflow_id"])
+    _allow_workflow(request, run.workflow, "read", "run")
+    return Response(body=await workflows.view(run))
+
+
+async def cancel_workflow(request: Request) -> Response:
+    """Ends a workflow as cancelled, with the steps that are in work."""
+    workflows, workflow_id = _system(request).workflows, request.route_params["workflow_id"]
+    _allow_workflow(request, (await workflows.status(workflow_id)).workflow, "run")
+    return Response(body=await workflows.view(await workflows.cancel(workflow_id, request.caller.name)))
 
 
 async def conversation(request: Request) -> Response:
@@ -451,6 +562,11 @@ async def on_agent_message(message: BusMessage) -> None:
     await _system(message).intake.receive(_incoming(message))
 
 
+async def on_function_reply(message: StorageMessage) -> None:
+    """Replies of Azure Functions that agents have as tools."""
+    await _system(message).functions.receive(message.queue, message.body, message.message_id)
+
+
 async def on_mcp_request(message: BusMessage) -> None:
     """Requests to MCP servers."""
     await _mcp(message).receive(_incoming(message))
@@ -485,8 +601,17 @@ async def reconcile(tick: TimerTick) -> None:
 
 
 def _allow(request: Request, operation: Operation, *actions: str) -> None:
+    _allow_agent(request, operation.agent_id, *actions)
+
+
+def _allow_workflow(request: Request, workflow: Workflow, *actions: str) -> None:
+    for agent_id in sorted({step.agent_id for step in workflow.steps}):
+        _allow_agent(request, agent_id, *actions)
+
+
+def _allow_agent(request: Request, agent_id: str, *actions: str) -> None:
     """403 for a caller who is limited to other agents."""
-    scopes = [f"agents/{operation.agent_id}:{action}" for action in actions]
+    scopes = [f"agents/{agent_id}:{action}" for action in actions]
     if request.caller.scopes is not None and not any(request.caller.may(scope) for scope in scopes):
         raise Problem(403, "scope_required", detail=f"This needs one of the scopes: {', '.join(scopes)}.")
 
@@ -500,7 +625,7 @@ def _events(kernel: Kernel, accepted: Operation, body: Ask) -> Response:
     return Response(stream=stream, media_type=MEDIA_TYPE, headers=headers)
 
 
-def _system(carrier: Request | BusMessage | TimerTick) -> AgentOperatingSystem:
+def _system(carrier: Request | BusMessage | StorageMessage | TimerTick) -> AgentOperatingSystem:
     """What the runtime's initializer built."""
     system: AgentOperatingSystem = carrier.app
     return system
@@ -540,8 +665,10 @@ def _idempotency_key(request: Request) -> str | None:
 
 
 def _incoming(message: BusMessage) -> Incoming:
+    entity = message.entity.partition("/")[0]
+    delivered(entity, message.enqueued_time)
     return Incoming(
-        entity=message.entity.partition("/")[0],
+        entity=entity,
         body=message.body,
         message_id=message.message_id,
         correlation_id=message.correlation_id,

@@ -7,8 +7,11 @@ managed identity signs in (`AZURE_CLIENT_ID` picks a user-assigned one).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -27,6 +30,8 @@ def _named(name: str, *older: str) -> AliasChoices:
 
 
 ContainerName = Annotated[str, Field(pattern=r"^[a-z0-9](-?[a-z0-9]){2,62}$")]
+StorageQueueName = Annotated[str, Field(pattern=r"^[a-z0-9](-?[a-z0-9]){2,62}$", max_length=63)]
+_QUEUE_SERVICE = re.compile(r"https://[a-z0-9-]+(\.z\d+)?\.queue\.[a-z0-9.-]+")
 OWN_CONTAINERS = frozenset({"aos-state", "aos-payloads", "aos-conversations", "app-values"})
 """Where AOS keeps what it knows: never shared."""
 
@@ -50,12 +55,18 @@ class Settings(BaseSettings):
     )
     """Whether `FOUNDRY_API=threads` is used after that API was retired (2027-03-31)."""
     project_endpoint: Annotated[
-        str | None, Field(validation_alias=_named("AZURE_AI_PROJECT_ENDPOINT"), pattern=r"^https?://.+/api/projects/.+")
+        str | None,
+        Field(
+            validation_alias=_named("AZURE_AI_PROJECT_ENDPOINT", "PROJECT_ENDPOINT_ENT"),
+            pattern=r"^https?://.+/api/projects/.+",
+        ),
     ] = None
     """`https://<resource>.services.ai.azure.com/api/projects/<project>`"""
     project_api_key: Annotated[str | None, Field(validation_alias=_named("AZURE_AI_API_KEY"), repr=False)] = None
     """Without a key the app signs in with its identity."""
-    model_deployment: Annotated[str, Field(validation_alias=_named("AZURE_AI_MODEL_DEPLOYMENT"))] = "llama-3.3-70b"
+    model_deployment: Annotated[
+        str, Field(validation_alias=_named("AZURE_AI_MODEL_DEPLOYMENT", "MODEL_DEPLOYMENT_NAME"))
+    ] = "llama-3.3-70b"
     """Base name: an agent's deployment is `{model_deployment}-{domain}`."""
 
     model_endpoint: Annotated[
@@ -78,6 +89,18 @@ class Settings(BaseSettings):
     storage_queue_uri: Annotated[str | None, Field(validation_alias=_named(f"{STORAGE}__queueServiceUri"))] = None
     agent_container: Annotated[str, Field(validation_alias=_named("AGENT_CONFIG_BLOB_CONTAINER"))] = "agent-configs"
     mcp_container: Annotated[str, Field(validation_alias=_named("MCP_REGISTRY_BLOB_CONTAINER"))] = "mcp-registry"
+
+    function_endpoint: Annotated[
+        str | None, Field(validation_alias=_named("STORAGE_SERVICE_ENDPOINT", "STORAGE_SERVICE_ENDPONT"))
+    ] = None
+    """`https://<account>.queue.core.windows.net`: whose queues Azure Functions of agents are called over; without it
+    those of the app's own account."""
+    function_output_queues: Annotated[
+        tuple[StorageQueueName, ...],
+        NoDecode,
+        Field(validation_alias=_named("AOS_FUNCTION_OUTPUT_QUEUES"), max_length=100),
+    ] = ()
+    """Output queues of functions, separated by commas, that get a trigger of their own: replies come at once."""
 
     shared_containers: Annotated[
         tuple[ContainerName, ...], NoDecode, Field(validation_alias=_named("AOS_SHARED_CONTAINERS"), min_length=1)
@@ -124,6 +147,19 @@ class Settings(BaseSettings):
 
     client_id: Annotated[str | None, Field(validation_alias=_named("AZURE_CLIENT_ID"))] = None
 
+    insights: Annotated[
+        str | None, Field(validation_alias=_named("APPLICATIONINSIGHTS_CONNECTION_STRING"), repr=False)
+    ] = None
+    """Traces, metrics and logs go to this Application Insights; on Azure Functions the worker sends them itself."""
+    otlp_endpoint: Annotated[
+        str | None, Field(validation_alias=_named("OTEL_EXPORTER_OTLP_ENDPOINT"), pattern=r"^https?://.+")
+    ] = None
+    """Traces and metrics go to this OpenTelemetry collector, over HTTP."""
+    telemetry: Annotated[Literal["console"] | None, Field(validation_alias=_named("AOS_TELEMETRY"))] = None
+    """`console`: traces and metrics are printed to the standard output, one JSON object per line."""
+    log_format: Annotated[Literal["text", "json"], Field(validation_alias=_named("AOS_LOG_FORMAT"))] = "text"
+    """Of the lines that `aos serve` writes to the standard error."""
+
     host: Annotated[str, Field(validation_alias=_named("AOS_HOST"))] = "127.0.0.1"
     port: Annotated[int, Field(validation_alias=_named("AOS_PORT"), ge=0, le=65535)] = 7071
     function_key: Annotated[str | None, Field(validation_alias=_named("AOS_FUNCTION_KEY"), repr=False)] = None
@@ -134,10 +170,27 @@ class Settings(BaseSettings):
     """Whose tokens are accepted, separated by commas: `https://login.microsoftonline.com/<tenant>/v2.0`."""
     entra_audiences: Annotated[tuple[str, ...], NoDecode, Field(validation_alias=_named("AOS_ENTRA_AUDIENCES"))] = ()
 
-    @field_validator("entra_issuers", "entra_audiences", "shared_containers", mode="before")
+    @field_validator("entra_issuers", "entra_audiences", "shared_containers", "function_output_queues", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("function_endpoint")
+    @classmethod
+    def _queue_service(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        endpoint = value.rstrip("/")
+        parts = urlsplit(endpoint)
+        if parts.query or parts.fragment or parts.username is not None:
+            raise ValueError("it is an address alone, without a signature, a key or a user")
+        if parts.scheme in ("http", "https") and is_loopback(parts.hostname or ""):
+            return endpoint
+        if parts.scheme != "https":
+            raise ValueError("it must begin with https:// (http:// only for this machine)")
+        if not _QUEUE_SERVICE.fullmatch(endpoint):
+            raise ValueError("it must be a queue service, as in https://<account>.queue.core.windows.net")
+        return endpoint
 
     @field_validator("roles", mode="before")
     @classmethod
@@ -165,14 +218,28 @@ class Settings(BaseSettings):
         return bool(self.storage or self.storage_account or (self.storage_blob_uri and self.storage_table_uri))
 
     @property
+    def queues_configured(self) -> bool:
+        """Whether there is a queue service over which Azure Functions can be called."""
+        return bool(self.function_endpoint or self.storage or self.storage_account or self.storage_queue_uri)
+
+    @property
     def needs_identity(self) -> bool:
         """Whether some service is to be signed in to with the app's identity."""
         keys = self.storage and self.service_bus and (self.project_api_key or not self.use_foundry)
-        return self.key_vault is not None or not keys
+        other = self.function_endpoint is not None and not is_loopback(urlsplit(self.function_endpoint).hostname or "")
+        return self.key_vault is not None or other or not keys
 
     @property
     def bus_configured(self) -> bool:
         return bool(self.service_bus or self.service_bus_namespace)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def load_settings(values: Mapping[str, object] | None = None) -> Settings:

@@ -41,6 +41,10 @@ SETTING_NAMES: dict[str, tuple[str, ...]] = {
     "agent_framework_endpoint": ("AGENT_FRAMEWORK_ENDPOINT",),
     "agent_framework_model": ("AGENT_FRAMEWORK_MODEL",),
     "agent_framework_api_key": ("AGENT_FRAMEWORK_API_KEY",),
+    "azure_ml_adapter": ("AOS_AML_ADAPTER",),
+    "azure_ml_training_data": ("AOS_AML_TRAINING_DATA",),
+    "azure_ml_compute": ("AOS_AML_COMPUTE",),
+    "azure_ml_vm_size": ("AOS_AML_VM_SIZE",),
     "model_timeout": ("AOS_MODEL_TIMEOUT",),
     "model_retries": ("AOS_MODEL_RETRIES",),
     "model_fallback": ("AOS_MODEL_FALLBACK",),
@@ -89,6 +93,14 @@ class MLConfig(BaseModel):
 
     azure_ml_endpoints: Annotated[dict[str, AzureMLEndpoint], Field(max_length=1000)] = {}
     """By domain, in lower case (`AML_<DOMAIN>_SCORING_URI`); `""` serves all that have none (`MLENDPOINTURL`)."""
+    azure_ml_adapter: str | None = None
+    """Adapter that the Azure ML pipeline trains when it is not told which."""
+    azure_ml_training_data: str | None = None
+    """Its data: a file, a blob `container/name` of the storage account, or an `azureml:` or https address."""
+    azure_ml_compute: str | None = None
+    """Cluster that trainings run on; made when there is none."""
+    azure_ml_vm_size: str | None = None
+    """VM size of a cluster that is made."""
     vllm_server_url: Url | None = None
     """Ends in `/v1`. A domain's adapter is asked for as `{vllm_model}-{domain}`, where the server lists it."""
     vllm_model: Annotated[str, Field(min_length=1)] = "llama-3.3-70b"

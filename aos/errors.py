@@ -187,6 +187,17 @@ class UnknownEntity(AosError):
     title = "The Service Bus namespace has no such queue or topic."
 
 
+class ConversationUnreadable(TransientError):
+    """A row of the conversation is not what AOS writes, so that nothing can go on in it.
+
+    Transient, because another version of AOS may read it, and an operator may mend it; the sweep ends the operations
+    that wait for that too long.
+    """
+
+    code = "conversation_unreadable"
+    title = "The stored conversation cannot be read."
+
+
 class Conflict(AosError):
     """Somebody else changed the record first (ETag, lease). Raised by stores, handled by their callers."""
 

@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from aos.agents.directory import AgentDirectory
 from aos.commands import Commands
 from aos.errors import AosError, OperationConflict, TransientError, UnknownEntity
+from aos.functions.collecting import FunctionReplies
+from aos.functions.orders import Collect
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.kernel import Kernel
 from aos.kernel.types import ConversationKey, Message, Operation, SendReply
@@ -39,6 +41,7 @@ from aos.messaging.envelopes import (
     EnvelopeInvalid,
     ToolResponse,
     parse_body,
+    parse_value,
 )
 from aos.messaging.incoming import Incoming, origin, reason, taken_up
 from aos.messaging.refusals import parked_incoming, postponed
@@ -79,6 +82,12 @@ class Requests(Protocol):
         ...
 
 
+class Workflows(Protocol):
+    """Who is told that a step of a workflow ended."""
+
+    async def advance(self, workflow_id: str) -> object: ...
+
+
 class Intake:
     """Accepts what arrives for the agents.
 
@@ -88,6 +97,8 @@ class Intake:
 
     Attributes:
         requests: Set by who builds both.
+        functions: Who looks for replies of Azure Functions; set likewise.
+        workflows: Likewise.
     """
 
     def __init__(
@@ -102,6 +113,8 @@ class Intake:
     ) -> None:
         self._results = results or ToolResults(None)
         self.requests: Requests | None = None
+        self.functions: FunctionReplies | None = None
+        self.workflows: Workflows | None = None
         self._commands = commands
         self._kernel = kernel
         self._directory = directory
@@ -234,8 +247,14 @@ class Intake:
             except KeyError as error:
                 raise EnvelopeInvalid(f"/params/{error.args[0]}: is missing") from None
             await self._kernel.drive(key, resume=True)
+        elif command.command == "advance":
+            if self.workflows is not None:
+                await self.workflows.advance(str(params.get("workflow_id", "")))
         elif command.command == "redeliver":
             await self.receive(taken_up(params, (AGENT_EVENTS, MCP_RESPONSES, AGENT_COMMANDS, AOS_REQUESTS)))
+        elif command.command == "collect":
+            if self.functions is not None:
+                await self.functions.collect(parse_value(Collect, params, "/params"))
         elif command.command == "reload_registry":
             await self._commands.reload()
         elif command.agent_id is None:

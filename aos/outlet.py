@@ -16,6 +16,7 @@ from aos.messaging.claim_check import ClaimCheck
 from aos.messaging.envelopes import AGENT_COMMANDS
 from aos.messaging.replies import agent_reply, parked, parked_turn
 from aos.messaging.requests import AGENT_RESPONSE, answer
+from aos.telemetry.places import TRACEPARENT, traceparent_of
 from aos.views import operation_view
 
 log = logging.getLogger("aos.outlet")
@@ -40,7 +41,7 @@ class BusOutlet:
             if effect.kind == "reply":
                 await self._reply(effect)
             elif effect.kind == "park":
-                await self._send([parked_turn(effect)])
+                await self._send([_placed(parked_turn(effect), effect.operation)])
 
     async def wake(self, key: ConversationKey, delay: float) -> None:
         params = {"agent_id": key.agent_id, "conversation_id": key.conversation_id}
@@ -52,9 +53,13 @@ class BusOutlet:
         if operation.reply_to is None:
             return
         address = operation.reply_to
+        if address.workflow:
+            await self._send([workflow_news(operation, address)])
+            return
         reply = await self._packed(
             query_reply(operation, address) if address.requester else agent_reply(operation, address)
         )
+        reply = _placed(reply, operation)
         try:
             await self._send([reply])
         except UnknownEntity as error:
@@ -67,6 +72,19 @@ class BusOutlet:
     async def _packed(self, message: Outbound) -> Outbound:
         body = await self._claim_check.pack(message.body, "messages")
         return message if body is message.body else replace(message, body=body)
+
+
+def _placed(message: Outbound, operation: Operation) -> Outbound:
+    """The message with the trace of the operation that it belongs to; another turn may be in work by now."""
+    if not operation.trace:
+        return message
+    return replace(message, properties={**message.properties, TRACEPARENT: traceparent_of(operation.trace)})
+
+
+def workflow_news(operation: Operation, address: ReplyAddress) -> Outbound:
+    """The command that has a workflow look at a step that ended."""
+    body = json.dumps({"command": "advance", "params": {"workflow_id": address.workflow}}).encode()
+    return Outbound(address.entity, body, f"{operation.operation_id}.{operation.attempt}.reply")
 
 
 def query_reply(operation: Operation, address: ReplyAddress) -> Outbound:

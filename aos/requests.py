@@ -37,20 +37,23 @@ from aos.messaging.requests import (
     StorageKey,
     StorageList,
     StorageValue,
+    WorkflowId,
     answer,
     answer_address,
     request_key,
 )
 from aos.registry.live import Loaded
 from aos.registry.mcp_servers import ServerEntry, ServerRegistry
+from aos.routing import Router
 from aos.storage.requests import RequestRecord, RequestRecords
 from aos.storage.shared import Shared, SharedContainers
+from aos.workflows import WorkflowRequest, WorkflowRunner, derive_workflow_id
 
 log = logging.getLogger("aos.requests")
 
 Payload = TypeVar("Payload", bound=BaseModel)
 
-RECORDED = frozenset({AGENT_QUERY, "aos.mcp.call", "aos.storage.set", "aos.storage.delete"})
+RECORDED = frozenset({AGENT_QUERY, "aos.workflow.execute", "aos.mcp.call", "aos.storage.set", "aos.storage.delete"})
 """Answered from what is there when they come again, however late."""
 LONGEST_DETAIL = 4096
 """Characters of an error that are told; what is wrong with a body may be found in many places."""
@@ -136,8 +139,12 @@ class RequestDesk:
         shared: SharedContainers,
         claim_check: ClaimCheck,
         send: Callable[[Sequence[Outbound]], Awaitable[None]],
+        workflows: WorkflowRunner,
+        router: Router,
         clock: Clock | None = None,
     ) -> None:
+        self._workflows = workflows
+        self._router = router
         self._kernel = kernel
         self._intake = intake
         self._views = views
@@ -151,6 +158,9 @@ class RequestDesk:
             AGENT_QUERY: self._query,
             "aos.agent.list": self._list,
             "aos.agent.status": self._status,
+            "aos.workflow.execute": self._execute,
+            "aos.workflow.status": self._workflow_status,
+            "aos.workflow.cancel": self._workflow_cancel,
             "aos.mcp.call": self._mcp_call,
             "aos.storage.get": self._get,
             "aos.storage.set": self._set,
@@ -235,10 +245,20 @@ class RequestDesk:
     async def _query(self, request: _Request) -> None:
         query, header = request.payload(AgentQuery), request.envelope.header
         now, attempt = self._clock.now(), request.incoming.replay
-        operation_id = derive_operation_id("requests", header.source.lower(), query.agent_id, header.message_id)
+        source = header.source.lower()
+        operation_id = derive_operation_id("requests", source, query.agent_id or "", header.message_id)
         fingerprint = fingerprint_of(query.agent_id, query.message, query.context, query.conversation_id)
-        if self._late(request) and await self._kernel.known(operation_id, fingerprint) is None:
+        known = None
+        if query.agent_id is None or self._late(request):
+            known = await self._kernel.known(operation_id, fingerprint)
+        if known is None and self._late(request):
             raise self._expired(request)
+        conversation_id = query.conversation_id or f"c_{operation_id[3:]}"
+        agent_id, routing = query.agent_id, None
+        if agent_id is None and known is not None:
+            agent_id, routing = known.agent_id, known.routing
+        elif agent_id is None:
+            agent_id, routing = await self._router.choose(query.message, conversation_id)
         message = Message(
             operation_id,
             ask_text(query.message, query.context),
@@ -248,8 +268,9 @@ class RequestDesk:
             event_type=request.message_type,
             reply_to=request.address,
             origin=origin(request.incoming, request.packed),
+            routing=routing,
         )
-        key = ConversationKey(query.agent_id, query.conversation_id or f"c_{operation_id[3:]}")
+        key = ConversationKey(agent_id, conversation_id)
         await self._intake.take(key, message, fingerprint, fresh=query.conversation_id is None and attempt == 1)
 
     async def _list(self, request: _Request) -> None:
@@ -259,6 +280,25 @@ class RequestDesk:
         wanted = request.payload(AgentStatus)
         status = await self._views.agent_status(wanted.agent_id)
         await self._answer(request, "aos.agent.status.response", status)
+
+    # --- workflows
+
+    async def _execute(self, request: _Request) -> None:
+        """Begins a workflow; whoever brings it to its end sends the answer."""
+        wanted, header = request.payload(WorkflowRequest), request.envelope.header
+        workflow_id = wanted.workflow_id or derive_workflow_id(f"requests {header.source.lower()}", header.message_id)
+        if self._late(request) and not await self._workflows.known(workflow_id):
+            raise self._expired(request)
+        await self._workflows.begin(wanted.workflow, workflow_id, request.address)
+
+    async def _workflow_status(self, request: _Request) -> None:
+        run = await self._workflows.status(request.payload(WorkflowId).workflow_id)
+        await self._answer(request, "aos.workflow.status.response", await self._workflows.view(run))
+
+    async def _workflow_cancel(self, request: _Request) -> None:
+        wanted = request.payload(WorkflowId)
+        run = await self._workflows.cancel(wanted.workflow_id, request.envelope.header.source)
+        await self._answer(request, "aos.workflow.cancel.response", await self._workflows.view(run))
 
     # --- tools
 

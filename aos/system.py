@@ -23,6 +23,9 @@ from aos.config import SERVICE_BUS, STORAGE, Settings
 from aos.conversations import Conversations
 from aos.errors import AgentStopped, AosError, TransientError
 from aos.foundry.provisioning import scope_of
+from aos.functions.account import function_account
+from aos.functions.collecting import FunctionReplies
+from aos.functions.outlet import FunctionOutlet
 from aos.health import Check, Health, worst
 from aos.identity import identity
 from aos.intake import Intake
@@ -49,16 +52,24 @@ from aos.registry.live import LiveRegistry
 from aos.registry.mcp_servers import parse_servers
 from aos.registry.source import BlobSource, FileSource, RegistrySource
 from aos.requests import RequestDesk
+from aos.routing import ROUTER, Router
 from aos.schedules import Schedules
 from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
 from aos.storage.counters import Counters
 from aos.storage.payloads import STATE_CONTAINER, Payloads
+from aos.storage.queues import Queues
 from aos.storage.requests import RequestRecords
 from aos.storage.retention import Retention
+from aos.storage.routes import TableRoutes
 from aos.storage.shared import SharedContainers
 from aos.storage.trips import TableTrips
+from aos.storage.workflows import WorkflowRecords
+from aos.telemetry.instruments import Watched
+from aos.telemetry.observer import TurnObserver
+from aos.telemetry.places import nowhere
 from aos.views import agent_view, approval_view
+from aos.workflows import WorkflowRunner
 
 log = logging.getLogger("aos.system")
 
@@ -102,6 +113,8 @@ class AgentOperatingSystem:
             self._source(settings.mcp_container, folder / SERVER_REGISTRY), parse_servers, clock
         )
         values = Payloads(self._account, STATE_CONTAINER)
+        self._functions_account = function_account(settings, self._account, self._credential)
+        function_queues = Queues(self._functions_account, payloads)
         catalogue = self._catalogue = ToolCatalogue(self._account, values)
         self._board = ServerStatusBoard(self._account)
         desired = DesiredStates(self._account)
@@ -114,6 +127,7 @@ class AgentOperatingSystem:
             settings.model_deployment,
             kind=self._kind,
             desired=desired,
+            queue_uri=self._functions_account.queue_uri if settings.queues_configured else None,
         )
         self._counters = Counters(self._account)
         lease = settings.lease_seconds
@@ -124,8 +138,11 @@ class AgentOperatingSystem:
             store=self.store,
             foundry=self.foundry,
             agents=self.directory,
-            outlet=ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals),
+            outlet=FunctionOutlet(
+                ApprovalOutlet(BusOutlet(self._send, claim_check), self._approvals), function_queues, self._send
+            ),
             board=self._trips,
+            observer=TurnObserver("microsoft.foundry" if settings.use_foundry else "openai"),
             options=options
             or KernelOptions(
                 lease=lease,
@@ -138,15 +155,24 @@ class AgentOperatingSystem:
         if settings.use_foundry and settings.storage_configured:
             self._departures = Departures(self._account, scope_of(settings), self.directory, self.store)
         self.commands = Commands(self.kernel, self.directory, desired, self._departures)
+        results = ToolResults(payloads if settings.storage_configured else None)
         self.intake = Intake(
             self.kernel,
             self.directory,
             claim_check,
             self._send,
             self.commands,
-            results=ToolResults(payloads if settings.storage_configured else None),
+            results=results,
+        )
+        self.workflows = self.intake.workflows = WorkflowRunner(
+            self.kernel, self.directory, WorkflowRecords(self._account, values), claim_check, self._send
+        )
+        self.router = Router(
+            self.kernel, self.directory, self.foundry, TableRoutes(self._account), settings.model_deployment
         )
         self.requests = RequestDesk(
+            router=self.router,
+            workflows=self.workflows,
             kernel=self.kernel,
             intake=self.intake,
             views=self,
@@ -157,6 +183,14 @@ class AgentOperatingSystem:
             send=self._send,
         )
         self.intake.requests = self.requests
+        self.functions = self.intake.functions = FunctionReplies(
+            queues=function_queues,
+            store=self.store,
+            kernel=self.kernel,
+            results=results,
+            send=self._send,
+            claim_check=claim_check,
+        )
         self.conversations = Conversations(self.kernel, self.store, self.foundry)
         self.retention = Retention(self._account)
         self.schedules = Schedules(self.kernel, self.store, self.directory)
@@ -177,21 +211,27 @@ class AgentOperatingSystem:
             )
         self._health = Health(self._checks())
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watched: Watched | None = None
         self._missing_deployments: frozenset[str] = frozenset()
 
     # --- life
 
     async def start(self) -> None:
         """Starts MCP servers, opens senders and makes the agents ready, all in the background."""
-        if self.mcp is not None:
-            await self.mcp.start()
-        if self.settings.bus_configured:
-            self._begin(self._open_senders(), "open senders")
-        if "agents" in self.settings.roles:
-            self._begin(self.reconcile(), "first reconcile")
+        # What goes on for as long as the process is no part of the request that it was started for.
+        with nowhere():
+            if self.mcp is not None:
+                await self.mcp.start()
+            if self.settings.bus_configured:
+                self._begin(self._open_senders(), "open senders")
+            if "agents" in self.settings.roles:
+                self._begin(self.reconcile(), "first reconcile")
+        if self._watched is None:
+            self._watched = Watched(self.kernel.breakers.circuits, self.kernel.backlog)
 
     async def close(self, grace: float = 10.0) -> None:
         """Lets running turns and tool calls go on for up to `grace` seconds; what is left goes on elsewhere."""
+        self._watched = None
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -202,6 +242,7 @@ class AgentOperatingSystem:
         await self._bus.close()
         await self.foundry.close()
         await self._account.close()
+        await self._functions_account.close()
         if self._credential is not None:
             await self._credential.close()
 
@@ -232,12 +273,13 @@ class AgentOperatingSystem:
         for why, agents in waiting.items():
             log.info("not ready yet: %s: %s", ", ".join(agents), why)
         if self._departures is not None:
-            await self._departures.look(made)
+            await self._departures.look(made - {ROUTER})
 
     async def sweep(self) -> None:
         """Looks after turns that a dead process left behind, and after deadlines."""
         await self.kernel.sweep()
         await self.requests.sweep()
+        await self.workflows.sweep()
 
     # --- views
 

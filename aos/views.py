@@ -29,6 +29,9 @@ def operation_view(operation: Operation) -> dict[str, Any]:
         "model": operation.model,
         "attempt": operation.attempt,
     }
+    if operation.routing is not None:
+        routing = operation.routing
+        view |= {"routed_to": operation.agent_id, "routed_by": routing.by, "reason": routing.reason}
     if operation.generation:
         view |= {"agent_version": operation.agent_version, "generation": operation.generation}
     if operation.parked:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from aos.kernel.events import PlannedCall
 from aos.kernel.kernel import Kernel
-from aos.kernel.ports import AgentSpec, RemoteItem
+from aos.kernel.ports import AgentDirectory, AgentSpec, ConversationStore, RemoteItem
 from aos.kernel.types import (
     AgentRef,
     ConversationKey,
@@ -113,19 +113,19 @@ class EchoTools:
 
 
 class World:
-    """A kernel with everything around it in memory."""
+    """A kernel with everything around it in memory, unless it is given a store or a directory of agents."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: ConversationStore | None = None, agents: AgentDirectory | None = None) -> None:
         self.tools = EchoTools()
-        self.store = MemoryConversations()
-        self.kernel = Kernel(store=self.store, foundry=InstantModel(), agents=OneAgent(), outlet=self.tools)
+        self.store = store or MemoryConversations()
+        self.kernel = Kernel(store=self.store, foundry=InstantModel(), agents=agents or OneAgent(), outlet=self.tools)
         self._number = 0
 
-    async def turn(self, conversation: str, text: str) -> Operation:
-        """One whole turn: accepted, driven to its end, read."""
+    async def turn(self, conversation: str, text: str, operation_id: str = "", *, agent_id: str = "bench") -> Operation:
+        """One whole turn: accepted, driven to its end, read. The operation's id may be given, else they are counted."""
         self._number += 1
-        operation_id = f"op_{self._number}"
-        key = ConversationKey("bench", conversation)
+        operation_id = operation_id or f"op_{self._number}"
+        key = ConversationKey(agent_id, conversation)
         message = Message(operation_id, text, 1.0, NEVER)
         await self.kernel.accept(key, message, operation_id, fresh=False)
         await self.kernel.drive(key)

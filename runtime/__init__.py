@@ -18,12 +18,22 @@ if TYPE_CHECKING:
     from runtime.config_loader import RuntimeConfig, RuntimeConfigError, load_runtime_config
     from runtime.key_settings import KeySettingError, parse_keys
     from runtime.lifecycle import Lifecycle, NotReady
-    from runtime.messages import BusMessage, Caller, CallerKind, Headers, Request, Response, TimerTick
+    from runtime.messages import BusMessage, Caller, CallerKind, Headers, Request, Response, StorageMessage, TimerTick
     from runtime.openapi import openapi_document
     from runtime.outgoing import CircuitOpen, Outgoing
     from runtime.problems import FieldError, InvalidJson, Problem
     from runtime.route_checks import RouteError
-    from runtime.routes import Answers, AuthLevel, HttpMethod, Parameter, QueueRoute, Route, TimerRoute, TopicRoute
+    from runtime.routes import (
+        Answers,
+        AuthLevel,
+        HttpMethod,
+        Parameter,
+        QueueRoute,
+        Route,
+        StorageQueueRoute,
+        TimerRoute,
+        TopicRoute,
+    )
     from runtime.routes_registry import RouteRegistry, route
     from runtime.storage import Storage, open_storage
     from runtime.tokens import Entra
@@ -64,6 +74,8 @@ _HOMES = {
     "RuntimeConfigError": "config_loader",
     "ServeError": "asgi_runtime",
     "Storage": "storage",
+    "StorageMessage": "messages",
+    "StorageQueueRoute": "routes",
     "TimerRoute": "routes",
     "TimerTick": "messages",
     "TopicRoute": "routes",
@@ -111,6 +123,8 @@ __all__ = [
     "RuntimeConfigError",
     "ServeError",
     "Storage",
+    "StorageMessage",
+    "StorageQueueRoute",
     "TimerRoute",
     "TimerTick",
     "TopicRoute",

@@ -1,4 +1,4 @@
-"""AsgiRuntime: the routes as a Starlette application, with Service Bus consumers and timers in its lifespan."""
+"""AsgiRuntime: the routes as a Starlette application, with consumers of queues and timers in its lifespan."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from runtime.lifecycle import Initializer, Lifecycle, NotReady, Shutdown
 from runtime.openapi import openapi_route
 from runtime.outgoing import Outgoing
 from runtime.routes_registry import RouteRegistry
+from runtime.storage_queues import StorageConsumers
 from runtime.timers import Timer
 from runtime.tokens import Entra, TokenVerifier
 
@@ -177,6 +178,8 @@ class AsgiRuntime:
         with contextlib.suppress(NotReady):  # logged; requests are answered 503 until a later attempt succeeds
             await self.lifecycle.ensure()
         consumers.start()
+        storage = StorageConsumers(self.route_registry.storage_routes, self._settings, self._invoker)
+        storage.start()
         ticking = [asyncio.create_task(timer.run(), name="runtime-timer") for timer in self._timers]
         try:
             yield
@@ -185,7 +188,7 @@ class AsgiRuntime:
                 task.cancel()
             if ticking:
                 await asyncio.wait(ticking)
-            await consumers.stop()
+            await asyncio.gather(consumers.stop(), storage.stop())
             await self.lifecycle.shutdown()
 
 

@@ -25,16 +25,18 @@ from runtime.easy_auth import proven
 from runtime.encoding import Answer
 from runtime.invocation import Inbound, Invoker, request_id
 from runtime.lifecycle import Initializer, Lifecycle, Shutdown
-from runtime.messages import BusMessage, Headers, TimerTick
+from runtime.messages import BusMessage, Headers, StorageMessage, TimerTick
 from runtime.openapi import openapi_route
 from runtime.outgoing import Outgoing
 from runtime.problems import internal, too_large
 from runtime.route_checks import RouteError, shadowed
 from runtime.routes import (
+    AnyRoute,
     AuthLevel,
     BusRoute,
     HttpMethod,
     Route,
+    StorageQueueRoute,
     TimerRoute,
     TopicRoute,
     is_setting_reference,
@@ -125,7 +127,7 @@ class AzureFunctionsRuntime:
             prefix="/api",
             tokens=self._entra is not None,
         )
-        routes = (*registry.http_routes, *registry.bus_routes, *registry.timer_routes)
+        routes = (*registry.http_routes, *registry.bus_routes, *registry.storage_routes, *registry.timer_routes)
         for route in (*routes, *([document] if document is not None else [])):
             if route.name not in self._bound:
                 self._bound.add(route.name)
@@ -135,11 +137,13 @@ class AzureFunctionsRuntime:
             self._app.function_name("warmup")(self._app.warm_up_trigger(arg_name="warmup")(self._warmup_handler()))
         return self._app
 
-    def _bind(self, route: Route | BusRoute | TimerRoute) -> None:
+    def _bind(self, route: AnyRoute) -> None:
         if isinstance(route, Route):
             self._bind_http(route)
         elif isinstance(route, TimerRoute):
             self._bind_timer(route)
+        elif isinstance(route, StorageQueueRoute):
+            self._bind_storage(route)
         else:
             self._bind_bus(route)
 
@@ -223,6 +227,19 @@ class AzureFunctionsRuntime:
             )
         self._app.function_name(route.name)(trigger(handle))
 
+    def _bind_storage(self, route: StorageQueueRoute) -> None:
+        queue = self._named(route.queue)
+
+        async def handle(msg: func.QueueMessage) -> None:
+            # The host has taken the base64 away.
+            message = StorageMessage(
+                msg.get_body(), queue, msg.id or "", msg.dequeue_count or 1, inserted_at=msg.insertion_time
+            )
+            await self._invoker.storage(route, message, patience_seconds=BUS_PATIENCE_SECONDS)
+
+        trigger = self._app.queue_trigger(arg_name="msg", queue_name=route.queue, connection=route.connection)
+        self._app.function_name(route.name)(trigger(handle))
+
     def _bind_timer(self, route: TimerRoute) -> None:
         async def handle(timer: func.TimerRequest) -> None:
             tick = TimerTick(route.name, _scheduled_for(timer), past_due=timer.past_due)
@@ -235,9 +252,10 @@ class AzureFunctionsRuntime:
 
     def _entity(self, route: BusRoute) -> str:
         names = (route.topic, route.subscription) if isinstance(route, TopicRoute) else (route.queue,)
-        return "/".join(
-            self._settings.get(name.strip("%"), name) if is_setting_reference(name) else name for name in names
-        )
+        return "/".join(map(self._named, names))
+
+    def _named(self, name: str) -> str:
+        return self._settings.get(name.strip("%"), name) if is_setting_reference(name) else name
 
 
 def create_runtime(

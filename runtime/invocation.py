@@ -12,14 +12,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from opentelemetry.trace import SpanKind
+
 from runtime.auth import Authorizer, Credentials
 from runtime.compression import compressed
 from runtime.encoding import Answer, encode, encode_problem
 from runtime.lifecycle import Lifecycle, NotReady
-from runtime.messages import BusMessage, Caller, CallerKind, Headers, Request, TimerTick
+from runtime.messages import BusMessage, Caller, CallerKind, Headers, Request, StorageMessage, TimerTick
 from runtime.problems import Problem, internal, not_ready, too_large, unsupported_media
-from runtime.routes import BusRoute, Route, TimerRoute
-from runtime.tracing import TRACERESPONSE, Trace, trace_of
+from runtime.routes import BusRoute, Route, StorageQueueRoute, TimerRoute
+from runtime.tracing import TRACERESPONSE, Trace, served, trace_of
 
 log = logging.getLogger("runtime.invocation")
 
@@ -55,7 +57,13 @@ class Invoker:
 
     async def http(self, route: Route, inbound: Inbound) -> Answer:
         """The answer to a request; every error is a problem document. Only cancellation is raised."""
-        trace = trace_of(inbound.headers)
+        attributes = {"http.request.method": str(inbound.method), "http.route": route.path, "url.path": inbound.path}
+        with served(f"{inbound.method} {route.path}", SpanKind.SERVER, inbound.headers, attributes) as serving:
+            answer = await self._answer(route, inbound, serving.trace)
+            serving.answered(answer.status)
+        return answer
+
+    async def _answer(self, route: Route, inbound: Inbound, trace: Trace) -> Answer:
         try:
             try:
                 answer = encode(await self._handle(route, inbound, trace))
@@ -84,6 +92,22 @@ class Invoker:
         An application that cannot start is waited for so many seconds (None: for ever) before `NotReady`: abandoned
         messages come back at once, and would use up their deliveries within seconds.
         """
+        app = await self._lifecycle.ensure_within(patience_seconds)
+        attributes: dict[str, str | int] = {
+            "messaging.system": "servicebus",
+            "messaging.destination.name": message.entity,
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.message.id": message.message_id or "",
+            "messaging.servicebus.message.delivery_count": message.delivery_count,
+        }
+        with served(f"process {message.entity}", SpanKind.CONSUMER, message.application_properties, attributes):
+            await call(route.handler, dataclasses.replace(message, app=app))
+
+    async def storage(
+        self, route: StorageQueueRoute, message: StorageMessage, *, patience_seconds: float | None
+    ) -> None:
+        """Hand a message of a storage queue to its handler; otherwise as `bus`."""
         app = await self._lifecycle.ensure_within(patience_seconds)
         await call(route.handler, dataclasses.replace(message, app=app))
 

@@ -202,3 +202,31 @@ class TimerTick:
     scheduled_for: datetime
     past_due: bool = False
     app: Any = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StorageMessage:
+    """A message of a storage queue. Returning from the handler deletes it; raising lets it come again, up to the fifth
+    time, and then moves it to the queue `{queue}-poison`.
+
+    `body` is what was sent, without the base64 that it travels in. `dequeue_count` is 1 on the first delivery.
+    """
+
+    body: bytes = field(repr=False)
+    queue: str
+    message_id: str
+    dequeue_count: int = 1
+    inserted_at: datetime | None = None
+    app: Any = field(default=None, repr=False)
+
+    def json(self) -> Any:
+        """The decoded JSON body. Raises `InvalidJson`."""
+        from runtime.parsing import parse_json
+
+        return parse_json(self.body)
+
+    def parse(self, model: type[ModelT]) -> ModelT:
+        """The body as `model`. Raises a `Problem` whose `errors` point into the body."""
+        from runtime.parsing import parse_model
+
+        return parse_model(self.body, model)

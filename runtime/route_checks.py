@@ -16,6 +16,7 @@ from runtime.routes import (
     Parameter,
     QueueRoute,
     Route,
+    StorageQueueRoute,
     TimerRoute,
     TopicRoute,
     is_setting_reference,
@@ -28,6 +29,8 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,127}")
 _RESERVED_NAMES = frozenset({"host", "warmup"})
 _LITERAL = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+")  # pchar of RFC 3986 without percent-encoding
 _ENTITY = re.compile(r"%[^%\s]+%|[A-Za-z0-9]([A-Za-z0-9._/-]{0,258}[A-Za-z0-9])?")
+STORAGE_QUEUE = re.compile(r"(?=.{3,63}\Z)[a-z0-9](-?[a-z0-9])*")
+STORAGE_SUFFIXES = ("", "__queueServiceUri", "__accountName")
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]*")
 _HERE = str(Path(__file__).parent)
 
@@ -57,6 +60,11 @@ def route_faults(route: AnyRoute) -> Iterator[str]:
         if not is_setting_reference(route.schedule) and fields != 6:
             remedy = "NCRONTAB has six: second minute hour day month day-of-week"
             yield f"schedule {route.schedule!r} has {fields} fields; {remedy}"
+    elif isinstance(route, StorageQueueRoute):
+        if not is_setting_reference(route.queue) and not STORAGE_QUEUE.fullmatch(route.queue):
+            rule = "3 to 63 of a-z, 0-9 and single '-' between them, or %SETTING%"
+            yield f"{route.queue!r} is not the name of a storage queue ({rule})"
+        yield from _consumer_faults(route.connection, route.max_concurrency)
     else:
         yield from _bus_faults(route)
 
@@ -71,6 +79,10 @@ def missing_settings(route: AnyRoute, settings: Mapping[str, str]) -> Iterator[s
         name = route.connection
         if not _is_set(settings, name) and not _is_set(settings, f"{name}__fullyQualifiedNamespace"):
             yield f"neither {name} nor {name}__fullyQualifiedNamespace is set"
+    elif isinstance(route, StorageQueueRoute) and route.required:
+        references = (route.queue,)
+        if not any(_is_set(settings, f"{route.connection}{suffix}") for suffix in STORAGE_SUFFIXES):
+            yield f"none of {', '.join(f'{route.connection}{suffix}' for suffix in STORAGE_SUFFIXES)} is set"
     for reference in references:
         if is_setting_reference(reference) and not _is_set(settings, reference.strip("%")):
             yield f"the setting {reference.strip('%')} is not set"
@@ -204,10 +216,14 @@ def _bus_faults(route: BusRoute) -> Iterator[str]:
     for entity in (route.topic, route.subscription) if isinstance(route, TopicRoute) else (route.queue,):
         if not _ENTITY.fullmatch(entity):
             yield f"{entity!r} is not the name of a Service Bus entity, nor %SETTING%"
-    if not _SETTING.fullmatch(route.connection):
+    yield from _consumer_faults(route.connection, route.max_concurrency)
+
+
+def _consumer_faults(connection: str, max_concurrency: int) -> Iterator[str]:
+    if not _SETTING.fullmatch(connection):
         yield "connection must be the NAME of a setting, not its value"
-    if not 1 <= route.max_concurrency <= 1000:
-        yield f"max_concurrency must be from 1 to 1000, but is {route.max_concurrency}"
+    if not 1 <= max_concurrency <= 1000:
+        yield f"max_concurrency must be from 1 to 1000, but is {max_concurrency}"
 
 
 def _handler_faults(handler: object) -> Iterator[str]:

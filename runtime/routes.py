@@ -1,4 +1,4 @@
-"""What an application can serve: HTTP routes, Service Bus consumers, timers. `RouteRegistry` makes them."""
+"""What an application can serve: HTTP routes, consumers of queues and topics, timers. `RouteRegistry` makes them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from runtime.messages import BusMessage, Request, TimerTick
+    from runtime.messages import BusMessage, Request, StorageMessage, TimerTick
 
 HttpHandler: TypeAlias = "Callable[[Request], object]"
 BusHandler: TypeAlias = "Callable[[BusMessage], object]"
 TimerHandler: TypeAlias = "Callable[[TimerTick], object]"
+StorageHandler: TypeAlias = "Callable[[StorageMessage], object]"
 
 DEFAULT_MAX_BODY_BYTES = 1_048_576
 
@@ -200,7 +201,30 @@ class TimerRoute:
         return f"timer route {self.name!r}"
 
 
-AnyRoute: TypeAlias = Route | BusRoute | TimerRoute
+@dataclass(frozen=True, slots=True)
+class StorageQueueRoute:
+    """A queue of a storage account. `connection` is the name of a setting, as in a Functions binding.
+
+    A message whose handler raised comes again; after the fifth time it goes to the queue `{queue}-poison`, as on the
+    Functions host. At most `max_concurrency` messages are in handlers at once (ASGI; on Functions host.json decides).
+    """
+
+    name: str
+    handler: StorageHandler
+    connection: str
+    queue: str
+    max_concurrency: int = 16
+    description: str = ""
+    required: bool = True
+    declared_at: str = ""
+
+    @property
+    def label(self) -> str:
+        """How errors name it."""
+        return f"storage queue route {self.queue!r}"
+
+
+AnyRoute: TypeAlias = Route | BusRoute | TimerRoute | StorageQueueRoute
 
 
 def is_setting_reference(text: str) -> bool:

@@ -34,6 +34,8 @@ from runtime.routes import (
     QueueRoute,
     Route,
     RouteOptions,
+    StorageHandler,
+    StorageQueueRoute,
     TimerHandler,
     TimerRoute,
     TopicRoute,
@@ -67,6 +69,11 @@ class RouteRegistry:
     def bus_routes(self) -> tuple[BusRoute, ...]:
         """The queue and topic routes, in order of registration."""
         return tuple(route for route in self._routes.values() if isinstance(route, (QueueRoute, TopicRoute)))
+
+    @property
+    def storage_routes(self) -> tuple[StorageQueueRoute, ...]:
+        """The routes of storage queues, in order of registration."""
+        return tuple(route for route in self._routes.values() if isinstance(route, StorageQueueRoute))
 
     @property
     def timer_routes(self) -> tuple[TimerRoute, ...]:
@@ -170,6 +177,28 @@ class RouteRegistry:
         route = TopicRoute(
             label, handler, connection, topic, subscription, sessions, max_concurrency, text, required, declaration()
         )
+        self._add(route, [*route_faults(route)])
+        return route
+
+    def register_storage_queue(
+        self,
+        queue: str,
+        handler: StorageHandler,
+        *,
+        connection: str = "AzureWebJobsStorage",
+        name: str | None = None,
+        max_concurrency: int = 16,
+        description: str = "",
+        required: bool = True,
+    ) -> StorageQueueRoute:
+        """Declare a consumer of a queue of a storage account; `handler` takes one `StorageMessage`.
+
+        `connection` names the setting that holds the connection string, or, with the suffix `__queueServiceUri` or
+        `__accountName`, the account. `queue` may be `%SETTING%`. The name defaults to the queue's.
+        """
+        label = name if name is not None else _identifier(queue)
+        text = description or _first_line_of_doc(handler)
+        route = StorageQueueRoute(label, handler, connection, queue, max_concurrency, text, required, declaration())
         self._add(route, [*route_faults(route)])
         return route
 

@@ -137,3 +137,67 @@ def test_how_soon_the_work_of_a_dead_process_is_taken_up() -> None:
     assert (settings.lease_seconds, settings.sweep_seconds) == (3.0, 1)
     with pytest.raises(SettingError, match="AOS_LEASE_SECONDS"):
         load_settings({"AOS_LEASE_SECONDS": "0"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field"),
+    [
+        ("PROJECT_ENDPOINT_ENT", "https://a.services.ai.azure.com/api/projects/p", "project_endpoint"),
+        ("MODEL_DEPLOYMENT_NAME", "gpt-4o", "model_deployment"),
+        ("STORAGE_SERVICE_ENDPOINT", "https://books.queue.core.windows.net", "function_endpoint"),
+        ("STORAGE_SERVICE_ENDPONT", "https://books.queue.core.windows.net", "function_endpoint"),
+    ],
+)
+def test_names_of_samples_for_function_tools(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, field: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert getattr(load_settings(), field) == value
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://books.queue.core.windows.net/",
+        "https://books.z12.queue.storage.azure.net",
+        "https://books.queue.core.chinacloudapi.cn",
+        "http://127.0.0.1:10001/devstoreaccount1",
+        "http://localhost:10001/devstoreaccount1",
+        "http://[::1]:10001/devstoreaccount1",
+    ],
+)
+def test_queue_services(endpoint: str) -> None:
+    assert load_settings({"STORAGE_SERVICE_ENDPOINT": endpoint}).function_endpoint == endpoint.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "why"),
+    [
+        ("http://books.queue.core.windows.net", "must begin with https://"),
+        ("books.queue.core.windows.net", "must begin with https://"),
+        ("https://books.blob.core.windows.net", "must be a queue service"),
+        ("https://books.queue.core.windows.net/some-queue", "must be a queue service"),
+        ("https://books.queue.core.windows.net?sig=x", "without a signature"),
+        ("https://me:pw@books.queue.core.windows.net", "without a signature"),
+        ("http://10.0.0.1:10001/devstoreaccount1", "must begin with https://"),
+    ],
+)
+def test_what_is_no_queue_service(endpoint: str, why: str) -> None:
+    with pytest.raises(SettingError, match=f"STORAGE_SERVICE_ENDPOINT.*{why}") as raised:
+        load_settings({"STORAGE_SERVICE_ENDPOINT": endpoint})
+    assert "sig=x" not in str(raised.value)
+    assert "pw" not in str(raised.value)
+
+
+def test_a_queue_service_of_another_account_needs_the_identity() -> None:
+    keyed = {STORAGE: "x", NAMES[0]: "x", "AZURE_AI_API_KEY": "x"}
+    assert not load_settings(keyed).needs_identity
+    assert load_settings(keyed | {"STORAGE_SERVICE_ENDPOINT": "https://b.queue.core.windows.net"}).needs_identity
+    assert not load_settings(keyed | {"STORAGE_SERVICE_ENDPOINT": "http://127.0.0.1:1/a"}).needs_identity
+
+
+def test_output_queues_with_a_trigger() -> None:
+    settings = load_settings({"AOS_FUNCTION_OUTPUT_QUEUES": "one-output, two-output"})
+    assert settings.function_output_queues == ("one-output", "two-output")
+    with pytest.raises(SettingError, match="AOS_FUNCTION_OUTPUT_QUEUES"):
+        load_settings({"AOS_FUNCTION_OUTPUT_QUEUES": "Not_A_Queue"})

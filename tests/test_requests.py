@@ -23,11 +23,15 @@ from aos.registry.live import LiveRegistry
 from aos.registry.mcp_servers import parse_servers
 from aos.registry.source import FileSource
 from aos.requests import RequestDesk
+from aos.routing import Router
 from aos.storage.account import StorageAccount
 from aos.storage.requests import RequestRecords
+from aos.storage.routes import TableRoutes
 from aos.storage.shared import LARGEST, SharedContainers
+from aos.storage.workflows import WorkflowRecords
+from aos.workflows import WorkflowRunner, derive_workflow_id
 from emulators.foundry import FoundryEmulator
-from tests.agents.office import Office, agent_entry, server_entry
+from tests.agents.office import BASE, Office, agent_entry, server_entry
 from tests.foundry.project import Project, running
 from tests.test_intake import House
 
@@ -67,7 +71,24 @@ class Counter:
     def __init__(self, house: House, account: StorageAccount, folder: Path) -> None:
         self.house, self.office = house, house.office
         servers = LiveRegistry(FileSource(folder / "servers.json"), parse_servers, self.office.clock)
+        self.workflows = house.intake.workflows = WorkflowRunner(
+            house.kernel,
+            self.office.directory,
+            WorkflowRecords(account, self.office.payloads),
+            house.claim_check,
+            self.office.send,
+            self.office.clock,
+        )
         self.desk = RequestDesk(
+            router=Router(
+                house.kernel,
+                self.office.directory,
+                self.office.project.adapter,
+                TableRoutes(account),
+                BASE,
+                self.office.clock,
+            ),
+            workflows=self.workflows,
             kernel=house.kernel,
             intake=house.intake,
             views=Views(),
@@ -148,7 +169,7 @@ async def test_what_the_system_shows(counter: Counter) -> None:
     assert (await counter.asked("aos.agent.status", {"agent_id": "cfo"}))["status"] == "running"
 
 
-@pytest.mark.parametrize("wanted", ["aos.workflow.execute", "aos.workflow.status", "aos.agent.register", "x"])
+@pytest.mark.parametrize("wanted", ["aos.workflow.result", "aos.agent.register", "x"])
 async def test_what_is_not_supported_is_answered_with_what_is(counter: Counter, wanted: str) -> None:
     await counter.ask(wanted)
     error = await counter.error("UnsupportedMessageType")
@@ -507,3 +528,66 @@ async def test_a_conversation_of_a_query_can_go_on(counter: Counter) -> None:
         await counter.asked("aos.agent.query", {"agent_id": "cfo", "message": text, "conversation_id": name})
     state = (await counter.house.store.read(ConversationKey("cfo", name))).state
     assert state.turns == 2
+
+
+# --- workflows
+
+
+async def test_a_workflow_is_answered_when_it_ended(counter: Counter) -> None:
+    steps = [{"id": "a", "agent_id": "cfo", "message": "@say one for {{inputs.who}}"}]
+    wanted = {"workflow_id": "w-desk", "workflow_name": "One", "steps": steps, "inputs": {"who": "us"}}
+    await counter.ask("aos.workflow.execute", wanted, correlation_id="c-w")
+    assert counter.house.take(ANSWERS) == []
+    status = await counter.asked("aos.workflow.status", {"workflow_id": "w-desk"})
+    assert (status["status"], status["steps"][0]["status"]) == ("running", "running")
+    for command in counter.house.take("agent-commands"):
+        await counter.house.deliver(command)
+    for command in counter.house.take("agent-commands"):
+        await counter.house.deliver(command)
+    header, payload = await counter.answer()
+    assert (header["message_type"], header["correlation_id"]) == ("aos.workflow.result", "c-w")
+    assert (payload["status"], payload["outputs"]) == ("completed", {"a": "one for us"})
+    await counter.ask("aos.workflow.cancel", {"workflow_id": "w-desk"})
+    assert (await counter.error("OperationFinal"))["code"] == "operation_final"
+
+
+async def test_a_workflow_can_be_cancelled(counter: Counter) -> None:
+    steps = [{"id": "a", "agent_id": "cfo", "message": "@say one"}]
+    await counter.ask("aos.workflow.execute", {"steps": steps}, message_id="m-cancelled")
+    (started,) = counter.house.take("agent-commands")
+    run = await counter.workflows.status(derive_workflow_id("requests partner", "m-cancelled"))
+    answer = await counter.asked("aos.workflow.cancel", {"workflow_id": run.workflow_id})
+    assert (answer["status"], answer["error"]["detail"]) == ("cancelled", "By Partner.")
+    assert json.loads(started.body)["command"] == "resume"
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        ({"steps": []}, "/payload/steps"),
+        ({"workflow_name": "Known nowhere"}, "/payload/steps"),
+        ({"steps": [{"id": "a", "agent_id": "cfo", "message": "{{steps.b.reply}}"}]}, "step 'a'"),
+        (
+            {"steps": [{"id": "a", "agent_id": "cfo", "message": "x", "depends_on": ["a"]}]},
+            "step 'a': waits for itself",
+        ),
+        ({"workflow_id": "a b", "steps": []}, "/payload/workflow_id"),
+    ],
+)
+async def test_a_workflow_that_is_none_is_refused(counter: Counter, payload: dict[str, Any], said: str) -> None:
+    await counter.ask("aos.workflow.execute", payload)
+    assert said in (await counter.error("InvalidMessage"))["detail"]
+
+
+# --- queries that name no agent
+
+
+async def test_a_query_without_an_agent_goes_to_the_one_that_fits(counter: Counter) -> None:
+    rules: dict[str, Any] = {"routing": {"keywords": ["invoice"]}}
+    counter.office.write(agent_entry("cfo", metadata=rules), agent_entry("ceo"), servers=[server_entry("files")])
+    await counter.office.directory.reload()
+    query = {"message": "@say paid\nabout the invoice"}
+    answer = await counter.asked("aos.agent.query", query, message_id="m-routed")
+    assert (answer["routed_to"], answer["routed_by"], answer["response"]) == ("cfo", "rule", "paid")
+    again = await counter.asked("aos.agent.query", query, message_id="m-routed")
+    assert again == answer

@@ -17,6 +17,7 @@ from aos.agents.connected import connected_tools, version_of
 from aos.agents.definition import AgentDefinition
 from aos.agents.desired import Desired, DesiredStates
 from aos.errors import AgentDisabled, AgentNotReady, AgentStopped, BusUnavailable, UnknownAgent
+from aos.functions.sources import function_source
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.events import PlannedCall
 from aos.kernel.ports import FoundryPort
@@ -92,6 +93,7 @@ class AgentDirectory:
         send: Puts messages on the bus; used to ask the MCP side for tools that it has not listed yet.
         base_deployment: Setting `AZURE_AI_MODEL_DEPLOYMENT`.
         desired: What operators want of agents; without it none is ever stopped.
+        queue_uri: The address of a storage queue of Azure Functions by its name.
         kind: What the agents are on the runtime in use.
     """
 
@@ -107,6 +109,7 @@ class AgentDirectory:
         kind: type[AgentDefinition] = AgentDefinition,
         *,
         desired: DesiredStates | None = None,
+        queue_uri: Callable[[str], str] | None = None,
     ) -> None:
         self._kind = kind
         self._agents = agents
@@ -116,6 +119,7 @@ class AgentDirectory:
         self._send = send
         self._base = base_deployment
         self._desired = desired
+        self._queue_uri = queue_uri
         self._definitions: dict[str, dict[str, BoundAgent]] = {}
         self._clock = clock or SystemClock()
         self._view: tuple[tuple[str, str], AgentRegistry] | None = None
@@ -343,6 +347,7 @@ class AgentDirectory:
                     how.locked,
                 )
             )
+        sources += [function_source(function, self._queue_uri) for function in entry.azure_functions]
         return sources, [f"{server}={version}" for server, version in sorted(versions.items())]
 
     async def _ask_for_tools(self, server_id: str) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from aos.agents.purpose_driven import PurposeDrivenAgent
 from aos.errors import AosError
 from aos.lora.job import TrainingReport
+from aos.ml.azure_ml_request import AzureMLRun
 from aos.ml.pipeline_manager import MLPipelineManager
 from aos.registry.agents import AgentEntry
 
@@ -27,6 +28,19 @@ class _Training(BaseModel):
 
     training_params: dict[str, Any]
     adapters: Annotated[list[dict[str, Any]], Field(max_length=100)] = []
+
+
+class _Pipeline(BaseModel):
+    """Further keys are options of `MLPipelineManager.run_pipeline`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    subscription_id: str
+    resource_group: str
+    workspace_name: str
+    agent_role: str | None = None
+    training_params: dict[str, Any] = {}
+    adapter_config: dict[str, Any] | None = None
 
 
 class _Inference(BaseModel):
@@ -64,6 +78,7 @@ class PerpetualAgent(PurposeDrivenAgent):
         self._ml = ml
         self._actions: Mapping[str, Callable[[Mapping[str, Any]], Awaitable[Any]]] = {
             "trigger_lora_training": self._train,
+            "run_azure_ml_pipeline": self._run_pipeline,
             "aml_infer": self._infer,
         }
 
@@ -88,6 +103,8 @@ class PerpetualAgent(PurposeDrivenAgent):
 
         - `trigger_lora_training` `{training_params, adapters?}`: trains each adapter, one after the other; returns a
           `TrainingReport` of each.
+        - `run_azure_ml_pipeline` `{subscription_id, resource_group, workspace_name, agent_role?, ...}`: trains in Azure
+          ML with the arguments of `MLPipelineManager.run_pipeline`; returns the `AzureMLRun`.
         - `aml_infer` `{prompt, agent_id?}`: returns what the deployed adapter answers.
 
         Raises:
@@ -110,6 +127,11 @@ class PerpetualAgent(PurposeDrivenAgent):
             await self._pipeline.train_adapter(str(adapter["adapter_name"]), wanted.training_params, adapter)
             for adapter in named
         ]
+
+    async def _run_pipeline(self, params: Mapping[str, Any]) -> AzureMLRun:
+        wanted = _Pipeline.model_validate(params)
+        role = wanted.agent_role or self._own_adapter
+        return await self._pipeline.run_pipeline(**{**dict(wanted), **(wanted.model_extra or {}), "agent_role": role})
 
     async def _infer(self, params: Mapping[str, Any]) -> str:
         wanted = _Inference.model_validate(params)

@@ -10,6 +10,7 @@ from aos.kernel.breaker import Breakers
 from aos.kernel.clock import Clock
 from aos.kernel.events import ConversationLost, Event, ModelAnswered, ModelFailed, PlannedCall, RolledOver
 from aos.kernel.hold import Hold, failure_of, unforeseen
+from aos.kernel.observing import Observer
 from aos.kernel.options import KernelOptions
 from aos.kernel.points import reached
 from aos.kernel.ports import AgentDirectory, FoundryPort
@@ -32,6 +33,7 @@ class Asking:
         progress: Progress,
         clock: Clock,
         options: KernelOptions,
+        observer: Observer,
     ) -> None:
         self._foundry = foundry
         self._agents = agents
@@ -39,7 +41,8 @@ class Asking:
         self._progress = progress
         self._clock = clock
         self._options = options
-        self._rolling = RollingOver(foundry, clock, options.model_timeout)
+        self._observer = observer
+        self._rolling = RollingOver(foundry, clock, options.model_timeout, observer)
 
     async def ask(self, hold: Hold) -> Event:
         """One model step, tried while Foundry is unavailable and patience lasts."""
@@ -108,7 +111,9 @@ class Asking:
         on_text = self._progress.on_text(turn.message.operation_id)
         reached("before-model-step")
         try:
-            reply = await self._foundry.respond(turn.agent, remote_id, outputs, text, timeout, on_text=on_text)
+            with self._observer.model_step(hold.key, turn, text, outputs) as answered:
+                reply = await self._foundry.respond(turn.agent, remote_id, outputs, text, timeout, on_text=on_text)
+                answered(reply)
         except FoundryRefused as error:
             if error.code not in TOO_LONG or turn.rolled_over:
                 raise

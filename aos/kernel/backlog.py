@@ -44,10 +44,7 @@ class Backlog:
 
     def full(self, agent_id: str) -> BacklogFull | None:
         """Why a new message of this agent is to be refused, if it is."""
-        if self._clock.now() >= self._next:
-            # Until that count is there no other one is begun.
-            self._next = self._clock.now() + RECOUNT
-            self._tasks.spawn(self._count(), "count of the backlogs")
+        self._look()
         known = self._unfinished[agent_id] + self._since[agent_id]
         if known < self._bound:
             return None
@@ -57,15 +54,28 @@ class Backlog:
             retry_after=RECOUNT,
         )
 
+    def known(self) -> dict[str, int]:
+        """Unfinished operations of every agent that has, or had, some; approximate."""
+        agents = {*list(self._unfinished), *list(self._since)}
+        return {agent: max(0, self._unfinished[agent] + self._since[agent]) for agent in agents}
+
     def accepted(self, operation: Operation) -> None:
         """This process accepted a message."""
         self._since[operation.agent_id] += 1
 
     def ended(self, operation: Operation) -> None:
         """This process saved an operation that has ended; some are saved once more when their replies are out."""
+        # Also a process that accepts nothing counts: what ended is remembered until then.
+        self._look()
         if operation.operation_id not in self._ended:
             self._ended.add(operation.operation_id)
             self._since[operation.agent_id] -= 1
+
+    def _look(self) -> None:
+        if self._clock.now() >= self._next:
+            # Until that count is there no other one is begun.
+            self._next = self._clock.now() + RECOUNT
+            self._tasks.spawn(self._count(), "count of the backlogs")
 
     async def _count(self) -> None:
         begun, before = self._clock.now(), Counter(self._since)

@@ -227,6 +227,10 @@ class Breakers:
         if kind == self._kind and (trip.since is not None or name in self._circuits):
             self.of(name).hear(trip)
 
+    def circuits(self) -> list[Circuit]:
+        """All circuits that were used, as they stand."""
+        return [breaker.circuit for breaker in list(self._circuits.values())]
+
     def not_closed(self) -> list[Circuit]:
         """The circuits that are open or half open."""
         return [breaker.circuit for breaker in self._circuits.values() if not breaker.closed]

@@ -14,9 +14,10 @@ from aos.errors import AgentStopped, AosError, Conflict, TransientError
 from aos.kernel.asking import Asking
 from aos.kernel.backoff import back_off
 from aos.kernel.clock import Clock
-from aos.kernel.events import PutOff, TimePassed
+from aos.kernel.events import PutOff, TimePassed, TurnStarted
 from aos.kernel.hold import BATCH, Hold, hold_of
 from aos.kernel.leases import Leases
+from aos.kernel.observing import Observer
 from aos.kernel.opening import Opening
 from aos.kernel.points import reached
 from aos.kernel.ports import ConversationStore, Lease, Outlet
@@ -55,6 +56,7 @@ class Driver:
         limits: Limits,
         owner: str,
         saved: Callable[[Operation], None],
+        observer: Observer,
     ) -> None:
         self._store = store
         self._outlet = outlet
@@ -66,6 +68,7 @@ class Driver:
         self._limits = limits
         self._owner = owner
         self._saved = saved
+        self._observer = observer
         self._again: dict[ConversationKey, bool] = {}
         self._resumed: set[ConversationKey] = set()
 
@@ -88,10 +91,11 @@ class Driver:
             return
         self._again[key] = True
         try:
-            while self._again[key]:
-                self._again[key] = False
-                while await self._drive_once(key):
-                    pass
+            with self._observer.conversation(key):
+                while self._again[key]:
+                    self._again[key] = False
+                    while await self._drive_once(key):
+                        pass
         finally:
             del self._again[key]
             self._resumed.discard(key)
@@ -145,14 +149,18 @@ class Driver:
     async def _take(self, hold: Hold) -> None:
         """Feeds the machine what has arrived, time, and the next message when no turn is in work."""
         now = self._clock.now()
+        if hold.state.turn is not None:
+            self._observer.turn(hold.state.turn.message)
         hold.take_arrivals(now)
         if hold.state.turn is not None:
             hold.apply(TimePassed(now))
         while hold.state.turn is None and hold.inbox and self._may_try(hold):
             if len(hold.taken_messages) >= BATCH:
                 return
+            message = hold.next_message()
+            self._observer.turn(message)
             try:
-                event = await self._opening.begin(hold, hold.next_message())
+                event = await self._opening.begin(hold, message)
             except AgentStopped:
                 # Nothing is written: who starts the agent wakes its conversations.
                 return
@@ -160,12 +168,18 @@ class Driver:
             if isinstance(event, PutOff):
                 return
             hold.took()
+            if isinstance(event, TurnStarted):
+                self._observer.started(hold.key, message, event.at)
             # Waiting in the queue counts.
             hold.apply(TimePassed(self._clock.now()))
 
     async def _save(self, hold: Hold, *, release: bool) -> None:
         for operation in await self._leases.save(hold, release=release):
             self._saved(operation)
+        if hold.ended:
+            for operation in hold.ended:
+                self._observer.ended(operation)
+            hold.ended.clear()
 
     async def _ask_for_wake_up(self, hold: Hold) -> None:
         if hold.wake is not None:

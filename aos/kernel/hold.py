@@ -52,6 +52,7 @@ class Hold:
         wake: Seconds after which the conversation is to be woken; set when it was put off.
         taken_messages, taken_arrivals: Consumed since the last save.
         operations: Changed since the last save.
+        ended: Of them those that have just ended.
         lock: Held while the state or the lease is being written.
     """
 
@@ -71,6 +72,7 @@ class Hold:
     taken_messages: list[Message] = field(default_factory=list)
     taken_arrivals: list[Arrival] = field(default_factory=list)
     operations: dict[str, Operation] = field(default_factory=dict)
+    ended: list[Operation] = field(default_factory=list)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def apply(self, event: Event) -> None:
@@ -82,6 +84,8 @@ class Hold:
         for effect in effects:
             if isinstance(effect, Record):
                 self.operations[effect.operation.operation_id] = effect.operation
+                if effect.operation.final:
+                    self.ended.append(effect.operation)
 
     def put_off(self, error: TransientError, now: float, deadline: float) -> PutOff:
         """What is needed is unavailable: to be woken after a pause, at the deadline at the latest."""

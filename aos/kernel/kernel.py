@@ -17,12 +17,14 @@ from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.delegation import Delegating
 from aos.kernel.driver import Driver
 from aos.kernel.leases import Leases
+from aos.kernel.observing import Observer, Unobserved
 from aos.kernel.opening import Opening
 from aos.kernel.operations import parked_call
 from aos.kernel.options import KernelOptions
 from aos.kernel.points import reached
 from aos.kernel.ports import Acceptance, AgentDirectory, ConversationStore, FoundryPort, Outlet
 from aos.kernel.progress import Progress
+from aos.kernel.records import replace
 from aos.kernel.sweep import SWEEP_INTERVAL, Sweep
 from aos.kernel.tasks import Tasks
 from aos.kernel.trips import TripBoard, Trips
@@ -45,6 +47,7 @@ class Kernel:
     Args:
         owner: Name of this process in leases; unique.
         board: Where processes tell each other of their circuits; without it each finds out for itself.
+        observer: Told of turns as they go on.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Kernel:
         options: KernelOptions | None = None,
         owner: str | None = None,
         board: TripBoard | None = None,
+        observer: Observer | None = None,
     ) -> None:
         clock = clock or SystemClock()
         owner = owner or uuid.uuid4().hex
@@ -74,6 +78,7 @@ class Kernel:
         self._foundry = foundry
         self._outlet = outlet
         self._clock = clock
+        self._observer = observer = observer or Unobserved()
         self._backlog = Backlog(store, clock, self._tasks, options.agent_backlog)
         self._leases = Leases(store, clock, options, owner, self._tasks)
         delegating = Delegating(outlet, store, options.backlog, self._backlog.full, self._backlog.accepted)
@@ -81,12 +86,13 @@ class Kernel:
             store=store,
             outlet=delegating,
             opening=Opening(foundry, agents, self.breakers, clock, options),
-            asking=Asking(foundry, agents, self.breakers, self.progress, clock, options),
+            asking=Asking(foundry, agents, self.breakers, self.progress, clock, options, observer),
             leases=self._leases,
             clock=clock,
             limits=options.limits,
             owner=owner,
             saved=self._saved,
+            observer=observer,
         )
         self._waiters = Waiters(clock, self.operation, self._driver.drives)
         self._sweep = Sweep(store, clock, self._driver.drive, owner, self.options.lease / 6)
@@ -111,6 +117,8 @@ class Kernel:
         if (full := self._backlog.full(key.agent_id)) and await self._store.operation(message.operation_id) is None:
             raise full
         backlog = self.options.backlog
+        if place := self._observer.place():
+            message = replace(message, trace=place)
         operation, new = await self._store.accept(Acceptance(key, message, fingerprint, fresh, backlog))
         if new:
             self._backlog.accepted(operation)
@@ -219,6 +227,10 @@ class Kernel:
         for known in decisions:
             if known.approval_id == decision.approval_id and known.approve != decision.approve:
                 raise ApprovalSettled(f"Approval {decision.approval_id} was decided otherwise by {known.by}.")
+
+    def backlog(self) -> dict[str, int]:
+        """Operations of each agent that have not ended, as far as this process knows."""
+        return self._backlog.known()
 
     # --- on
 

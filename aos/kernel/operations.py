@@ -45,6 +45,8 @@ def operation_of(
         generation=turn.agent.generation,
         reply_to=message.reply_to,
         parent=message.parent,
+        trace=message.trace,
+        routing=message.routing,
     )
 
 

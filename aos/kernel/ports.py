@@ -294,7 +294,13 @@ class ConversationStore(Protocol):
         """Stores what arrived. False: something with its `request_id` is there already."""
         ...
 
-    async def read(self, key: ConversationKey) -> Snapshot: ...
+    async def read(self, key: ConversationKey) -> Snapshot:
+        """The conversation and what has arrived for it.
+
+        Raises:
+            ConversationUnreadable: The detail names the row.
+        """
+        ...
 
     async def commit(self, key: ConversationKey, etag: str | None, change: Change) -> str:
         """Writes the change if nobody wrote since `etag`.
@@ -312,6 +318,14 @@ class ConversationStore(Protocol):
         ...
 
     async def operation(self, operation_id: str) -> Operation | None: ...
+
+    async def end(self, operation: Operation) -> None:
+        """Writes how an operation ended whose conversation cannot be read, and takes its message out of the inbox.
+
+        Raises:
+            Conflict: Somebody went on with it meanwhile.
+        """
+        ...
 
     async def locate(self, operation_id: str) -> ConversationKey | None:
         """The conversation that an operation belongs to."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from aos.errors import AosError, ConversationGone, TransientError
 from aos.kernel.clock import Clock
 from aos.kernel.events import RolledOver
+from aos.kernel.observing import Observer
 from aos.kernel.ports import FoundryPort, RemoteItem
 from aos.kernel.types import Carried, Conversation, ModelReply, ToolOutput, Turn, Usage
 
@@ -78,8 +79,9 @@ def message_of(text: str) -> str:
 class RollingOver:
     """Opens the Foundry conversation that takes the place of another."""
 
-    def __init__(self, foundry: FoundryPort, clock: Clock, timeout: float) -> None:
+    def __init__(self, foundry: FoundryPort, clock: Clock, timeout: float, observer: Observer) -> None:
         self._foundry = foundry
+        self._observer = observer
         self._clock = clock
         self._timeout = min(timeout, SUMMARY_TIMEOUT)
 
@@ -124,7 +126,10 @@ class RollingOver:
         answers = [ToolOutput(output.call_id, RESULT_LATER if turn.step > 1 else output.output) for output in outputs]
         timeout = max(1.0, min(self._timeout, turn.deadline - self._clock.now()))
         try:
-            return await self._foundry.respond(turn.agent, remote_id, answers, SUMMARY_REQUEST, timeout)
+            with self._observer.model_step(state.key, turn, SUMMARY_REQUEST, answers) as answered:
+                reply = await self._foundry.respond(turn.agent, remote_id, answers, SUMMARY_REQUEST, timeout)
+                answered(reply)
+            return reply
         except (TransientError, ConversationGone):
             raise
         except AosError as error:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
-from aos.errors import AosError, TransientError
+from aos.errors import AosError, ConversationUnreadable, TransientError
 from aos.kernel.clock import Clock
+from aos.kernel.hold import failure_of
 from aos.kernel.operations import holds_open
 from aos.kernel.ports import ConversationStore, Due
 from aos.kernel.types import ConversationKey
@@ -18,6 +20,10 @@ SWEEP_INTERVAL = 60.0
 """Seconds after which the sweep looks at an unfinished operation again."""
 UNFINISHED = 600.0
 """Seconds for which a due entry without an operation is kept: its acceptance may still be on its way."""
+
+
+UNREADABLE = 600.0
+"""Seconds for which this process finds a conversation unreadable before it ends the operation that waits in it."""
 
 
 class Sweep:
@@ -42,6 +48,7 @@ class Sweep:
         self._drive = drive
         self._owner = owner
         self._after_lease = after_lease
+        self._unreadable: dict[str, float] = {}
 
     async def run(self, limit: int) -> int:
         """Looks after turns that are due: resumes what a dead process left behind, applies deadlines.
@@ -62,7 +69,7 @@ class Sweep:
                 again = self._clock.now() + SWEEP_INTERVAL
                 try:
                     if not over:
-                        await self._drive(entry.key)
+                        await self._go_on(entry)
                         over = await self._over(entry)
                         if over is False:
                             again = await self._next_look(entry, again)
@@ -79,6 +86,19 @@ class Sweep:
                 raise result
         return len(entries)
 
+    async def _go_on(self, entry: Due) -> None:
+        try:
+            await self._drive(entry.key)
+        except ConversationUnreadable as error:
+            operation, now = await self._store.operation(entry.operation_id), self._clock.now()
+            if operation is None or now - self._unreadable.setdefault(entry.operation_id, now) < UNREADABLE:
+                raise
+            log.error("operation %s is given up: %s", entry.operation_id, error.detail)
+            await self._store.end(
+                replace(operation, status="failed", waiting_on=None, error=failure_of(error), updated_at=now)
+            )
+        self._unreadable.pop(entry.operation_id, None)
+
     async def _next_look(self, entry: Due, latest: float) -> float:
         """Soon after the lease of an owner elsewhere ends, who may have died."""
         lease = (await self._store.read(entry.key)).lease
@@ -88,11 +108,18 @@ class Sweep:
         return min(latest, lease.until + self._after_lease)
 
     async def _over(self, entry: Due) -> bool | None:
-        """Whether nothing remains to be done for the operation: it ended, and its reply is out. None: there is none."""
-        operation = await self._store.operation(entry.operation_id)
+        """Whether the operation is done with: it ended, and its reply is out or cannot be sent. None: there is none."""
+        try:
+            operation = await self._store.operation(entry.operation_id)
+        except ConversationUnreadable as error:
+            log.error("operation %s: %s", entry.operation_id, error.detail)
+            return False
         if operation is None:
             return None
         if not operation.final:
             return False
-        state = (await self._store.read(entry.key)).state
+        try:
+            state = (await self._store.read(entry.key)).state
+        except ConversationUnreadable:
+            return True
         return all(holds_open(out) != entry.operation_id for out in state.outbox)

@@ -67,12 +67,27 @@ class ReplyAddress:
     """Where the sender of a bus message wants the answer: its ReplyTo, CorrelationId and ReplyToSessionId.
 
     `requester`: the application that asked over `aos-requests`, and is answered in an envelope of its own.
+    `workflow`: the workflow whose step it is, which is told that it ended, by a command to AOS itself.
     """
 
     entity: str
     correlation_id: str | None = None
     session_id: str | None = None
     requester: str = ""
+    workflow: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Why a message that named no agent went to the one that it did.
+
+    Attributes:
+        by: A `rule` of the registry, the `model`, the `conversation` that it goes on with; the `only` agent, or the
+            `default` one.
+    """
+
+    by: Literal["rule", "model", "conversation", "only", "default"]
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +206,7 @@ class Message:
         seq: Its place in the conversation, given at acceptance.
         attempt: 1, or higher when an operator replayed a parked message.
         parent: Set when another agent's turn asks.
+        trace: Where it stands in a trace, as `aos.kernel.observing.Observer.place` said when it was accepted.
     """
 
     operation_id: str
@@ -203,6 +219,8 @@ class Message:
     reply_to: ReplyAddress | None = None
     origin: Origin | None = None
     parent: Parent | None = None
+    trace: str = ""
+    routing: Routing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +326,7 @@ class Operation:
     Attributes:
         parked: Its message lies where an operator can replay it.
         truncated: The reply was cut at the model's limit of output tokens: it is no whole answer.
+        trace: That of its message.
     """
 
     operation_id: str
@@ -330,6 +349,8 @@ class Operation:
     parked: bool = False
     truncated: bool = False
     parent: Parent | None = None
+    trace: str = ""
+    routing: Routing | None = None
 
     @property
     def final(self) -> bool:

@@ -107,7 +107,8 @@ class TrainingJob(BaseModel):
 
     def fingerprint(self, data_hash: str) -> str:
         """The same for the same training on the same data: its checkpoints may be used to go on."""
-        return hashlib.sha256(f"{self.model_dump_json()}\n{data_hash}".encode()).hexdigest()
+        asked = self.model_dump_json(exclude={"params": {"data_path", "eval_path"}})
+        return hashlib.sha256(f"{asked}\n{data_hash}".encode()).hexdigest()
 
 
 class Progress(BaseModel):

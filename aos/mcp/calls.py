@@ -41,6 +41,7 @@ from aos.messaging.claim_check import LARGEST
 from aos.messaging.envelopes import CallToolParams, ToolRequest, ToolResponseBody
 from aos.registry.mcp_servers import ServerEntry
 from aos.storage.payloads import PayloadGone
+from aos.telemetry.tools import executing
 
 log = logging.getLogger("aos.mcp")
 
@@ -147,7 +148,9 @@ class ToolCalls:
     async def _outcome(self, request: ToolRequest, entry: ServerEntry, tool: ToolInfo, params: CallToolParams) -> bytes:
         """The answer that is to be kept."""
         try:
-            result = await self._attempts(entry, tool, params)
+            with executing(entry.server_id, tool.name, request.request_id, params.tool_params) as execution:
+                result = await self._attempts(entry, tool, params)
+                execution.answered(result)
         except OutcomeUnknown as error:
             return failure(request, error)
         response = answer(request, ToolResponseBody(result=result))

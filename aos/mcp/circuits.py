@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from aos.errors import AosError, CircuitOpen
-from aos.kernel.breaker import Breakers, Meaning
+from aos.kernel.breaker import Breakers, Circuit, Meaning
 from aos.kernel.clock import Clock
 from aos.kernel.tasks import Tasks
 from aos.kernel.trips import TripBoard, Trips
@@ -63,6 +63,10 @@ class ServerCircuits:
                 yield
         except CircuitOpen as error:
             raise ServerUnavailable(error.detail, retry_after=error.retry_after) from None
+
+    def circuits(self) -> list[Circuit]:
+        """All circuits that were used, as they stand."""
+        return self._breakers.circuits()
 
     async def close(self) -> None:
         """Lets news that are on their way arrive."""

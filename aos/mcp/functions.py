@@ -61,6 +61,7 @@ class ToolSource:
         fixed: Arguments that every call has.
         locked: Arguments, among them the fixed ones, that the model neither sees nor may give.
         agent: Id of the connected agent that is asked instead of a server.
+        function: Its name for the model, if that is not made from server and tool.
     """
 
     server: str
@@ -71,6 +72,7 @@ class ToolSource:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     locked: frozenset[str] = frozenset()
     agent: str = ""
+    function: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ def convert_mcp_tools_to_function_tools(tools: Iterable[ToolSource]) -> Function
     definitions: list[FunctionDefinition] = []
     functions: dict[str, _Function] = {}
     for source in sources:
-        name = function_name(source.server, source.info.name)
+        name = source.function or function_name(source.server, source.info.name)
         if name in functions:
             name = _hashed(name, source.server, source.info.name)
         if name in functions:

@@ -56,6 +56,7 @@ from aos.messaging.incoming import Incoming, put_off, reason, taken_up
 from aos.messaging.replies import parked, reply_address
 from aos.registry.live import Loaded
 from aos.registry.mcp_servers import ServerEntry, ServerRegistry
+from aos.telemetry.instruments import Watched
 
 log = logging.getLogger("aos.mcp")
 
@@ -114,6 +115,7 @@ class McpServers:
         self._clock = clock or SystemClock()
         self._answers = Answers(send, claim_check)
         self._circuits = ServerCircuits(self._clock, trips)
+        self._watched: Watched | None = None
         self._calls = ToolCalls(self, ledger, self._clock, self._circuits)
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
         self._servers: dict[str, HostedServer] = {}
@@ -136,6 +138,7 @@ class McpServers:
         """Begins to start the servers that start by themselves; returns before they are up."""
         if self._tending is None:
             self._tending = asyncio.create_task(self._tend(), name="MCP servers")
+            self._watched = Watched(self._circuits.circuits)
 
     async def close(self, grace: float = GRACE) -> None:
         """Takes no more requests, gives the running ones `grace` seconds to end, and stops the servers.
@@ -162,6 +165,7 @@ class McpServers:
             log.error("%d requests were not answered; they will be delivered again", self._active)
         with _logged("the states of MCP servers could not be written"):
             await self._report()
+        self._watched = None
         await self._circuits.close()
 
     def statuses(self) -> list[ServerStatus]:

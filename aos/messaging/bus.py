@@ -8,10 +8,12 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from aos.config import SERVICE_BUS, Settings
 from aos.errors import BusUnavailable, SettingError, UnknownEntity
-from aos.messaging.envelopes import EnvelopeInvalid
+from aos.messaging.envelopes import POISON, EnvelopeInvalid
+from aos.telemetry.bus import Sending, parked, sending
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -58,7 +60,8 @@ class Bus:
         self._credential = credential
         self._client: ServiceBusClient | None = None
         self._senders: dict[str, ServiceBusSender] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        # Weak: senders of messages choose what ReplyTo says.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def send(self, messages: Iterable[Outbound]) -> None:
         """Sends all messages, those of one entity together and in order.
@@ -73,7 +76,11 @@ class Bus:
         for message in messages:
             by_entity.setdefault(message.entity, []).append(message)
         for entity, batch in by_entity.items():
-            await self._send(entity, batch)
+            with sending(entity) as sent:
+                await self._send(entity, batch, sent)
+            if entity == POISON:
+                for message in batch:
+                    parked(str(message.properties.get("DeadLetterReason", "")))
 
     async def prepare(self, *entities: str) -> None:
         """Opens senders ahead of their first use (it takes about half a second each)."""
@@ -90,14 +97,14 @@ class Bus:
             await self._client.close()
             self._client = None
 
-    async def _send(self, entity: str, batch: list[Outbound]) -> None:
+    async def _send(self, entity: str, batch: list[Outbound], sent: Sending) -> None:
         from azure.core.exceptions import AzureError
         from azure.servicebus.exceptions import MessageSizeExceededError, MessagingEntityNotFoundError
 
         async with self._locks.setdefault(entity, asyncio.Lock()):
             try:
                 sender = self._sender(entity)
-                wire = [_wire(message) for message in batch]
+                wire = [_wire(message, sent) for message in batch]
                 # A list goes out as one batch; one too large for that is split by hand.
                 try:
                     await sender.send_messages(wire if len(wire) > 1 else wire[0])
@@ -171,7 +178,7 @@ class Bus:
         return self._client
 
 
-def _wire(message: Outbound) -> ServiceBusMessage:
+def _wire(message: Outbound, sent: Sending) -> ServiceBusMessage:
     from azure.servicebus import ServiceBusMessage
 
     wire = ServiceBusMessage(
@@ -183,7 +190,7 @@ def _wire(message: Outbound) -> ServiceBusMessage:
         reply_to_session_id=message.reply_to_session_id,
         subject=message.subject,
         content_type="application/json",
-        application_properties=dict(message.properties.items()),
+        application_properties=dict(sent.stamp(message.message_id, message.properties).items()),
     )
     if message.delay > 0:
         wire.scheduled_enqueue_time_utc = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=message.delay)

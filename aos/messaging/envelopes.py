@@ -69,9 +69,9 @@ class AgentReply(_Body):
 
 
 class AgentCommand(_Body):
-    """Queue `agent-commands`. `resume` and `redeliver` are sent by AOS to itself."""
+    """Queue `agent-commands`. `resume`, `advance`, `collect` and `redeliver` are sent by AOS to itself."""
 
-    command: Literal["start", "stop", "restart", "reload_registry", "resume", "redeliver"]
+    command: Literal["start", "stop", "restart", "reload_registry", "resume", "advance", "collect", "redeliver"]
     agent_id: str | None = None
     params: dict[str, Any] = {}
 

@@ -24,6 +24,7 @@ from aos.messaging.replies import reply_address
 
 AGENT_QUERY = "aos.agent.query"
 AGENT_RESPONSE = "aos.agent.response"
+WORKFLOW_RESULT = "aos.workflow.result"
 ERROR = "aos.error"
 
 LONGEST_TTL = 14 * 86400
@@ -82,9 +83,12 @@ class _Payload(BaseModel):
 
 
 class AgentQuery(_Payload):
-    """`aos.agent.query`: something is said to an agent; without `conversation_id` in a new conversation."""
+    """`aos.agent.query`: something is said to an agent; without `conversation_id` in a new conversation.
 
-    agent_id: str = Field(min_length=1, max_length=256)
+    Without `agent_id` the agent is chosen whose purpose fits.
+    """
+
+    agent_id: str | None = Field(default=None, min_length=1, max_length=256)
     message: str = Field(
         validation_alias=AliasChoices("message", "query"), min_length=1, max_length=1_000_000, pattern=r"\S"
     )
@@ -96,6 +100,12 @@ class AgentStatus(_Payload):
     """`aos.agent.status`."""
 
     agent_id: str = Field(min_length=1, max_length=256)
+
+
+class WorkflowId(_Payload):
+    """`aos.workflow.status` and `aos.workflow.cancel`."""
+
+    workflow_id: str = Field(pattern=CONVERSATION_ID)
 
 
 class McpCall(_Payload):

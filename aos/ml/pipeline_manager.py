@@ -7,17 +7,23 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Self
 from weakref import WeakKeyDictionary
 
 from aos.config import MLConfig, Settings, load_settings
 from aos.errors import AosError
 from aos.kernel.clock import SystemClock
+from aos.lora.data import read_examples
 from aos.lora.errors import UnknownAdapter
 from aos.lora.folder import find, newest
 from aos.lora.job import AdapterConfig, Progress, TrainingJob, TrainingReport
 from aos.lora.process import run_training
+from aos.lora.sources import local_data, open_registry
 from aos.lora.training import read_report
+from aos.ml.azure_ml_errors import AzureMLRequestInvalid
+from aos.ml.azure_ml_request import AzureMLProgress, AzureMLRequest, AzureMLRun, is_remote
+from aos.ml.registered import registered_training
 from aos.ml.retries import Retries
 from aos.ml.scoring import ScoringEndpoints
 
@@ -45,7 +51,9 @@ class TrainingStatus:
 
 
 class MLPipelineManager:
-    """Trains adapters, one at a time on this machine, and asks deployed ones. Any number of agents may share one.
+    """Trains adapters, one at a time on this machine or in Azure ML, and asks deployed ones.
+
+    Any number of agents may share one.
 
     It needs no closing: what it opens, it opens for a call. `async with` keeps connections for as long as that.
 
@@ -89,18 +97,21 @@ class MLPipelineManager:
         """Trains the adapter of a role and returns what became of it.
 
         Args:
-            training_params: As `aos.lora.job.TrainingParams`; `output_dir` is `AOS_ADAPTERS_DIR` without one.
+            agent_role: Name of the adapter. Without a `data_path` it is an agent of the registry, whose entry says
+                which adapter, which data, and, without an `adapter_config`, which shape.
+            training_params: As `aos.lora.job.TrainingParams`; `output_dir` is `AOS_ADAPTERS_DIR` without one and
+                `model_name` is `AOS_BASE_MODEL`. `data_path` may be a blob (`container/name`) of the storage account.
             adapter_config: As `aos.lora.job.AdapterConfig`; a name in it is the adapter's instead of the role.
             tell: Is told how far it is.
 
         Raises:
             TrainingJobInvalid, TrainingDataInvalid, BaseModelMissing, ExtraMissing: Nothing was trained.
+            UnknownAgent: There is no data path, neither here nor in the registry.
             TrainingRunning: It is being trained by another process.
             TrainingFailed: The same call again goes on from its last checkpoint.
         """
-        config = dict(adapter_config or {})
-        adapter = str(config.get("adapter_name") or agent_role)
-        job = TrainingJob.read(adapter, {"output_dir": self._settings.adapters_dir, **training_params}, config)
+        job = await self._job(agent_role, training_params, adapter_config)
+        adapter = job.adapter
         home = Path(job.params.output_dir)
         if home not in self._homes:
             self._homes.append(home)
@@ -112,15 +123,42 @@ class MLPipelineManager:
                 tell(progress)
 
         try:
-            async with self._gate():
+            async with self._gate(), self._data_at_hand(job) as ready:
                 self._statuses[adapter] = TrainingStatus(adapter, "running")
-                report = await run_training(job, follow)
+                report = await run_training(ready, follow)
         except BaseException as error:
             why = error.detail if isinstance(error, AosError) else type(error).__name__
             self._statuses[adapter] = replace(self._statuses[adapter], state="failed", error=why)
             raise
         self._statuses[adapter] = TrainingStatus(adapter, "succeeded", report=report)
         return report
+
+    async def _job(self, role: str, params: Mapping[str, Any], config: Mapping[str, Any] | None) -> TrainingJob:
+        """A job from what a caller gave, and what settings and the registry say where nothing was given."""
+        given = {key: value for key, value in params.items() if value is not None}
+        adapter = str((config or {}).get("adapter_name") or role)
+        if "data_path" not in given and self._settings.storage_configured:
+            registered = await registered_training(role, self._settings)
+            if registered.data_path:
+                given["data_path"] = registered.data_path
+            config = registered.config if config is None else config
+            adapter = str(config.get("adapter_name") or registered.adapter)
+        if self._settings.base_model:
+            given.setdefault("model_name", self._settings.base_model)
+        return TrainingJob.read(adapter, {"output_dir": self._settings.adapters_dir, **given}, config)
+
+    @asynccontextmanager
+    async def _data_at_hand(self, job: TrainingJob) -> AsyncIterator[TrainingJob]:
+        """The job with its data as files of this machine; what was a blob is fetched for as long as it takes."""
+        with TemporaryDirectory() as folder:
+            here: dict[str, str] = {}
+            for field in ("data_path", "eval_path"):
+                path = getattr(job.params, field)
+                if path is not None and not is_remote(path):
+                    scratch = Path(folder) / field
+                    scratch.mkdir()
+                    here[field] = str(await local_data(path, self._settings, scratch))
+            yield job.model_copy(update={"params": job.params.model_copy(update=here)})
 
     def get_training_status(self, agent_role: str) -> TrainingStatus:
         """The last training of an adapter, by this manager or, before that, on this machine.
@@ -159,15 +197,68 @@ class MLPipelineManager:
 
     async def publish(self, agent_role: str) -> AdapterVersion:
         """Enters the newest version of an adapter into the registry of the storage account."""
-        from aos.lora.registry import AdapterRegistry
-        from aos.storage.account import StorageAccount
+        async with open_registry(self._settings) as registry:
+            return await registry.register(self._find(agent_role))
 
-        async with self._credential(needed=not self._settings.storage) as credential:
-            account = StorageAccount(self._settings, credential)
-            try:
-                return await AdapterRegistry(account).register(self._find(agent_role))
-            finally:
-                await account.close()
+    # --- Azure Machine Learning
+
+    async def run_pipeline(
+        self,
+        subscription_id: str,
+        resource_group: str,
+        workspace_name: str,
+        *,
+        agent_role: str | None = None,
+        training_params: Mapping[str, Any] | None = None,
+        adapter_config: Mapping[str, Any] | None = None,
+        tell: Callable[[AzureMLProgress], None] | None = None,
+        **options: Any,
+    ) -> AzureMLRun:
+        """Trains an adapter in Azure Machine Learning: compute, job, registered model, an endpoint if asked.
+
+        Args:
+            agent_role: Name of the adapter; `AOS_AML_ADAPTER` without it.
+            training_params: As `train_adapter`; `data_path` is `AOS_AML_TRAINING_DATA` without one, and may be an
+                `azureml:` or https address, which the job reads itself. A file or blob is checked and uploaded.
+            tell: Is told how far it is.
+            options: As `aos.ml.azure_ml_request.AzureMLRequest`: `compute` (`AOS_AML_COMPUTE`), `vm_size`
+                (`AOS_AML_VM_SIZE`), `wait`, `timeout_seconds`, `deploy`, ...
+
+        Raises:
+            AzureMLRequestInvalid: Names every argument that is missing or wrong.
+            TrainingJobInvalid, TrainingDataInvalid, ExtraMissing: Nothing was submitted.
+            AzureMLSignIn, WorkspaceUnknown, AzureMLQuota, AzureMLRefused, AzureMLUnavailable, AzureMLTimedOut.
+            AzureMLJobFailed: With what the service says about it.
+        """
+        config = self._config
+        role = agent_role or config.azure_ml_adapter
+        params = {"data_path": config.azure_ml_training_data, **(training_params or {})}
+        missing = {
+            "agent_role (or AOS_AML_ADAPTER)": role,
+            "training_params.model_name (or AOS_BASE_MODEL)": params.get("model_name") or self._settings.base_model,
+            "training_params.data_path (or AOS_AML_TRAINING_DATA)": params["data_path"],
+        }
+        if role is None or not all(missing.values()):
+            named = ", ".join(name for name, value in missing.items() if not value)
+            raise AzureMLRequestInvalid(f"The pipeline does not know what to train: give {named}.")
+        defaults = {"compute": config.azure_ml_compute, "vm_size": config.azure_ml_vm_size}
+        values = {key: value for key, value in defaults.items() if value is not None}
+        values |= {
+            "subscription_id": subscription_id,
+            "resource_group": resource_group,
+            "workspace_name": workspace_name,
+        }
+        job = await self._job(role, params, adapter_config)
+        AzureMLRequest.read({**values, **options, "job": job})
+        async with self._data_at_hand(job) as ready:
+            for path in (ready.params.data_path, ready.params.eval_path):
+                if path is not None and not is_remote(path):
+                    await asyncio.to_thread(read_examples, Path(path))
+            request = AzureMLRequest.read({**values, **options, "job": ready})
+            from aos.ml.azure_ml import AzureMLWorkspace
+
+            async with AzureMLWorkspace(request, self._settings, tell) as workspace:
+                return await workspace.run()
 
     # --- inference
 

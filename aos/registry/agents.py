@@ -9,11 +9,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from aos.registry.azure_functions import AzureFunction, functions_faults
 from aos.registry.connected import check_connected
 from aos.registry.document import decode
 from aos.registry.entries import FilledText, Finding, Flag, Id, JsonObject, Name, RegistryModel, Text, parse_entries
 from aos.registry.policies import configuration_cautions, configuration_faults, limits_faults
 from aos.registry.problems import RegistryProblem
+from aos.registry.routing import routing_faults
 from aos.registry.schedules import schedule_cautions, schedule_faults
 
 AgentType = Literal["purpose_driven", "perpetual", "leadership"]
@@ -66,11 +68,13 @@ class AgentEntry(RegistryModel):
     mcp_tools: Annotated[tuple[ToolReference, ...], Field(max_length=128)] = ()
     connected_agents: Annotated[tuple[Id, ...], Field(max_length=64)] = ()
     """Agents that this one may ask: each is a tool of its model, and a call is a turn of that agent."""
+    azure_functions: Annotated[tuple[AzureFunction, ...], Field(max_length=128)] = ()
     system_message: Text | None = None
     enabled: Flag = True
     metadata: JsonObject = Field(default_factory=dict)
     """`limits` in it bounds the agent's turns, see `aos.registry.policies.TurnLimits`; `schedule` has it act by itself,
-    see `aos.registry.schedules`."""
+    see `aos.registry.schedules`; `routing` says which messages it takes that name no agent, see
+    `aos.registry.routing`."""
 
     @property
     def distinct_tools(self) -> tuple[ToolReference, ...]:
@@ -86,6 +90,8 @@ class AgentEntry(RegistryModel):
         for index, other in enumerate(self.connected_agents):
             if other == self.agent_id:
                 yield ("connected_agents", index), "An agent cannot be connected to itself."
+        yield from functions_faults(self.azure_functions)
+        yield from routing_faults(self.metadata)
         for index, tool in enumerate(self.mcp_tools):
             for at, detail in configuration_faults(tool.configuration):
                 yield ("mcp_tools", index, *at), detail

@@ -90,6 +90,10 @@ class StorageAccount:
                 self._ready_queues[name] = client
         return self._ready_queues[name]
 
+    def queue_uri(self, name: str) -> str:
+        """The address of a storage queue, without a signature."""
+        return str(self._queue_service().get_queue_client(name).url).partition("?")[0]
+
     async def check(self) -> dict[str, str]:
         """Asks each of the three services for a page of names.
 

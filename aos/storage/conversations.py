@@ -15,23 +15,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any, TypeVar
 
 from azure.core import MatchConditions
 from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 from azure.data.tables import TableTransactionError, UpdateMode
 from azure.data.tables.aio import TableClient
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
-from aos.errors import BacklogFull, Conflict, OperationConflict, StorageUnavailable
+from aos.errors import BacklogFull, Conflict, ConversationUnreadable, OperationConflict, StorageUnavailable
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.ports import Acceptance, Change, Due, HistoryEntry, Lease, Snapshot
 from aos.kernel.records import replace
 from aos.kernel.types import Arrival, Conversation, ConversationKey, Message, Operation
 from aos.storage.account import StorageAccount, storage_errors
 from aos.storage.counters import Counters
-from aos.storage.payloads import Payloads
+from aos.storage.payloads import PayloadGone, Payloads
 from aos.storage.rows import FIRST_LOOK, SHARDS, due_row, erased, queued, replayable, settled, shard_of, table_key
 from aos.storage.values import RowValues
 
@@ -191,14 +192,15 @@ class TableConversations:
         arrivals: list[Arrival] = []
         async for row in _query(table, "PartitionKey eq @p and RowKey ge 'in:'", {"p": partition}):
             row_key = row["RowKey"]
-            if row_key.startswith("in:"):
-                inbox.append(await self._value(row, MESSAGE))
-            elif row_key.startswith("res:"):
-                arrivals.append(await self._value(row, ARRIVAL))
-            else:
-                state = await self._value(row, CONVERSATION)
-                lease = Lease(row["owner"], row["lease_until"], int(row["fence"]))
-                etag = row["etag"]
+            with _readable(row):
+                if row_key.startswith("in:"):
+                    inbox.append(await self._value(row, MESSAGE))
+                elif row_key.startswith("res:"):
+                    arrivals.append(await self._value(row, ARRIVAL))
+                else:
+                    state = await self._value(row, CONVERSATION)
+                    lease = Lease(row["owner"], row["lease_until"], int(row["fence"]))
+                    etag = row["etag"]
         return Snapshot(state, lease, etag, tuple(inbox), tuple(arrivals))
 
     async def keys(self) -> AsyncIterator[ConversationKey]:
@@ -248,6 +250,27 @@ class TableConversations:
     async def operation(self, operation_id: str) -> Operation | None:
         key = await self.locate(operation_id)
         return None if key is None else await self._operation(key, operation_id)
+
+    async def end(self, operation: Operation) -> None:
+        key = ConversationKey(operation.agent_id, operation.conversation_id)
+        table, partition = await self._table(), table_key(*key)
+        row = await self._row(partition, f"OP:{operation.operation_id}", OPERATION, operation)
+        with storage_errors("aosconversations"):
+            known = await table.get_entity(partition, row["RowKey"], select=["RowKey"])
+        unchanged = {"mode": UpdateMode.REPLACE, "etag": known.metadata["etag"], "match_condition": IF_UNCHANGED}
+        work: list[tuple[Any, ...]] = [("update", row, unchanged)]
+        query = "PartitionKey eq @p and RowKey ge 'in:' and RowKey lt 'in;'"
+        async for waiting in _query(table, query, {"p": partition}):
+            with suppress(ConversationUnreadable), _readable(waiting):
+                if (await self._value(waiting, MESSAGE)).operation_id == operation.operation_id:
+                    work.append(("delete", {"PartitionKey": partition, "RowKey": waiting["RowKey"]}))
+        with storage_errors("aosconversations"):
+            try:
+                await table.submit_transaction(work)
+            except TableTransactionError as error:
+                if error.status_code in (404, 412):
+                    raise Conflict(f"Operation {operation.operation_id} was changed by somebody else.") from error
+                raise
 
     async def locate(self, operation_id: str) -> ConversationKey | None:
         index = await self._account.table("aosoperations")
@@ -375,7 +398,8 @@ class TableConversations:
                 row = await table.get_entity(table_key(*key), f"OP:{operation_id}")
             except ResourceNotFoundError:
                 return None
-        return await self._value(row, OPERATION)
+        with _readable(row):
+            return await self._value(row, OPERATION)
 
     async def _row(self, partition: str, row_key: str, adapter: TypeAdapter[T], value: T) -> Row:
         row: Row = {"PartitionKey": partition, "RowKey": row_key}
@@ -383,6 +407,19 @@ class TableConversations:
 
     async def _value(self, row: Mapping[str, Any], adapter: TypeAdapter[T]) -> T:
         return adapter.validate_json(await self._values.read(row))
+
+
+@contextmanager
+def _readable(row: Mapping[str, Any]) -> Iterator[None]:
+    """What is wrong with a row is said by its name, so that an operator can mend or remove it."""
+    try:
+        yield
+    except (ValidationError, ValueError, KeyError, PayloadGone) as error:
+        raise ConversationUnreadable(
+            f"Row {row['RowKey']!r} of partition {row['PartitionKey']!r} in table aosconversations cannot be read "
+            f"({type(error).__name__}): mend or remove it, or run the version of AOS that wrote it.",
+            retry_after=5.0,
+        ) from error
 
 
 def _lease_columns(lease: Lease) -> Row:

@@ -111,6 +111,13 @@ class MemoryConversations:
     async def operation(self, operation_id: str) -> Operation | None:
         return self._operations.get(operation_id)
 
+    async def end(self, operation: Operation) -> None:
+        partition = self._partition(ConversationKey(operation.agent_id, operation.conversation_id))
+        self._operations[operation.operation_id] = operation
+        for message in list(partition.inbox.values()):
+            if message.operation_id == operation.operation_id:
+                del partition.inbox[message.seq]
+
     async def locate(self, operation_id: str) -> ConversationKey | None:
         operation = self._operations.get(operation_id)
         return None if operation is None else ConversationKey(operation.agent_id, operation.conversation_id)

@@ -112,7 +112,7 @@ class Queues:
             )
             raw = [message async for message in pages]
         for message in raw:
-            body, blob, problem = await self._body(queue, str(message.content))
+            body, blob, problem = await self.read_body(queue, str(message.content))
             received.append(
                 QueueMessage(
                     message_id=message.id,
@@ -145,7 +145,13 @@ class Queues:
         if message.blob is not None:
             await self._payloads.remove(message.blob)
 
-    async def _body(self, queue: str, content: str) -> tuple[Any, BlobRef | None, str | None]:
+    async def drop(self, blob: BlobRef) -> None:
+        """Removes the blob that held the body of a message that was dealt with."""
+        await self._payloads.remove(blob)
+
+    async def read_body(self, queue: str, content: str) -> tuple[Any, BlobRef | None, str | None]:
+        """The body of a message as it came out of a queue: what it says, its blob if it lies in one, and why it could
+        not be read if so."""
         body = _parsed(_plain(content))
         if not (isinstance(body, Mapping) and body.keys() == {"$blob"}):
             return body, None, None

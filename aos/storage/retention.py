@@ -71,6 +71,7 @@ class Retention:
             "aosledger": await self._rows("aosledger", self._call),
             "aosrequests": await self._rows("aosrequests", self._aged),
             "aosapprovals": await self._rows("aosapprovals", self._aged),
+            "aosworkflows": await self._rows("aosworkflows", self._aged),
             STATE_CONTAINER: await self._blobs(STATE_CONTAINER, self._unnamed),
             CONTAINER: await self._blobs(CONTAINER, self._travelled),
         }
@@ -159,7 +160,7 @@ class Retention:
                     known[where] = await self._named(*where)
                 if name not in known[where]:
                     names.append(name)
-            elif kind in ("ledger", "requests", "approvals") and self._age(at) > KEPT + GRACE:
+            elif kind in ("ledger", "requests", "approvals", "workflows") and self._age(at) > KEPT + GRACE:
                 # Their rows were written with them, and are gone.
                 names.append(name)
         return names

@@ -44,7 +44,7 @@ def replayable(known: Operation, message: Message) -> bool:
 
 def erased(operation: Operation) -> Operation:
     """What remains of an operation that ended when its conversation is forgotten: how it ended, and what it took."""
-    return replace(operation, reply=None, tool_calls=(), reply_to=None)
+    return replace(operation, reply=None, tool_calls=(), reply_to=None, routing=None)
 
 
 def queued(key: ConversationKey, message: Message) -> Operation:
@@ -60,4 +60,6 @@ def queued(key: ConversationKey, message: Message) -> Operation:
         event_type=message.event_type,
         reply_to=message.reply_to,
         parent=message.parent,
+        trace=message.trace,
+        routing=message.routing,
     )

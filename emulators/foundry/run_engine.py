@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 
+from emulators.foundry.azure_functions import FunctionCaller
 from emulators.foundry.model import (
     ArgumentsDelta,
     CallStarted,
@@ -24,7 +25,7 @@ from emulators.foundry.model import (
     count_tokens,
     input_tokens,
 )
-from emulators.foundry.run_record import ENDED, RunRecord
+from emulators.foundry.run_record import ENDED, Call, RunRecord
 from emulators.foundry.thread_history import PromptBudgetSpent, model_request, written_messages
 from emulators.foundry.thread_state import ThreadState
 
@@ -48,6 +49,7 @@ class RunLeg:
         record: RunRecord,
         model: Model,
         prepare: Prepare,
+        functions: FunctionCaller,
         *,
         latency: float,
         seconds: float,
@@ -57,6 +59,7 @@ class RunLeg:
         self.ended = asyncio.Event()
         self._model = model
         self._prepare = prepare
+        self._functions = functions
         self._latency = latency
         self._seconds = seconds
         self._on_end = on_end
@@ -78,7 +81,8 @@ class RunLeg:
                 record.begin()
                 self._changed.set()
                 await asyncio.sleep(self._latency)
-                await self._ask(self._prepare(record))
+                while await self._ask(self._prepare(record)):
+                    pass
         except ModelError as error:
             record.fail(error.code, error.message)
         except PromptBudgetSpent:
@@ -90,8 +94,10 @@ class RunLeg:
             _log.exception("run %s failed", record.run["id"])
             record.fail("server_error", f"The run failed: {type(error).__name__}.")
 
-    async def _ask(self, request: ModelRequest) -> None:
+    async def _ask(self, request: ModelRequest) -> bool:
+        """Let the model take a step. True: it only called what the service itself has called by now."""
         record = self.record
+        again = False
         self._model.check(request)
         async for event in self._model.step(request):
             match event:
@@ -105,12 +111,26 @@ class RunLeg:
                     counted = usage or Usage(input_tokens(request), count_tokens(record.produced))
                     match reason:
                         case "stop":
-                            record.finish_step(counted)
+                            again = await self._serve(record.finish_step(counted))
                         case "max_output_tokens":
                             record.cut_short("max_completion_tokens", counted)
                         case "content_filter":
                             record.fail("content_filter", "The answer was stopped by the content filter.")
             self._changed.set()
+        return again
+
+    async def _serve(self, calls: list[Call]) -> bool:
+        """Make the calls that are the service's own."""
+        self._changed.set()
+
+        async def make(call: Call) -> None:
+            if call.served is not None:
+                call.output = await self._functions.call(call.served, call.id, call.arguments)
+
+        if not calls:
+            return False
+        await asyncio.gather(*map(make, calls))
+        return self.record.served()
 
     def _settle(self, task: asyncio.Task[None]) -> None:
         # A callback of the task and not its last lines: a task cancelled before its first step runs no line at all.
@@ -156,6 +176,7 @@ class RunEngine:
     ) -> None:
         self._store = store
         self._model = model
+        self._functions = FunctionCaller()
         self._latency = latency
         self._window = context_window
         self._clock = clock
@@ -185,7 +206,15 @@ class RunEngine:
         run_id = str(record.run["id"])
         expires = record.run["expires_at"]
         seconds = expires - self._clock() if isinstance(expires, int | float) else 0.0
-        leg = RunLeg(record, self._model, self._prepare, latency=self._latency, seconds=seconds, on_end=self._leg_ended)
+        leg = RunLeg(
+            record,
+            self._model,
+            self._prepare,
+            self._functions,
+            latency=self._latency,
+            seconds=seconds,
+            on_end=self._leg_ended,
+        )
         self._legs[run_id] = leg
         return leg
 
@@ -259,3 +288,4 @@ class RunEngine:
         for leg in legs:
             leg.stop(_stopped)
         await asyncio.gather(*(leg.ended.wait() for leg in legs))
+        await self._functions.close()

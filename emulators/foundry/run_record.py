@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from emulators.foundry.azure_functions import AzureFunction, azure_functions
 from emulators.foundry.items import new_id
 from emulators.foundry.model import JsonObject, Usage
 from emulators.foundry.thread_bodies import text_block
@@ -23,10 +24,14 @@ ENDED = ("completed", "failed", "cancelled", "expired", "incomplete")
 
 
 @dataclass(slots=True)
-class _Call:
+class Call:
+    """A call of the model; ``served``: the service makes it itself."""
+
     id: str
     name: str
     arguments: str = ""
+    served: AzureFunction | None = None
+    output: str | None = None
 
 
 class RunRecord:
@@ -45,7 +50,8 @@ class RunRecord:
         self._message: JsonObject | None = None
         self._message_step: JsonObject | None = None
         self._text = ""
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, Call] = {}
+        self._served = azure_functions(run["tools"])
         self._calls_step: JsonObject | None = None
 
     @property
@@ -101,33 +107,68 @@ class RunRecord:
 
     def call(self, index: int, name: str) -> None:
         """A function call begins; ``index`` is the model's number for it."""
-        call = self._calls[index] = _Call(new_id("call"), name)
+        call = self._calls[index] = Call(new_id("call"), name, served=self._served.get(name))
         if self._calls_step is None:
             self._calls_step = self._begin_step("tool_calls", {"type": "tool_calls", "tool_calls": []})
-        self._emit_call(index, {"id": call.id, "function": {"name": name, "arguments": "", "output": None}})
+        self._emit_call(index, {"id": call.id}, {"name": name, "arguments": "", "output": None})
 
     def arguments(self, index: int, delta: str) -> None:
         """More of the arguments of a call."""
         self._calls[index].arguments += delta
-        self._emit_call(index, {"function": {"arguments": delta}})
+        self._emit_call(index, {}, {"arguments": delta})
 
-    def finish_step(self, usage: Usage) -> None:
-        """The model has said all it had to: the run is completed, or waits for the outputs of its calls."""
+    def finish_step(self, usage: Usage) -> list[Call]:
+        """The model has said all it had to: the run is completed, or waits for the outputs of its calls.
+
+        Returns:
+            Calls that the service makes itself; `served` takes their outputs, and only then does the run go on.
+        """
         wire = _usage(usage.input_tokens, usage.output_tokens)
         self._close_message("completed", None, None if self._calls else wire)
         if self._calls_step is None:
             self.end("completed")
-            return
-        calls: list[JsonObject] = [
+            return []
+        self._calls_step["usage"] = wire
+        own = [call for call in self._calls.values() if call.served is not None]
+        if own:
+            self._store.put(self._show_calls(self._calls_step))
+        else:
+            self._require_action(self._calls_step)
+        return own
+
+    def served(self) -> bool:
+        """The service's own calls have their outputs. True: the model goes on; else the run waits for the others."""
+        step = self._calls_step
+        if step is None:
+            raise RuntimeError("no calls were made")
+        if any(call.served is None for call in self._calls.values()):
+            self._require_action(step)
+            return False
+        self._show_calls(step).update(status="completed", completed_at=self._now())
+        self._store.put(step)
+        self._emit("thread.run.step.completed", step)
+        self._calls_step, self._text = None, ""
+        self._calls.clear()
+        return True
+
+    def _show_calls(self, step: JsonObject) -> JsonObject:
+        shown: list[JsonValue] = []
+        for call in self._calls.values():
+            kind = "function" if call.served is None else "azure_function"
+            content: JsonObject = {"name": call.name, "arguments": call.arguments, "output": call.output}
+            shown.append({"id": call.id, "type": kind, kind: content})
+        step["step_details"] = {"type": "tool_calls", "tool_calls": shown}
+        return step
+
+    def _require_action(self, step: JsonObject) -> None:
+        calls: list[JsonValue] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in self._calls.values()
+            if call.served is None
         ]
-        shown: list[JsonValue] = [{**call, "function": {**_dict(call["function"]), "output": None}} for call in calls]
-        self._calls_step["step_details"] = {"type": "tool_calls", "tool_calls": shown}
-        self._calls_step["usage"] = wire
-        action: JsonObject = {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": [*calls]}}
+        action: JsonObject = {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": calls}}
         self.run.update(status="requires_action", required_action=action)
-        self._store.put(self._calls_step, self.run)
+        self._store.put(self._show_calls(step), self.run)
         self._emit("thread.run.requires_action", self.run)
 
     # How a run ends
@@ -273,8 +314,9 @@ class RunRecord:
             self._store.put(message)
             self._emit("thread.message.incomplete", message)
 
-    def _emit_call(self, index: int, fields: JsonObject) -> None:
-        calls: JsonValue = [{"index": index, "type": "function", **fields}]
+    def _emit_call(self, index: int, fields: JsonObject, function: JsonObject) -> None:
+        kind = "function" if self._calls[index].served is None else "azure_function"
+        calls: JsonValue = [{"index": index, "type": kind, **fields, kind: function}]
         details: JsonObject = {"step_details": {"type": "tool_calls", "tool_calls": calls}}
         self._emit_delta("thread.run.step.delta", self._calls_step, details)
 
@@ -292,7 +334,3 @@ class RunRecord:
 
 def _usage(read: int, written: int) -> JsonObject:
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
-
-
-def _dict(value: JsonValue) -> JsonObject:
-    return value if isinstance(value, dict) else {}

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
+from emulators.foundry.azure_functions import AzureFunction, azure_functions
 from emulators.foundry.errors import ApiError
 from emulators.foundry.model import FunctionSpec, JsonObject
 
@@ -53,9 +54,13 @@ def check_tools(tools: list[JsonObject], param: str, *, nested: bool = False) ->
     for index, tool in enumerate(tools):
         where = f"{param}[{index}]"
         try:
-            if _NAMED.validate_python(tool).type != "function":
+            kind = _NAMED.validate_python(tool).type
+            if nested and kind == "azure_function":
+                where = f"{where}.azure_function"
+                tool = _flat(AzureFunction.model_validate(tool.get("azure_function")).function.model_dump())
+            elif kind != "function":
                 continue
-            if nested:
+            elif nested:
                 where = f"{where}.function"
                 tool = _flat(_NESTED.validate_python(tool.get("function")))
             function = FunctionDefinition.model_validate(tool)
@@ -96,11 +101,13 @@ def _bad_schema(name: str, where: str, why: str) -> ApiError:
 
 
 def functions(tools: JsonValue) -> tuple[FunctionSpec, ...]:
-    """The functions among checked tool definitions; tools that the service itself would run are left out."""
+    """The functions among checked tool definitions, and the Azure Functions, which the service calls itself."""
     found: list[FunctionSpec] = []
     for tool in tools if isinstance(tools, list) else []:
         if isinstance(tool, dict) and tool.get("type") == "function":
             wrapped = tool.get("function")
             function = FunctionDefinition.model_validate(_flat(wrapped) if isinstance(wrapped, dict) else tool)
             found.append(FunctionSpec(function.name, function.description or "", function.parameters or {}))
+    for name, served in azure_functions(tools).items():
+        found.append(FunctionSpec(name, served.function.description or "", served.function.parameters or {}))
     return tuple(found)

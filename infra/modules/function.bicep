@@ -93,6 +93,8 @@ resource settings 'Microsoft.Web/sites/config@2025-03-01' = {
     AzureWebJobsStorage__tableServiceUri: tableEndpoint
     APPLICATIONINSIGHTS_CONNECTION_STRING: insightsConnectionString
     APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${identityClientId};Authorization=AAD'
+    PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY: 'true'
+    OTEL_PYTHON_DISABLED_INSTRUMENTATIONS: 'azure_sdk'
     AZURE_CLIENT_ID: identityClientId
     AOS_ROLES: roles
     AOS_KEY_VAULT_URL: 'https://${vaultName}${environment().suffixes.keyvaultDns}'
@@ -104,6 +106,8 @@ resource settings 'Microsoft.Web/sites/config@2025-03-01' = {
     AZURE_STORAGE_CONNECTION_STRING__blobServiceUri: blobEndpoint
     AZURE_STORAGE_CONNECTION_STRING__tableServiceUri: tableEndpoint
     AZURE_STORAGE_CONNECTION_STRING__queueServiceUri: queueEndpoint
+    AZURE_STORAGE_CONNECTION_STRING__credential: 'managedidentity'
+    AZURE_STORAGE_CONNECTION_STRING__clientId: identityClientId
     AZURE_SERVICE_BUS_CONNECTION_STRING__fullyQualifiedNamespace: serviceBusHost
     AZURE_SERVICE_BUS_CONNECTION_STRING__credential: 'managedidentity'
     AZURE_SERVICE_BUS_CONNECTION_STRING__clientId: identityClientId

@@ -16,15 +16,17 @@ from aos.config import Settings
 from aos.errors import AgentGone, FoundryRefused, FoundryUnavailable, SettingError
 from aos.foundry.clients import FoundryClients
 from aos.foundry.deployments import Deployments
+from aos.functions.sources import function_source
 from aos.messaging.bus import Bus, Outbound
 from aos.ml.foundry_agent_service import FoundryAgentServiceClient, FoundryAgentServiceConfig
+from aos.registry.azure_functions import AzureFunction
 from aos.registry.errors import RegistryMissing
 from aos.registry.source import BlobSource
 from aos.storage.account import StorageAccount
 from emulators.foundry import FoundryEmulator
 from tests.foundry.project import running, settings
 from tests.foundry.talk import talk
-from tests.publish.staging import ROOT, published_files
+from tests.publish.staging import ROOT
 
 TEXT = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
 QUOTES = re.findall(r"^> (.+)$", TEXT, re.M)
@@ -142,11 +144,11 @@ async def test_a_run_that_failed() -> None:
     quoted(raised.value.detail)
 
 
-def test_settings_that_nothing_reads_are_not_read() -> None:
-    code = "".join((ROOT / path).read_text("utf-8") for path in published_files() if path.suffix == ".py")
-    for name in ("STORAGE_SERVICE_ENDPOINT", "PROJECT_ENDPOINT_ENT", "MODEL_DEPLOYMENT_NAME"):
-        assert name not in code
-        assert name in TEXT
+def test_functions_without_a_queue_service() -> None:
+    function = AzureFunction(name="foo", parameters={"type": "object"})
+    with pytest.raises(SettingError) as raised:
+        function_source(function, None)
+    quoted(raised.value.detail)
 
 
 def test_every_quote_is_made_above() -> None:

@@ -15,7 +15,7 @@ import subprocess
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,15 @@ from typing import Any, Literal
 import httpx2
 from azure.servicebus.exceptions import ServiceBusError
 
+from aos.config import load_settings
+from aos.dead_letters import DeadLetters
+from aos.foundry.clients import FoundryClients
 from aos.kernel.points import FAULT_POINT
+from aos.kernel.types import ConversationKey
+from aos.messaging.bus import Bus
+from aos.messaging.claim_check import ClaimCheck
+from aos.messaging.envelopes import POISON
+from aos.system import AgentOperatingSystem
 from tests.e2e.harness import REPLIES, App, Client, World, world
 
 Way = Literal["bus", "HTTP"]
@@ -68,10 +76,11 @@ class Sent:
     text: str
     mark: str = field(default_factory=lambda: f"mark {uuid.uuid4().hex}")
     operation_id: str | None = None
+    conversation: str | None = None
 
     @property
     def key(self) -> str:
-        """Its MessageId or Idempotency-Key, and its conversation."""
+        """Its MessageId or Idempotency-Key, and its conversation unless it names another one."""
         return self.mark.removeprefix("mark ")
 
     @property
@@ -123,6 +132,11 @@ class Bench:
         self._sending = asyncio.Lock()
         self._hears = False
         self._listening: asyncio.Task[None] | None = None
+        # Never started: it reads what the processes under test wrote.
+        settings = load_settings(running.stack.environment)
+        self._reader = AgentOperatingSystem(settings, folder=running.app.folder)
+        self._bus = Bus(settings)
+        self._foundry = FoundryClients(settings)
         self._inbox = Client(running.stack.environment["AZURE_SERVICE_BUS_CONNECTION_STRING"])
 
     # --- senders
@@ -135,7 +149,7 @@ class Bench:
                 "agent_id": sent.agent_id,
                 "event_type": "Fault",
                 "payload": {"message": sent.message},
-                "conversation_id": sent.key,
+                "conversation_id": sent.conversation or sent.key,
             }
             while True:
                 try:
@@ -146,7 +160,11 @@ class Bench:
                     await asyncio.sleep(0.1)
                 else:
                     return
-        body = {"message": sent.message, "conversation_id": sent.key, "timeout_seconds": 0}
+        body = {
+            "message": sent.message,
+            "conversation_id": sent.conversation or sent.key,
+            "timeout_seconds": 0,
+        }
         answer = await self.insist("POST", f"agents/{sent.agent_id}", body, {"Idempotency-Key": sent.key})
         sent.operation_id = answer["operation_id"]
 
@@ -213,6 +231,9 @@ class Bench:
 
     async def close(self) -> None:
         await self._inbox.close()
+        await self._reader.close()
+        await self._bus.close()
+        await self._foundry.close()
 
     # --- deaths
 
@@ -229,10 +250,10 @@ class Bench:
             raise NotReached(f"no turn reached {how}: name in this test how it is reached") from None
         assert status == 128 + 9, f"the process ended with status {status}, not by the order to die"
 
-    async def armed(self, app: App, point: str) -> None:
-        """The process is replaced by one that dies at a point."""
+    async def armed(self, app: App, point: str, more: Mapping[str, str] | None = None) -> None:
+        """The process is replaced by one that dies at a point, with more settings."""
         await app.kill()
-        await app.restart({FAULT_POINT: point})
+        await app.restart({FAULT_POINT: point, **(more or {})})
 
     async def kill_part(self, name: str) -> None:
         """`kill -9` of a part of the stack, which is started again on its ports, as the stack's keeper does."""
@@ -250,6 +271,22 @@ class Bench:
         with closing(sqlite3.connect(self.world.state / "ledger.db")) as ledger:
             (count,) = ledger.execute("SELECT count(*) FROM transactions WHERE description = ?", (mark,)).fetchone()
         return int(count)
+
+    async def told(self, sent: Sent) -> list[str]:
+        """What the model was told of the calls of a turn, as Foundry keeps it."""
+        state = (await self._reader.store.read(ConversationKey(sent.agent_id, sent.conversation or sent.key))).state
+        assert state.remote_id is not None
+        items = self._foundry.openai.conversations.items.list(state.remote_id, order="asc", limit=100)
+        return [str(item.output) async for item in items if item.type == "function_call_output"]
+
+    async def parked(self, sent: Sent) -> list[tuple[str, str, int, str]]:
+        """The dead letters of a turn, as soon as there are any: id, reason, attempt, body."""
+        letters = DeadLetters(self._bus, ClaimCheck(None))
+        while True:
+            found = [letter for letter in await letters.letters(1000, [POISON]) if letter.message_id == sent.key]
+            if found:
+                return [(one.operation_id, one.reason, one.attempt, one.body.decode()) for one in found]
+            await asyncio.sleep(0.1)
 
     def wrong(self, sent: Sent, operation: dict[str, Any], status: str, effects: int | None) -> str | None:
         """What is not as it must be: one effect, the reply that was asked for, one id of the reply."""

@@ -110,7 +110,7 @@ async def test_answers_are_as_described(guarded: App) -> None:
     )
     schema = schemathesis.openapi.from_dict(document, config=config)
     operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
-    assert len(operations) == 16
+    assert len(operations) == 20
     base_url = f"http://127.0.0.1:{guarded.port}"
     asked = await guarded.http.post("agents/ceo", json={"message": "@say hello"})
     real = {"agent_id": "ceo", "operation_id": asked.json()["operation_id"]}

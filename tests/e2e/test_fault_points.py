@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from aos.kernel.points import CALL_POINTS, TURN_POINTS
+from aos.kernel.rollover import TURNS_BETWEEN
 from tests.e2e.faults import ENDS_WITHIN, Bench, Outcome, Sent, Way, bench, since, table
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"), pytest.mark.timeout(600)]
@@ -26,6 +27,9 @@ BUS_ONLY = {"before-send-reply", "after-send-reply", "before-send-park", "after-
 """Nobody is written to, and nothing is parked, for a message that came over HTTP."""
 UNKNOWN = {"call-claimed", "before-call", "after-call"}
 """After a death here nobody knows whether the tool ran: the model is told so, and it is not called again."""
+
+ARMED_LATER = {"after-adoption", "after-roll-over"}
+"""What leads there has to be done first, or needs more settings."""
 
 Job = Callable[[Bench], Awaitable[Outcome]]
 
@@ -90,6 +94,22 @@ async def adopted(lane: Bench, point: str, way: Way) -> tuple[Sent, str, int]:
     await lane.die(lane.agents, "after-model-step")
     await lane.agents.restart({"AOS_FAULT_POINT": point})
     await dies(lane, point)
+    await sending
+    return sent, "completed", 1
+
+
+async def rolled_over(lane: Bench, point: str, way: Way) -> tuple[Sent, str, int]:
+    """The third turn of a conversation that is near a limit; the next process rolls it over again."""
+    near = {"AOS_CONTEXT_TOKENS": "1000"}
+    await lane.armed(lane.agents, point, near)
+    sent = lane.books(way=way)
+    for _ in range(TURNS_BETWEEN):
+        earlier = Sent(way, sent.agent_id, "A long story. " * 500, conversation=sent.key)
+        await lane.send(earlier)
+        assert (await lane.ended(earlier))["status"] == "completed"
+    sending = asyncio.create_task(lane.send(sent))
+    await lane.die(lane.agents, point)
+    await lane.agents.restart(near)
     await sending
     return sent, "completed", 1
 
@@ -163,6 +183,7 @@ async def put_off(lane: Bench, point: str, way: Way) -> tuple[Sent, str, int]:
 
 HOW = {
     "after-adoption": adopted,
+    "after-roll-over": rolled_over,
     "before-send-approval": approved,
     "after-send-approval": approved,
     "decision-stored": approved,
@@ -184,7 +205,7 @@ def turn(point: str, way: Way) -> Job:
     async def job(lane: Bench) -> Outcome:
         start, kills = time.monotonic(), 2 if point == "after-adoption" else 1
         try:
-            if point != "after-adoption":
+            if point not in ARMED_LATER:
                 await lane.armed(lane.agents, point)
             sent, status, effects = await HOW.get(point, plain)(lane, point, way)
             async with asyncio.timeout(ENDS_WITHIN):
@@ -192,9 +213,24 @@ def turn(point: str, way: Way) -> Job:
         except (AssertionError, TimeoutError) as error:
             return Outcome(point, way, kills, since(start), 0, "?", f"{error!r}")
         problem = lane.wrong(sent, operation, status, effects)
+        if status == "failed":
+            problem = problem or await once_parked(lane, sent)
         return Outcome(point, way, kills, since(start), lane.effects(sent.mark), operation["status"], problem)
 
     return job
+
+
+async def once_parked(lane: Bench, sent: Sent) -> str | None:
+    """What is wrong with the dead letters of a message that can never succeed: sent twice, they are the same."""
+    try:
+        async with asyncio.timeout(ENDS_WITHIN):
+            letters = await lane.parked(sent)
+    except TimeoutError:
+        return "not parked"
+    (letter, *others) = {*letters}
+    if others or letter[:3] != (sent.operation_id, "ContentFilter", 1) or sent.mark not in letter[3]:
+        return f"parked as {letters}"
+    return None
 
 
 def ways(point: str) -> tuple[Way, ...]:
@@ -238,6 +274,9 @@ def call(point: str, way: Way) -> Job:
         problem = lane.wrong(sent, operation, "completed", effects)
         if (made["status"] == "failed") != (point in UNKNOWN):
             problem = problem or f"the call ended as {made}"
+        (output,) = await lane.told(sent)
+        if output.startswith('{"error": "outcome_unknown: ') != (point in UNKNOWN):
+            problem = problem or f"the model was told {output}"
         return Outcome(point, way, 1, since(start), lane.effects(sent.mark), told, problem)
 
     return job

@@ -1,6 +1,7 @@
 """Two host processes on one stack: order within each conversation, nothing lost, nothing twice.
 
-Each sender waits for the acceptance of a message before it sends its next one, and sends some of them again.
+Each sender waits for the acceptance of a message before it sends its next one, and sends some of them again. In each
+conversation one message has the agent book a transaction: what tools do happens once, too.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import base64
 import hashlib
 import json
 import random
+import sqlite3
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -26,8 +29,10 @@ from tests.e2e.harness import REPLIES, App, Client, World, world
 
 pytestmark = pytest.mark.slow
 
-AGENT = "coo"
+AGENT = "cfo"
 MESSAGES = 10
+BOOKED = 4
+"""Number of the message, in each conversation, that has something booked."""
 IN_FLIGHT = 24
 """Conversations whose senders are at work at a time."""
 AGAIN = 0.2
@@ -58,13 +63,14 @@ def operation_of(message_id: str) -> str:
 class Senders:
     """Applications on the bus, one per conversation, and what came back to them."""
 
-    def __init__(self, running: World, conversations: int) -> None:
+    def __init__(self, running: World, conversations: int, record: str) -> None:
         environment = running.stack.environment
         self.random = random.Random(4)
         self.conversations = [f"c{number}-{uuid.uuid4().hex[:12]}" for number in range(conversations)]
         self.replies: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.said: dict[str, str] = {}
         self.sent = 0
+        self._record = record
         self.system = AgentOperatingSystem(load_settings(environment), folder=running.app.folder)
         self._client = Client(environment["AZURE_SERVICE_BUS_CONNECTION_STRING"])
         self._gate = asyncio.Semaphore(IN_FLIGHT)
@@ -84,14 +90,20 @@ class Senders:
                 event = {
                     "agent_id": AGENT,
                     "event_type": "Numbered",
-                    "payload": {"message": f"@say {message_id}"},
+                    "payload": {"message": self._text(message_id)},
                     "conversation_id": conversation,
                 }
                 await self._send(event, message_id)
-                if self.random.random() < AGAIN:
+                if message_id in booked([conversation]) or self.random.random() < AGAIN:
                     await self._send(event, message_id)
                 while await self.system.store.operation(operation_of(message_id)) is None:  # noqa: ASYNC110 - polled
                     await asyncio.sleep(0.1)
+
+    def _text(self, message_id: str) -> str:
+        if not message_id.endswith(f"-{BOOKED}"):
+            return f"@say {message_id}"
+        entry = {"account": "6400", "amount": 250, "description": message_id, "date": "2025-11-03"}
+        return f"@tool {self._record} {json.dumps(entry)}\n@say {message_id}"
 
     async def _send(self, event: object, message_id: str) -> None:
         self.sent += 1
@@ -116,15 +128,28 @@ class Senders:
         state = (await self.system.store.read(ConversationKey(AGENT, conversation))).state
         assert state.remote_id is not None
         items = await self.system.foundry.items_after(state.remote_id, None)
-        return [item.text.removeprefix("@say ") for item in items if item.kind == "user"]
+        return [item.text.rpartition("@say ")[2] for item in items if item.kind == "user"]
 
 
 def ids(conversation: str) -> list[str]:
     return [f"{conversation}-{number}" for number in range(MESSAGES)]
 
 
+def booked(conversations: Iterable[str]) -> set[str]:
+    """The messages that have something booked."""
+    return {f"{conversation}-{BOOKED}" for conversation in conversations}
+
+
+def bookings(hosts: World, conversations: Iterable[str]) -> Counter[str]:
+    """How often the books of the example hold each of them."""
+    with closing(sqlite3.connect(hosts.state / "ledger.db")) as ledger:
+        found = Counter(description for (description,) in ledger.execute("SELECT description FROM transactions"))
+    return Counter({message_id: found[message_id] for message_id in booked(conversations)})
+
+
 async def talk(hosts: World, conversations: int) -> None:
-    senders = Senders(hosts, conversations)
+    names: list[str] = (await hosts.app.http.get(f"agents/{AGENT}/status")).json()["tools"]
+    senders = Senders(hosts, conversations, next(name for name in names if name.endswith("record_transaction")))
     try:
         start = time.monotonic()
         await senders.run()
@@ -134,11 +159,13 @@ async def talk(hosts: World, conversations: int) -> None:
         assert set(senders.replies) == expected
         assert senders.said == {message_id: message_id for message_id in expected}
         assert {len(reply_ids) for reply_ids in senders.replies.values()} == {1}
+        found = await asyncio.to_thread(bookings, hosts, senders.conversations)
+        assert found == dict.fromkeys(booked(senders.conversations), 1)
         for conversation in senders.conversations:
             assert await senders.heard(conversation) == ids(conversation)
         print(
             f"\n{total} messages in {conversations} conversations on 2 hosts, {senders.sent - total} of them sent"
-            f" twice: {seconds:.0f} s, {total / seconds:.0f} turns/s"
+            f" twice, {found.total()} bookings: {seconds:.0f} s, {total / seconds:.0f} turns/s"
         )
     finally:
         await senders.close()

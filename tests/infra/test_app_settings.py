@@ -31,11 +31,16 @@ DEFAULT_IN_AZURE = {
     "AOS_ENTRA_ISSUERS": "whose tokens are accepted is decided by who runs the app: docs/security.md",
     "AOS_ENTRA_AUDIENCES": "as AOS_ENTRA_ISSUERS",
     "AOS_SHARED_CONTAINERS": "aos-shared",
+    "STORAGE_SERVICE_ENDPOINT": "the app's own account",
+    "AOS_FUNCTION_OUTPUT_QUEUES": "none: output queues are looked into while a call waits",
     "AOS_MCP_PRIVATE_NETWORKS": "off: MCP servers lie at public addresses",
     "AOS_CONTEXT_TOKENS": "fits llama-3.3-70b",
     "AOS_AGENT_BACKLOG": "10,000",
     "AOS_LEASE_SECONDS": "30",
     "AOS_SWEEP_SECONDS": "10",
+    "AOS_TELEMETRY": "for local work",
+    "AOS_LOG_FORMAT": "of `aos serve`",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "telemetry goes to Application Insights",
     "AOS_LOG_LEVEL": "of `aos serve`; on Functions host.json has the levels",
 }
 """Settings that a function app in Azure does without, and why."""
@@ -43,9 +48,12 @@ DEFAULT_IN_AZURE = {
 PLATFORM = {
     *(f"AzureWebJobsStorage__{name}" for name in ("credential", "clientId")),
     *(f"AzureWebJobsStorage__{name}ServiceUri" for name in ("blob", "queue", "table")),
-    *("APPLICATIONINSIGHTS_CONNECTION_STRING", "APPLICATIONINSIGHTS_AUTHENTICATION_STRING"),
+    "APPLICATIONINSIGHTS_AUTHENTICATION_STRING",
+    # The worker sends telemetry itself; AOS makes the spans of the bus, not the SDKs of Azure once more.
+    *("PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY", "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"),
     # Read by the trigger's extension; the code takes AZURE_CLIENT_ID.
     *(f"AZURE_SERVICE_BUS_CONNECTION_STRING__{name}" for name in ("credential", "clientId")),
+    *(f"AZURE_STORAGE_CONNECTION_STRING__{name}" for name in ("credential", "clientId")),
 }
 
 REFUSED = {

@@ -112,3 +112,16 @@ def test_a_count_that_fails_refuses_nobody() -> None:
         assert (await world.kernel.operation(accepted.operation_id)).status == "completed"
 
     run(scenario, FEW)
+
+
+def test_a_process_that_only_drives_does_not_remember_every_turn() -> None:
+    async def scenario(world: World) -> None:
+        for number in range(40):
+            await world.accept(f"message {number}", key=conversation(number))
+        driving = world.start()
+        for number in range(40):
+            await asyncio.sleep(1)
+            await driving.kernel.drive(conversation(number))
+        assert len(driving.kernel._backlog._ended) <= RECOUNT + 1
+
+    run(scenario)

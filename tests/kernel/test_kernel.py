@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from aos.errors import BusUnavailable, OperationConflict, StorageUnavailable, UnknownOperation
+from aos.errors import BusUnavailable, ConversationUnreadable, OperationConflict, StorageUnavailable, UnknownOperation
 from aos.kernel.driver import WAKE_SLACK
 from aos.kernel.hold import BATCH
 from aos.kernel.kernel import KernelOptions
@@ -889,6 +889,35 @@ def test_an_entry_that_always_fails_does_not_keep_the_sweep_from_the_others() ->
         assert await world.kernel.sweep(limit=1) == 1
         assert await world.kernel.sweep(limit=1) == 1
         assert (await world.kernel.operation("op1")).status == "completed"
+
+    run(scenario)
+
+
+def test_an_operation_whose_conversation_stays_unreadable_ends_and_the_others_go_on() -> None:
+    async def scenario(world: World) -> None:
+        operation = await world.accept("hello")
+        other = await world.accept("hello", key=OTHER)
+        read = world.store.read
+
+        async def broken(key: ConversationKey) -> Snapshot:
+            if key == KEY:
+                raise ConversationUnreadable("Row 'state' cannot be read.")
+            return await read(key)
+
+        world.store.read = broken  # type: ignore[method-assign]
+        begin = world.now
+        while not (await world.kernel.operation(operation.operation_id)).final:
+            assert world.now - begin < 800
+            await asyncio.sleep(10)
+            await world.kernel.sweep()
+        assert world.now - begin > 600, "another version of the program might have read it"
+        ended = await world.kernel.operation(operation.operation_id)
+        assert ended.error is not None
+        assert (ended.status, ended.error.code) == ("failed", "conversation_unreadable")
+        assert (await world.kernel.operation(other.operation_id)).status == "completed"
+        await asyncio.sleep(120)
+        await world.kernel.sweep()
+        assert await world.store.due(1e12, 10) == []
 
     run(scenario)
 

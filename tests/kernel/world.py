@@ -563,6 +563,9 @@ class StoreLink:
     async def operation(self, operation_id: str) -> Operation | None:
         return await self._ask(self.store.operation(operation_id))
 
+    async def end(self, operation: Operation) -> None:
+        return await self._ask(self.store.end(operation))
+
     async def locate(self, operation_id: str) -> ConversationKey | None:
         return await self._ask(self.store.locate(operation_id))
 

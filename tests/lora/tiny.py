@@ -21,6 +21,7 @@ def make_base(folder: Path) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+    torch.set_num_threads(1)  # tiny models are slower on many threads, above all beside other tests
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {
         symbol: number for number, symbol in enumerate(["<eos>", "<user>", "<assistant>", "<system>", *alphabet])

@@ -100,6 +100,13 @@ async def test_an_entity_that_is_not_there(bus: Bus) -> None:
         assert repr(entity) in outcome.detail
 
 
+async def test_names_that_were_tried_are_not_kept(bus: Bus) -> None:
+    with pytest.raises(UnknownEntity):
+        await bus.send([Outbound("chosen-by-a-sender", b"{}", "m1")])
+    gc.collect()
+    assert "chosen-by-a-sender" not in {*bus._locks, *bus._senders}
+
+
 async def test_a_sender_serves_many_tasks(bus: Bus, inbox: Inbox) -> None:
     await asyncio.gather(*(bus.send([Outbound("answers", b"x", str(number))]) for number in range(40)))
     assert sorted(int(str(message.message_id)) for message in await inbox.take(40)) == list(range(40))

@@ -7,9 +7,9 @@ import runtime
 
 PROBE = """
 import sys, time
-began = time.perf_counter()
+began = time.process_time()
 import runtime
-spent = time.perf_counter() - began
+spent = time.process_time() - began
 from runtime import RouteRegistry, Request, route
 heavy = [m for m in sys.modules if m.split(".")[0] in ("azure", "starlette", "uvicorn", "pydantic", "aos", "emulators")]
 print(int(spent * 1000), heavy)

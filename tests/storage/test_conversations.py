@@ -10,14 +10,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
+from azure.data.tables import UpdateMode
 
-from aos.errors import BacklogFull, Conflict, OperationConflict, StorageUnavailable
+from aos.errors import BacklogFull, Conflict, ConversationUnreadable, OperationConflict, StorageUnavailable
 from aos.kernel.clock import Clock
 from aos.kernel.ports import Acceptance, Change, ConversationStore, Due, Lease, Snapshot
 from aos.kernel.types import (
     AgentRef,
     Conversation,
     ConversationKey,
+    Failure,
     Message,
     Operation,
     ReplyAddress,
@@ -661,3 +663,41 @@ async def told_more(store: ConversationStore, key: ConversationKey, etag: str | 
 
 def replace_id(key: ConversationKey) -> ConversationKey:
     return key._replace(conversation_id=f"{key.conversation_id}-other")
+
+
+# --- rows that are not what was written
+
+
+@pytest.mark.parametrize("row_key", ["state", "in:", "res:"])
+@pytest.mark.parametrize("broken", [{"data": "{"}, {"data": None}, {"data": '{"key": 1}'}])
+async def test_a_row_that_cannot_be_read_is_named(
+    tables: TableConversations,
+    key: ConversationKey,
+    account: StorageAccount,
+    row_key: str,
+    broken: dict[str, str | None],
+) -> None:
+    first = await accept(tables, key)
+    await tables.commit(key, None, Change(Conversation(key), Lease(), (first,), (), ()))
+    await accept(tables, key)
+    await tables.add_arrival(key, ToolResult(f"{first.operation_id}.1.0", "{}"))
+    table = await account.table("aosconversations")
+    found = table.query_entities("PartitionKey eq @p and RowKey ge @r", parameters={"p": table_key(*key), "r": row_key})
+    row = await anext(aiter(found))
+    assert row["RowKey"].startswith(row_key)
+    kept = {name: value for name, value in (dict(row) | broken).items() if value is not None}
+    await table.update_entity(kept, mode=UpdateMode.REPLACE)
+    with pytest.raises(ConversationUnreadable, match=row["RowKey"]):
+        await tables.read(key)
+
+
+async def test_an_operation_is_ended_apart_from_its_conversation(
+    store: ConversationStore, key: ConversationKey
+) -> None:
+    first, second = await accept(store, key), await accept(store, key)
+    operation = await store.operation(first.operation_id)
+    assert operation is not None
+    failed = replace(operation, status="failed", error=Failure("conversation_unreadable", "title", "detail"))
+    await store.end(failed)
+    assert await store.operation(first.operation_id) == failed
+    assert (await store.read(key)).inbox == (second,)

@@ -1,0 +1,78 @@
+"""A tool's execution on the MCP side as a span `execute_tool {tool}` and metrics."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind, StatusCode, use_span
+
+from aos.telemetry import content, instruments
+from aos.telemetry.harmless import error_type, harmless
+from aos.telemetry.places import NAME
+
+_tracer = trace.get_tracer(NAME)
+
+
+class Execution:
+    """One call of a tool, with its retries.
+
+    Attributes:
+        outcome: `succeeded`, `failed` (the tool says so) or the code of the error.
+    """
+
+    def __init__(self, server: str, tool: str, request_id: str, arguments: Mapping[str, Any]) -> None:
+        self._began = time.perf_counter()
+        self._labels = {"aos.mcp.server": server, "gen_ai.tool.name": tool}
+        self.outcome = "succeeded"
+        self.span: Span = trace.INVALID_SPAN
+        with harmless():
+            attributes = {
+                **self._labels,
+                "gen_ai.operation.name": "execute_tool",
+                "gen_ai.tool.type": "extension",
+                "gen_ai.tool.call.id": request_id,
+                "mcp.method.name": "tools/call",
+            }
+            self.span = _tracer.start_span(f"execute_tool {tool}", kind=SpanKind.INTERNAL, attributes=attributes)
+            if self.span.is_recording() and content.captured():
+                told = content.cut(json.dumps(dict(arguments), ensure_ascii=False))
+                self.span.set_attribute("gen_ai.tool.call.arguments", told)
+
+    def answered(self, result: Mapping[str, Any]) -> None:
+        """The tool answered with MCP's CallToolResult."""
+        if result.get("isError"):
+            self.outcome = "failed"
+        with harmless():
+            if self.span.is_recording() and content.captured():
+                told = content.cut(json.dumps(dict(result), ensure_ascii=False))
+                self.span.set_attribute("gen_ai.tool.call.result", told)
+
+    def end(self) -> None:
+        with harmless():
+            labels = {**self._labels, "aos.outcome": self.outcome}
+            instruments.TOOL_CALLS.add(1, labels)
+            instruments.TOOL_DURATION.record(time.perf_counter() - self._began, labels)
+            self.span.set_attribute("aos.outcome", self.outcome)
+            if self.outcome != "succeeded":
+                self.span.set_attribute("error.type", "tool_error" if self.outcome == "failed" else self.outcome)
+                self.span.set_status(StatusCode.ERROR)
+            self.span.end()
+
+
+@contextmanager
+def executing(server: str, tool: str, request_id: str, arguments: Mapping[str, Any]) -> Iterator[Execution]:
+    """Around a call; what it raises is its outcome."""
+    execution = Execution(server, tool, request_id, arguments)
+    try:
+        with use_span(execution.span, record_exception=False, set_status_on_exception=False):
+            yield execution
+    except BaseException as error:
+        execution.outcome = error_type(error)
+        raise
+    finally:
+        execution.end()

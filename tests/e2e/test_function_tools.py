@@ -1,0 +1,100 @@
+"""An Azure Function as a tool, end to end: agent, input queue, function app, output queue, agent, answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from emulators.child import Child
+from examples.azure_function_tool.loans import Loan, cost_of
+from examples.azure_function_tool.routes import INPUT_QUEUE, NAME, OUTPUT_QUEUE, REGISTRY_ENTRY
+from tests.e2e.harness import ROOT, World
+
+TERMS = {"principal": 200_000, "annual_rate_percent": 4.5, "months": 360}
+CALL = f"@tool {NAME} {json.dumps(TERMS)}"
+SERVER = f"azure_function:{INPUT_QUEUE}/{OUTPUT_QUEUE}"
+
+
+def app(world: World) -> Child:
+    """The function app of the example, in a process of its own."""
+    environment = {**os.environ, **world.stack.environment, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "examples.azure_function_tool"]
+    return Child("loan-cost", command, env=environment, log=world.state / "loan-cost.log")
+
+
+async def started(child: Child) -> Child:
+    ready = child.line("loan-cost waits for calls")
+    await child.start()
+    await child.ready(ready, 30)
+    return child
+
+
+@pytest_asyncio.fixture(scope="module")
+async def lender(aos: World) -> AsyncIterator[World]:
+    """An agent with the example's function, which nobody runs yet."""
+    registry = (ROOT / "agent_registry.json").read_bytes()
+    entry = {
+        "agent_id": "lender",
+        "purpose": "Lends money",
+        "domain_knowledge": {"domain": "ceo"},
+        "azure_functions": [REGISTRY_ENTRY],
+    }
+    agents = [*json.loads(registry)["agents"], entry]
+    await aos.put_registry("agent_registry.json", json.dumps({"agents": agents}).encode())
+    await aos.app.ready("lender")
+    yield aos
+    await aos.put_registry("agent_registry.json", registry)
+    await aos.app.until("agents", lambda body: len(body["agents"]) == 5)
+
+
+async def test_an_answer_rests_on_what_the_function_worked_out(lender: World) -> None:
+    child = await started(app(lender))
+    try:
+        body = await lender.app.ask("lender", CALL)
+    finally:
+        await child.stop()
+    assert body["status"] == "completed", body
+    (call,) = body["tool_calls"]
+    assert (call["server"], call["tool"], call["status"]) == (SERVER, NAME, "succeeded")
+    # The output queue was AOS's to give, and the function replied there.
+    assert json.loads(call["arguments"])["outputqueueuri"].endswith(f"/devstoreaccount1/{OUTPUT_QUEUE}")
+    assert cost_of(Loan.model_validate(TERMS)).total_interest in body["reply"]
+    assert call["duration_ms"] < 20_000
+
+
+async def test_a_call_outlives_the_processes_on_both_sides(lender: World) -> None:
+    response = await lender.app.http.post(
+        "agents/lender", json={"message": CALL, "timeout_seconds": 1}, headers={"prefer": "respond-async"}
+    )
+    operation = response.json()["operation_id"]
+    await lender.app.until(f"operations/{operation}", lambda body: bool(body["tool_calls"]))
+    await asyncio.sleep(0.5)  # so that the call is out
+    await lender.app.kill()
+    child = await started(app(lender))
+    try:
+        await lender.app.restart()
+        body = await lender.app.until(f"operations/{operation}", lambda body: body["status"] == "completed", 60)
+    finally:
+        await child.stop()
+    assert [call["status"] for call in body["tool_calls"]] == ["succeeded"]
+    assert cost_of(Loan.model_validate(TERMS)).total_interest in body["reply"]
+
+
+@pytest.mark.parametrize("arguments", [["--ask", CALL]])
+async def test_one_command_shows_the_service_calling_the_function(lender: World, arguments: list[str]) -> None:
+    environment = {**os.environ, **lender.stack.environment, "PYTHONPATH": str(ROOT)}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "examples.azure_function_tool", *arguments),
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    answer, errors = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, errors.decode()
+    assert cost_of(Loan.model_validate(TERMS)).total_interest in answer.decode()
