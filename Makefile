@@ -19,7 +19,8 @@ run: $(BIN)/.local ## Start the local stack and AOS; prints a curl to try
 	@$(BIN)/python -m emulators run -- $(BIN)/python -m aos serve
 
 test: $(BIN)/.dev ## Run all tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	@# In their order: by default the files with the fewest tests come last, which are those that take minutes.
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-sdks: $(BIN)/.dev ## Run the tests of Foundry with the oldest SDKs that are admitted
 	$(BIN)/python -m tests.foundry.lowest_sdks
@@ -28,10 +29,10 @@ test-ml: $(BIN)/.ml ## Run the tests that train and serve adapters, also in Azur
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m ml tests/lora tests/ml
 
 faults: $(BIN)/.dev ## Kill processes at every point of a turn and print what became of it
-	$(BIN)/python -m pytest -q -s -m soak tests/e2e/test_fault_points.py
+	$(BIN)/python -m pytest -q -s -m soak tests/e2e/test_fault_points.py tests/e2e/test_fault_parts.py
 
-soak: $(BIN)/.dev ## Run the tests that take minutes: many conversations on two hosts
-	$(BIN)/python -m pytest -q -s -m soak tests/e2e/test_two_hosts.py
+soak: $(BIN)/.dev ## Run the tests that take minutes: many conversations on two hosts, memory over many turns
+	$(BIN)/python -m pytest -q -s -m soak tests/e2e/test_two_hosts.py tests/e2e/test_soak.py
 
 lint: $(BIN)/.dev ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

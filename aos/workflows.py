@@ -118,7 +118,7 @@ class WorkflowRunner:
         Raises:
             UnknownAgent, AgentDisabled: The detail names the step; nothing was stored.
             OperationConflict: The id was used before with another workflow.
-            TransientError: It may have been stored: begin it again with the same id.
+            TransientError: It may have been stored, if storage is down: begin it again with the same id.
         """
         fingerprint = fingerprint_of(workflow_id, json.loads(workflow.model_dump_json()))
         known = await self._records.look(workflow_id)
@@ -136,7 +136,12 @@ class WorkflowRunner:
         if before.settled and reply_to is not None:
             await self._tell(before.model_copy(update={"reply_to": reply_to}))
             return before
-        return await self.advance(workflow_id)
+        try:
+            return await self.advance(workflow_id)
+        except TransientError as error:
+            # It is stored: the sweep goes on with it.
+            log.warning("workflow %s waits: %s", workflow_id, error.detail)
+            return before
 
     async def advance(self, workflow_id: str) -> WorkflowRun:
         """Looks how the operations of the steps are, starts those whose turn it is, and tells who asked how it ended.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aos.config import Settings
-from aos.errors import AgentDisabled, OperationConflict, OperationFinal, UnknownAgent
+from aos.errors import AgentDisabled, FoundryUnavailable, OperationConflict, OperationFinal, UnknownAgent
 from aos.kernel.types import ReplyAddress
 from aos.messaging.bus import Outbound
 from aos.orchestration.workflow import Workflow
@@ -149,6 +150,24 @@ async def test_the_same_workflow_again_is_one(works: Works) -> None:
     assert await works.pump() == 0
     with pytest.raises(OperationConflict, match="w-same"):
         await works.runner.begin(flow({"id": "a", "message": "@say twice"}), "w-same")
+
+
+async def test_what_is_stored_is_begun_though_nobody_can_take_it_up_now(works: Works) -> None:
+    house = works.house
+    project = works.office.project
+    await works.done(flow({"id": "a", "message": "@say warm"}))
+    breaker = house.kernel.breakers.of((await works.office.directory.bind("cfo")).ref.deployment)
+    await project.fail(503, "", times=1000)
+    for _ in range(5):
+        with suppress(FoundryUnavailable), breaker.guard():
+            raise FoundryUnavailable("down", sent=False)
+    run = await works.runner.begin(flow({"id": "a", "message": "@say later"}), "w-later")
+    assert (run.status, house.take("agent-commands")) == ("running", [])
+    await project.heal()
+    works.office.clock.shift += 2 * LOOK
+    await works.runner.sweep()
+    await works.pump()
+    assert (await works.runner.status("w-later")).status == "completed"
 
 
 async def test_who_cannot_do_a_step_is_named_and_nothing_is_begun(works: Works) -> None:

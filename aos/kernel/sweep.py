@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 from aos.errors import AosError, ConversationUnreadable, TransientError
 from aos.kernel.clock import Clock
 from aos.kernel.hold import failure_of
 from aos.kernel.operations import holds_open
 from aos.kernel.ports import ConversationStore, Due
+from aos.kernel.records import replace
 from aos.kernel.types import ConversationKey
 
 log = logging.getLogger("aos.kernel")

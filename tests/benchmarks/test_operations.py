@@ -8,6 +8,7 @@ from benchmarks.operations import operations
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 async def test_a_turn_asks_no_more_of_its_neighbours_than_documented() -> None:
     found = await operations(turns=4)
     http, tool, bus = found["http"], found["http, one tool"], found["bus"]

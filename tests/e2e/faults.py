@@ -42,8 +42,8 @@ QUICK = {"AOS_LEASE_SECONDS": "3", "AOS_SWEEP_SECONDS": "1"}
 LOCKS = "PT5S"
 WORK = (("agent-events", "realm-agents"), ("mcp-requests", "mcp-servers"), ("mcp-responses", "realm-agents"))
 FINAL = ("completed", "failed", "cancelled")
-DIES_WITHIN = 40.0
-ENDS_WITHIN = 60.0
+DIES_WITHIN = 60.0
+ENDS_WITHIN = 90.0
 
 CLERK = {
     "agent_id": "clerk",

@@ -131,6 +131,14 @@ async def test_a_limited_key_reaches_its_agents_alone(guarded: App) -> None:
 
     hello = {"message": "@say hello"}
     status, asked = await call("POST", "agents/ceo", "shop", hello)
+    answered, routed = await call("POST", "query", "shop", hello)
+    assert (answered, routed["routed_to"], routed["routed_by"]) == (200, "ceo", "only")
+    steps = {"steps": [{"id": "a", "agent_id": "ceo", "message": "@say hello"}]}
+    accepted, begun = await call("POST", "workflows", "shop", steps)
+    flow = f"workflows/{begun['workflow_id']}"
+    assert (accepted, (await call("GET", flow, "shop"))[0]) == (202, 200)
+    assert (await call("DELETE", flow, "other"))[1]["code"] == "scope_required"
+    assert (await call("POST", "workflows", "other", steps))[1]["code"] == "scope_required"
     operation = f"operations/{asked['operation_id']}"
     assert (status, (await call("GET", operation, "shop"))[0]) == (200, 200)
     for method, path, name in (

@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 
 from tests.e2e.faults import LOCKS, QUICK
-from tests.e2e.harness import World, world
+from tests.e2e.harness import App, World, world
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
 
@@ -103,6 +103,34 @@ async def test_a_writing_call_that_is_in_work_at_sigterm_is_made_once(own: World
     assert [call["status"] for call in body["tool_calls"]] == ["succeeded"]
     # A drained process ends its calls: their outcome is known.
     assert await asyncio.to_thread(booked, own, entry["description"]) == 1
+
+
+async def test_another_host_ends_what_a_drained_one_of_both_roles_leaves(own: World) -> None:
+    names = (await own.app.http.get("agents/cfo/status")).json()["tools"]
+    tool = next(name for name in names if name.endswith("record_transaction"))
+    second = App({**own.stack.environment, **QUICK}, own.app.folder, "second")
+    try:
+        await second.start()
+        await second.ready("cfo")
+        operations: dict[str, str] = {}
+        for _ in range(6):
+            mark = f"mark {uuid.uuid4().hex}"
+            entry = {"account": "6400", "amount": 250, "description": mark, "date": "2025-11-03"}
+            message = f"@tool {tool} {json.dumps(entry)}\n@say {mark}"
+            accepted = await own.app.http.post("agents/cfo", json={"message": message, "timeout_seconds": 0})
+            operations[accepted.json()["operation_id"]] = mark
+        status, _, left = await terminated(own)
+        assert (status, left) == (0, [])
+        for operation_id, mark in operations.items():
+            path = f"operations/{operation_id}"
+            body = await second.until(path, lambda body: body.get("status") in ("completed", "failed"), 40)
+            assert (body.get("error"), body["reply"]) == (None, mark)
+            assert [call["status"] for call in body["tool_calls"]] == ["succeeded"]
+            assert await asyncio.to_thread(booked, own, mark) == 1
+    finally:
+        await second.stop()
+        await second.http.aclose()
+    await own.app.restart()
 
 
 def booked(own: World, mark: object) -> int:

@@ -7,9 +7,12 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 import pytest_asyncio
+from azure.core.exceptions import ResourceExistsError
+from azure.storage.queue.aio import QueueClient
 
 from emulators.child import Child
 from examples.azure_function_tool.loans import Loan, cost_of
@@ -33,6 +36,14 @@ async def started(child: Child) -> Child:
     await child.start()
     await child.ready(ready, 30)
     return child
+
+
+async def called(calls: QueueClient) -> None:
+    """Returns when a call lies in the input queue."""
+    while True:
+        if await calls.peek_messages():
+            return
+        await asyncio.sleep(0.05)
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -68,29 +79,32 @@ async def test_an_answer_rests_on_what_the_function_worked_out(lender: World) ->
     assert call["duration_ms"] < 20_000
 
 
+# Should the process die over a message of the bus, that stays locked for a minute.
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 async def test_a_call_outlives_the_processes_on_both_sides(lender: World) -> None:
     response = await lender.app.http.post(
         "agents/lender", json={"message": CALL, "timeout_seconds": 1}, headers={"prefer": "respond-async"}
     )
     operation = response.json()["operation_id"]
-    await lender.app.until(f"operations/{operation}", lambda body: bool(body["tool_calls"]))
-    await asyncio.sleep(0.5)  # so that the call is out
+    connection = lender.stack.environment["AZURE_STORAGE_CONNECTION_STRING"]
+    async with QueueClient.from_connection_string(connection, INPUT_QUEUE) as calls, asyncio.timeout(20):
+        await called(calls)
     await lender.app.kill()
     child = await started(app(lender))
     try:
         await lender.app.restart()
-        body = await lender.app.until(f"operations/{operation}", lambda body: body["status"] == "completed", 60)
+        body = await lender.app.until(f"operations/{operation}", lambda body: body["status"] == "completed", 90)
     finally:
         await child.stop()
     assert [call["status"] for call in body["tool_calls"]] == ["succeeded"]
     assert cost_of(Loan.model_validate(TERMS)).total_interest in body["reply"]
 
 
-@pytest.mark.parametrize("arguments", [["--ask", CALL]])
-async def test_one_command_shows_the_service_calling_the_function(lender: World, arguments: list[str]) -> None:
+async def test_one_command_shows_the_service_calling_the_function(lender: World) -> None:
     environment = {**os.environ, **lender.stack.environment, "PYTHONPATH": str(ROOT)}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "examples.azure_function_tool", *arguments),
+        *(sys.executable, "-m", "examples.azure_function_tool", "--ask", CALL),
         env=environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -98,3 +112,45 @@ async def test_one_command_shows_the_service_calling_the_function(lender: World,
     answer, errors = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, errors.decode()
     assert cost_of(Loan.model_validate(TERMS)).total_interest in answer.decode()
+
+
+async def test_a_function_that_gives_up_is_told_and_parked(lender: World) -> None:
+    connection = lender.stack.environment["AZURE_STORAGE_CONNECTION_STRING"]
+    response = await lender.app.http.post("agents/lender", json={"message": CALL}, headers={"prefer": "respond-async"})
+    operation = response.json()["operation_id"]
+    async with (
+        QueueClient.from_connection_string(connection, INPUT_QUEUE) as calls,
+        QueueClient.from_connection_string(connection, f"{INPUT_QUEUE}-poison") as poison,
+    ):
+        message = None
+        async with asyncio.timeout(20):
+            while message is None:
+                message = await calls.receive_message()
+                await asyncio.sleep(0.05)
+        # As the Functions host does after the fifth time.
+        with suppress(ResourceExistsError):
+            await poison.create_queue()
+        await poison.send_message(message.content)
+        await calls.delete_message(message)
+    body = await lender.app.until(f"operations/{operation}", lambda body: body["status"] == "completed")
+    assert [call["status"] for call in body["tool_calls"]] == ["failed"]
+    assert "the function failed each time" in body["reply"]
+    letter = await lender.client.receive("aos-poison")
+    assert letter.application_properties is not None
+    assert letter.application_properties[b"DeadLetterReason"] == b"FunctionPoison"
+
+
+@pytest.mark.slow
+async def test_an_output_queue_with_a_trigger_is_read_when_no_call_waits(lender: World) -> None:
+    await lender.app.kill()
+    await lender.app.restart({"AOS_FUNCTION_OUTPUT_QUEUES": OUTPUT_QUEUE})
+    connection = lender.stack.environment["AZURE_STORAGE_CONNECTION_STRING"]
+    try:
+        async with QueueClient.from_connection_string(connection, OUTPUT_QUEUE) as replies:
+            await replies.send_message(json.dumps({"Value": 1, "CorrelationId": "nobody"}))
+            letter = await lender.client.receive("aos-poison")
+    finally:
+        await lender.app.kill()
+        await lender.app.restart()
+    assert letter.application_properties is not None
+    assert letter.application_properties[b"DeadLetterReason"] == b"UnknownCorrelationId"

@@ -19,6 +19,7 @@ from tests.ml.azure_ml_service import AzureMLService
 
 pytestmark = [
     pytest.mark.ml,
+    pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:marshmallow"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:azure.ai.ml"),
 ]
@@ -69,7 +70,7 @@ def test_an_adapter_is_trained_by_command_and_by_its_agent(place: Path) -> None:
     [commands] = samples("sh")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(["sh", "-ec", commands], env=environment, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(["sh", "-ec", commands], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert re.search(r"ceo +│ v1 +│ adapters", done.stdout)
     assert "without the adapter" in done.stdout

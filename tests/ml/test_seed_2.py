@@ -21,6 +21,7 @@ from tests.ml.azure_ml_service import GROUP, SUBSCRIPTION, WORKSPACE, AzureMLSer
 
 pytestmark = [
     pytest.mark.ml,
+    pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:marshmallow"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:azure.ai.ml"),
 ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,6 +93,13 @@ def test_patterns_are_workflows_and_can_be_put_together() -> None:
         ["p-1-cmo", "p-2-chro"],
     ]
     assert run.status == "completed"
+
+
+def test_the_patterns_of_the_documentation() -> None:
+    code = (Path(__file__).parents[2] / "docs/workflows.md").read_text().split("```python")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102 - it is ours
+    assert [step.id for step in names["workflow"].steps][-2:] == ["tell-1-chro", "tell-2-cto"]
 
 
 # --- on the way

@@ -49,7 +49,7 @@ def read_by_name() -> set[str]:
 
 def of_the_platform() -> set[str]:
     """What Azure sets and nobody else may."""
-    return {"WEBSITE_AUTH_ENABLED", "WEBSITE_SITE_NAME"}
+    return {"WEBSITE_AUTH_ENABLED", "WEBSITE_SITE_NAME", "AZUREML_MODEL_DIR"}
 
 
 def of_the_registry() -> set[str]:

@@ -72,6 +72,14 @@ async def test_routes() -> None:
     assert [route.path for route in registry.http_routes] == ["hello", "goodbye"]
 
 
+async def test_queues_of_a_storage_account() -> None:
+    known = await run(sample("register_storage_queue"))
+    registry = known["registry"]
+    assert isinstance(registry, RouteRegistry)
+    registry.check({"AzureWebJobsStorage": "x"})
+    assert [route.queue for route in registry.storage_routes] == ["work-items"]
+
+
 async def test_agents() -> None:
     async with model_server() as model:
         settings = {"base_url": model.url, "model": "llama-3.3-70b"}
