@@ -16,13 +16,13 @@ from aos.adapters_cli import cli as adapters
 from aos.config import Settings, load_settings
 from aos.dead_letters_cli import cli as dead_letters
 from aos.errors import AosError
+from aos.foundry_cli import cli as foundry
 from aos.tools_cli import cli as tools
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True)
 cli.add_typer(adapters, name="adapters")
 cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(tools, name="tools")
-foundry = typer.Typer(no_args_is_help=True, help="The Foundry Agent Service behind AOS.")
 cli.add_typer(foundry, name="foundry")
 
 
@@ -55,25 +55,6 @@ def serve(
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-@foundry.command()
-def migrate(
-    agent: Annotated[str, typer.Argument(help="Id of the agent.")] = "",
-    conversation: Annotated[str, typer.Argument(help="Id of the conversation.")] = "",
-    everything: Annotated[bool, typer.Option("--all", help="Every conversation that is still a thread.")] = False,
-) -> None:
-    """Move conversations from the threads API, which retires on 2027-03-31, to the current one."""
-    if everything == bool(agent) or bool(agent) != bool(conversation):
-        raise typer.BadParameter("name an agent and a conversation, or give --all")
-    from aos.migrate import migrate_conversations
-
-    try:
-        left = asyncio.run(migrate_conversations(load_settings(), (agent, conversation) if agent else None, typer.echo))
-    except AosError as error:
-        typer.secho(error.detail, fg="red", err=True)
-        sys.exit(2)
-    sys.exit(1 if left else 0)
 
 
 @cli.command()

@@ -62,6 +62,7 @@ class AgentAnswer(BaseModel):
     lora_adapter: str
     deployment: str
     tools: list[ToolName]
+    connected_agents: list[str] = []
     enabled: bool
     metadata: dict[str, JsonValue]
     counters: CountersAnswer | None = Field(default=None, description="In the answer about one agent.")
@@ -138,6 +139,7 @@ class ToolCallAnswer(BaseModel):
     arguments: JsonValue
     status: CallStatus
     duration_ms: int | None
+    agent: str | None = Field(default=None, description="The connected agent that was asked, in place of a server.")
     approval: DecisionAnswer | None = None
 
 
@@ -145,6 +147,24 @@ class ErrorAnswer(BaseModel):
     code: str
     title: str
     detail: str
+
+
+class ParentAnswer(BaseModel):
+    """The operation of another agent that asked; `depth`: how many agents stand before this one."""
+
+    operation_id: str
+    conversation_id: str
+    agent_id: str
+    depth: int
+
+
+class ChildAnswer(BaseModel):
+    """The operation that a call of a connected agent became; `status` is that of the call."""
+
+    operation_id: str
+    conversation_id: str
+    agent_id: str
+    status: CallStatus
 
 
 class OperationAnswer(BaseModel):
@@ -163,6 +183,8 @@ class OperationAnswer(BaseModel):
     agent_version: str | None = None
     generation: str | None = None
     parked: bool | None = None
+    parent: ParentAnswer | None = None
+    children: list[ChildAnswer] | None = None
     routed_to: str | None = Field(default=None, description="The agent that a message was given to which named none.")
     routed_by: Literal["rule", "model", "conversation", "only", "default"] | None = None
     reason: str | None = Field(default=None, description="Why it was given to that agent.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from aos.kernel.delegation import children
 from aos.kernel.types import Approval, ApprovalRecord, Operation, ToolCall
 from aos.registry.agents import AgentEntry
 
@@ -37,6 +38,16 @@ def operation_view(operation: Operation) -> dict[str, Any]:
         view["parked"] = True
     if operation.truncated:
         view["truncated"] = True
+    if operation.parent is not None:
+        parent = operation.parent
+        view["parent"] = {
+            "operation_id": parent.operation_id,
+            "conversation_id": parent.conversation_id,
+            "agent_id": parent.agent_id,
+            "depth": parent.depth,
+        }
+    if found := children(operation):
+        view["children"] = found
     if usage.adopted:
         view["usage"]["adopted"] = usage.adopted
     if operation.error is not None:
@@ -58,6 +69,8 @@ def call_view(call: ToolCall) -> dict[str, Any]:
         "status": call.status,
         "duration_ms": duration,
     }
+    if call.agent:
+        view["agent"] = call.agent
     if call.approval is not None:
         view["approval"] = _decision_view(call.approval)
     return view
@@ -103,6 +116,7 @@ def agent_view(entry: AgentEntry, *, deployment: str, kind: str, runtime: str) -
         "lora_adapter": entry.domain_knowledge.domain,
         "deployment": deployment,
         "tools": [{"server": tool.server_name, "tool": tool.tool_name} for tool in entry.distinct_tools],
+        "connected_agents": list(dict.fromkeys(entry.connected_agents)),
         "enabled": entry.enabled,
         "metadata": dict(entry.metadata),
     }

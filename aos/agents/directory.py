@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aos.agents.connected import connected_tools, version_of
 from aos.agents.definition import AgentDefinition
 from aos.agents.desired import Desired, DesiredStates
 from aos.errors import AgentDisabled, AgentNotReady, AgentStopped, BusUnavailable, UnknownAgent
@@ -229,6 +230,10 @@ class AgentDirectory:
         """What the agent is made from: a key that changes with it, and its tools."""
         entry = await self.entry(agent_id)
         sources, versions = await self._tools(entry, (await self._servers.current()).value)
+        if entry.connected_agents:
+            connected = connected_tools(entry, (await self.registry()).entries)
+            sources += connected
+            versions.append(f"agents={version_of(connected)}")
         return (entry.fingerprint, str(wanted.running_since), str(wanted.restarts), *versions), sources
 
     def _remember(self, bound: BoundAgent) -> None:
@@ -360,7 +365,7 @@ def _limits(entry: AgentEntry) -> Limits | None:
     own = turn_limits(entry.metadata)
     if own is None:
         return None
-    return Limits(own.model_steps, own.tool_calls, own.total_tokens, own.context_tokens)
+    return Limits(own.model_steps, own.tool_calls, own.total_tokens, own.context_tokens, own.delegation_depth)
 
 
 def time_limit(server: ServerEntry) -> float:

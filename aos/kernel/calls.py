@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aos.kernel.delegation import delegate, time_for
 from aos.kernel.events import PlannedCall
 from aos.kernel.operations import approval_record, operation_of
 from aos.kernel.records import replace
@@ -9,6 +10,7 @@ from aos.kernel.types import (
     Approval,
     ApprovalState,
     Conversation,
+    Delegate,
     SendTool,
     ShowApproval,
     ToolCall,
@@ -25,6 +27,7 @@ ABANDONED = '{"error": "the turn ended before this call was answered"}'
 
 def planned_call(turn: Turn, index: int, planned: PlannedCall, at: float) -> ToolCall:
     approval = Approval("pending", at + APPROVAL_EXPIRY) if planned.approval and planned.refusal is None else None
+    time_limit = time_for(turn, at) if planned.agent else planned.time_limit
     return ToolCall(
         call_id=planned.call.call_id,
         request_id=f"{turn.message.operation_id}.{_numbered(turn)}.{index}",
@@ -32,13 +35,14 @@ def planned_call(turn: Turn, index: int, planned: PlannedCall, at: float) -> Too
         server=planned.server,
         tool=planned.tool or planned.call.name,
         arguments=planned.call.arguments,
-        deadline=at + planned.time_limit if approval is None else approval.expires_at,
+        deadline=at + time_limit if approval is None else approval.expires_at,
         requested_at=at,
         status="pending" if planned.refusal is None else "refused",
         output=planned.refusal,
         finished_at=None if planned.refusal is None else at,
-        time_limit=planned.time_limit,
+        time_limit=time_limit,
         approval=approval,
+        agent=planned.agent,
     )
 
 
@@ -48,7 +52,9 @@ def _numbered(turn: Turn) -> str:
     return str(turn.step) if attempt == 1 else f"{attempt}-{turn.step}"
 
 
-def send(call: ToolCall) -> SendTool:
+def send(state: Conversation, turn: Turn, call: ToolCall) -> SendTool | Delegate:
+    if call.agent:
+        return delegate(state, turn, call)
     return SendTool(call.request_id, call.server, call.tool, call.arguments)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from aos.kernel.calls import closed, outputs_of, show
+from aos.kernel.delegation import withdraw
 from aos.kernel.events import Effect, Record
 from aos.kernel.operations import operation_of
 from aos.kernel.records import replace
 from aos.kernel.types import (
+    Answer,
     CallStatus,
     Conversation,
     Failure,
@@ -45,16 +47,16 @@ def end(
         )
         for call in turn.calls
     )
-    withdrawn: tuple[Outgoing, ...] = ()
+    withdrawn: tuple[Outgoing, ...] = withdraw(turn, turn.calls, at)
     if turn.parked_at is not None:
-        withdrawn = tuple(
+        withdrawn += tuple(
             show(state, turn, after) for before, after in zip(turn.calls, calls, strict=True) if before.parked
         )
     turn = replace(turn, calls=calls)
     operation = operation_of(state, turn, at, status, reply=reply, failure=failure)
     origin = turn.message.origin if status == "failed" else None
     operation = replace(operation, parked=origin is not None, truncated=truncated)
-    outbox = tuple(out for out in state.outbox if out.kind != "tool") + withdrawn
+    outbox = tuple(out for out in state.outbox if out.kind not in ("tool", "delegate")) + withdrawn
     ended = replace(state, turn=None, outbox=outbox, orphans=orphans, unsettled=unsettled, turns=state.turns + 1)
     ended, effects = tell(ended, operation)
     if origin is not None:
@@ -64,8 +66,10 @@ def end(
 
 
 def tell(state: Conversation, operation: Operation) -> tuple[Conversation, tuple[Effect, ...]]:
-    """Tells the sender of a bus message how its operation ended."""
-    if operation.reply_to is None:
-        return state, ()
-    send = SendReply(operation)
-    return replace(state, outbox=(*state.outbox, send)), (send,)
+    """Tells the sender of a bus message, or the turn that asked, how its operation ended."""
+    effects: tuple[Outgoing, ...] = ()
+    if operation.reply_to is not None:
+        effects += (SendReply(operation),)
+    if operation.parent is not None:
+        effects += (Answer(operation),)
+    return (replace(state, outbox=state.outbox + effects), effects) if effects else (state, ())

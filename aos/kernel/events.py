@@ -69,6 +69,7 @@ class PlannedCall:
         refusal: Set when the call must not be made (unknown tool, arguments that violate the schema): what the model is
             told instead.
         time_limit: Seconds after which its result is given up.
+        agent: Of a connected agent: its id; the argument `message` is what it is asked.
     """
 
     call: FunctionCall
@@ -77,6 +78,7 @@ class PlannedCall:
     time_limit: float = 0.0
     refusal: str | None = None
     approval: bool = False
+    agent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

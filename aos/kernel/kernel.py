@@ -14,6 +14,7 @@ from aos.kernel.asking import Asking
 from aos.kernel.backlog import Backlog
 from aos.kernel.breaker import Breakers, Trip
 from aos.kernel.clock import Clock, SystemClock
+from aos.kernel.delegation import Delegating
 from aos.kernel.driver import Driver
 from aos.kernel.leases import Leases
 from aos.kernel.observing import Observer, Unobserved
@@ -80,9 +81,10 @@ class Kernel:
         self._observer = observer = observer or Unobserved()
         self._backlog = Backlog(store, clock, self._tasks, options.agent_backlog)
         self._leases = Leases(store, clock, options, owner, self._tasks)
+        delegating = Delegating(outlet, store, options.backlog, self._backlog.full, self._backlog.accepted)
         self._driver = Driver(
             store=store,
-            outlet=outlet,
+            outlet=delegating,
             opening=Opening(foundry, agents, self.breakers, clock, options),
             asking=Asking(foundry, agents, self.breakers, self.progress, clock, options, observer),
             leases=self._leases,

@@ -42,8 +42,11 @@ class Opening:
             if hold.state.unsettled or hold.state.remote_id is None:
                 with self._breakers.of(binding.ref.deployment).guard():
                     await self._open(hold)
-        except AgentStopped:
-            raise
+        except AgentStopped as error:
+            if message.parent is None:
+                raise
+            # The agent that asks does not wait for an operator.
+            return MessageRefused(self._clock.now(), message, failure_of(error))
         except TransientError as error:
             return self._not_yet(hold, message, error)
         except AosError as error:

@@ -8,6 +8,7 @@ from aos.kernel.types import (
     Conversation,
     Failure,
     Operation,
+    Outgoing,
     Status,
     ToolCall,
     Turn,
@@ -43,6 +44,7 @@ def operation_of(
         agent_version=turn.agent.version,
         generation=turn.agent.generation,
         reply_to=message.reply_to,
+        parent=message.parent,
         trace=message.trace,
         routing=message.routing,
     )
@@ -54,7 +56,19 @@ def for_the_record(calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
 
 
 def _waiting_on(turn: Turn) -> WaitingOn:
-    return "approval" if any(call.parked for call in turn.calls) else "tool"
+    if any(call.parked for call in turn.calls):
+        return "approval"
+    return "tool" if any(call.output is None and not call.agent for call in turn.calls) else "agent"
+
+
+def holds_open(effect: Outgoing) -> str | None:
+    """The operation for which something remains to be done as long as this effect is not out, though it has ended."""
+    match effect.kind:
+        case "reply" | "park" | "answer":
+            return effect.operation.operation_id
+        case "withdraw":
+            return effect.operation_id
+    return None
 
 
 def approval_record(operation: Operation, call: ToolCall) -> ApprovalRecord:

@@ -44,6 +44,12 @@ TurnPoint = Literal[
     "after-send-reply",
     "before-send-park",
     "after-send-park",
+    "before-send-delegate",
+    "after-send-delegate",
+    "before-send-answer",
+    "after-send-answer",
+    "before-send-withdraw",
+    "after-send-withdraw",
     # Around asking for a wake-up of a conversation that was put off.
     "before-wake",
     "after-wake",
@@ -68,12 +74,18 @@ BEFORE_SEND: dict[str, Point] = {
     "approval": "before-send-approval",
     "reply": "before-send-reply",
     "park": "before-send-park",
+    "delegate": "before-send-delegate",
+    "answer": "before-send-answer",
+    "withdraw": "before-send-withdraw",
 }
 AFTER_SEND: dict[str, Point] = {
     "tool": "after-send-tool",
     "approval": "after-send-approval",
     "reply": "after-send-reply",
     "park": "after-send-park",
+    "delegate": "after-send-delegate",
+    "answer": "after-send-answer",
+    "withdraw": "after-send-withdraw",
 }
 
 

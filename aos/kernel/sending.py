@@ -45,13 +45,13 @@ class Sending:
             unsent = await self._one_by_one(hold, outbox, error)
         for effect in outbox:
             reached(AFTER_SEND[effect.kind])
-            if effect.kind in ("reply", "park") and not _replayed(hold, effect.operation):
+            if effect.kind in ("reply", "park", "answer") and not _replayed(hold, effect.operation):
                 # Written once more, now that nothing remains to be done for it: stores forget its due entry.
                 hold.operations[effect.operation.operation_id] = effect.operation
         hold.state = replace(hold.state, outbox=())
         hold.changed = True
         for effect, refused in unsent:
-            if effect.kind == "tool":
+            if effect.kind in ("tool", "delegate"):
                 told = json.dumps({"error": f"{refused.code}: the call could not be sent. {refused.detail}"})
                 hold.apply(ResultArrived(self._clock.now(), ToolResult(effect.request_id, told, failed=True)))
 
@@ -89,7 +89,12 @@ def _since(hold: Hold, effect: Outgoing) -> float:
     if effect.kind == "tool":
         calls = hold.state.turn.calls if hold.state.turn is not None else ()
         return next((call.requested_at for call in calls if call.request_id == effect.request_id), 0.0)
-    return effect.record.requested_at if effect.kind == "approval" else effect.operation.updated_at
+    match effect.kind:
+        case "approval":
+            return effect.record.requested_at
+        case "delegate" | "withdraw":
+            return effect.at
+    return effect.operation.updated_at
 
 
 def _replayed(hold: Hold, operation: Operation) -> bool:

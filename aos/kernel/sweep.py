@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from aos.errors import AosError, ConversationUnreadable, TransientError
 from aos.kernel.clock import Clock
 from aos.kernel.hold import failure_of
+from aos.kernel.operations import holds_open
 from aos.kernel.ports import ConversationStore, Due
 from aos.kernel.records import replace
 from aos.kernel.types import ConversationKey
@@ -121,7 +122,4 @@ class Sweep:
             state = (await self._store.read(entry.key)).state
         except ConversationUnreadable:
             return True
-        return all(
-            out.kind not in ("reply", "park") or out.operation.operation_id != entry.operation_id
-            for out in state.outbox
-        )
+        return all(holds_open(out) != entry.operation_id for out in state.outbox)

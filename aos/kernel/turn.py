@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 
 from aos.kernel.calls import outputs_of, planned_call, send, show, too_late, unparked
+from aos.kernel.delegation import admitted, withdraw
 from aos.kernel.ending import end, tell
 from aos.kernel.events import (
     ApprovalDecided,
@@ -173,14 +174,15 @@ def _answered(
     if not event.planned:
         return end(state, turn, event.at, "completed", reply=reply.text, truncated=reply.truncated)
 
-    calls = tuple(planned_call(turn, index, planned, event.at) for index, planned in enumerate(event.planned))
+    admissible = (admitted(state, turn, planned, turn.limits or limits) for planned in event.planned)
+    calls = tuple(planned_call(turn, index, planned, event.at) for index, planned in enumerate(admissible))
     turn = replace(turn, phase="tools", calls=calls)
     state = replace(state, turn=turn)
     over = _over_limit(turn, turn.limits or limits)
     if over is not None:
         return end(state, turn, event.at, "failed", failure=over)
     requests: tuple[Outgoing, ...] = tuple(
-        show(state, turn, call) if call.parked else send(call) for call in calls if call.output is None
+        show(state, turn, call) if call.parked else send(state, turn, call) for call in calls if call.output is None
     )
     if not requests:
         return _next_model_step(state, turn, event.at)
@@ -218,7 +220,7 @@ def _result(state: Conversation, event: ResultArrived) -> tuple[Conversation, tu
     if calls == turn.calls:
         return state, ()
     # The answer proves that the request arrived.
-    outbox = tuple(out for out in state.outbox if not (out.kind == "tool" and out.request_id == result.request_id))
+    outbox = _without(state, {result.request_id})
     turn = replace(turn, calls=calls)
     return _when_all_answered(replace(state, turn=turn, outbox=outbox), turn, event.at)
 
@@ -235,7 +237,7 @@ def _decided(state: Conversation, event: ApprovalDecided) -> tuple[Conversation,
     effects: tuple[Outgoing, ...]
     if decision.approve:
         call = replace(parked, approval=approval, requested_at=event.at, deadline=event.at + parked.time_limit)
-        effects = (show(state, turn, replace(parked, approval=approval)), send(call))
+        effects = (show(state, turn, replace(parked, approval=approval)), send(state, turn, call))
     else:
         told = json.dumps({"error": f"rejected: {decision.reason or 'no reason given'}"}, ensure_ascii=False)
         call = replace(parked, approval=approval, status="rejected", output=told, finished_at=event.at)
@@ -258,15 +260,23 @@ def _time(state: Conversation, at: float) -> tuple[Conversation, tuple[Effect, .
     if not late or turn.phase != "tools":
         return state, ()
     calls = tuple(too_late(call, at) if call.request_id in late else call for call in turn.calls)
-    expired = tuple(
+    expired: tuple[Outgoing, ...] = tuple(
         show(state, turn, after)
         for before, after in zip(turn.calls, calls, strict=True)
         if before.parked != after.parked
     )
+    expired += withdraw(turn, [call for call in turn.calls if call.request_id in late], at)
     turn = unparked(replace(turn, calls=calls), at)
-    outbox = tuple(out for out in state.outbox if not (out.kind == "tool" and out.request_id in late))
+    outbox = _without(state, late)
     state, more = _when_all_answered(replace(state, turn=turn, outbox=outbox + expired), turn, at)
     return state, expired + more
+
+
+def _without(state: Conversation, request_ids: set[str]) -> tuple[Outgoing, ...]:
+    """The outbox without the requests of these calls."""
+    return tuple(
+        out for out in state.outbox if not (out.kind in ("tool", "delegate") and out.request_id in request_ids)
+    )
 
 
 def _when_all_answered(state: Conversation, turn: Turn, at: float) -> tuple[Conversation, tuple[Effect, ...]]:

@@ -108,6 +108,28 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Parent:
+    """The call of another agent's turn that a message comes from.
+
+    Attributes:
+        operation_id, agent_id, conversation_id: Of that turn.
+        request_id: Of the call.
+        agents: Who asked whom, from the first agent to the one that made the call.
+    """
+
+    operation_id: str
+    request_id: str
+    agent_id: str
+    conversation_id: str
+    agents: tuple[str, ...]
+
+    @property
+    def depth(self) -> int:
+        """1 for the turns that the first agent asked for."""
+        return len(self.agents)
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why a turn ended without an answer; the shape that callers see as `error`."""
 
@@ -152,6 +174,7 @@ class ToolCall:
         output: What the model is told; set exactly once.
         time_limit: Seconds from when the call is made to its deadline.
         approval: Set when a person has to approve the call; its `request_id` is the approval's id.
+        agent: Of a connected agent: its id. The call is a turn of that agent.
     """
 
     call_id: str
@@ -167,6 +190,7 @@ class ToolCall:
     finished_at: float | None = None
     time_limit: float = 0.0
     approval: Approval | None = None
+    agent: str = ""
 
     @property
     def parked(self) -> bool:
@@ -181,6 +205,7 @@ class Message:
     Attributes:
         seq: Its place in the conversation, given at acceptance.
         attempt: 1, or higher when an operator replayed a parked message.
+        parent: Set when another agent's turn asks.
         trace: Where it stands in a trace, as `aos.kernel.observing.Observer.place` said when it was accepted.
     """
 
@@ -193,6 +218,7 @@ class Message:
     event_type: str = ""
     reply_to: ReplyAddress | None = None
     origin: Origin | None = None
+    parent: Parent | None = None
     trace: str = ""
     routing: Routing | None = None
 
@@ -247,12 +273,14 @@ class Limits:
     Attributes:
         total_tokens: After which the model is not asked again; an answer that it has given counts all the same.
         context_tokens: Size at which a conversation is rolled over before its next turn; None: that of the kernel.
+        delegation_depth: How many agents may stand in a row behind the first one, each asked by the one before.
     """
 
     model_steps: int = 16
     tool_calls: int = 64
     total_tokens: int = 200_000
     context_tokens: int | None = None
+    delegation_depth: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +348,7 @@ class Operation:
     reply_to: ReplyAddress | None = None
     parked: bool = False
     truncated: bool = False
+    parent: Parent | None = None
     trace: str = ""
     routing: Routing | None = None
 
@@ -379,7 +408,39 @@ class ShowApproval:
     kind: Literal["approval"] = "approval"
 
 
-Outgoing = SendTool | SendReply | Park | ShowApproval
+@dataclass(frozen=True, slots=True)
+class Delegate:
+    """Effect: ask a connected agent. Harmless twice: the ids of its turn are derived from `request_id`."""
+
+    request_id: str
+    agent: str
+    text: str
+    parent: Parent
+    at: float
+    deadline: float
+    kind: Literal["delegate"] = "delegate"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Effect: tell the turn that asked how the operation ended."""
+
+    operation: Operation
+    kind: Literal["answer"] = "answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Effect: `operation_id` does not need the answer to this call of a connected agent any more."""
+
+    request_id: str
+    agent: str
+    operation_id: str
+    at: float
+    kind: Literal["withdraw"] = "withdraw"
+
+
+Outgoing = SendTool | SendReply | Park | ShowApproval | Delegate | Answer | Withdraw
 """Effects that leave the process. They are saved with the state and sent after it: the record is its own outbox."""
 
 

@@ -60,6 +60,7 @@ class ToolSource:
         defaults: Arguments that a call has unless the model gives them.
         fixed: Arguments that every call has.
         locked: Arguments, among them the fixed ones, that the model neither sees nor may give.
+        agent: Id of the connected agent that is asked instead of a server.
         function: Its name for the model, if that is not made from server and tool.
     """
 
@@ -70,6 +71,7 @@ class ToolSource:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     locked: frozenset[str] = frozenset()
+    agent: str = ""
     function: str | None = None
 
 
@@ -116,7 +118,14 @@ class FunctionTools:
         ]
         if problems:
             return _refuse(call, "the arguments do not fit the tool's schema: " + "; ".join(problems), source)
-        return PlannedCall(call, source.server, source.info.name, source.time_limit, approval=source.approval)
+        return PlannedCall(
+            call,
+            "" if source.agent else source.server,
+            source.info.name,
+            source.time_limit,
+            approval=source.approval,
+            agent=source.agent,
+        )
 
 
 def convert_mcp_tools_to_function_tools(tools: Iterable[ToolSource]) -> FunctionTools:
@@ -209,6 +218,8 @@ def _unusable(source: ToolSource, why: str) -> AgentNotReady:
 
 
 def _said(source: ToolSource) -> str:
+    if source.agent:
+        return f"connected agent {source.agent!r}"
     return f"tool {source.info.name!r} of MCP server {source.server!r}"
 
 
@@ -250,4 +261,5 @@ def _refuse(call: FunctionCall, why: str, source: ToolSource | None = None) -> P
     refusal = json.dumps({"error": f"invalid_call: {why}"})
     if source is None:
         return PlannedCall(call, refusal=refusal)
-    return PlannedCall(call, source.server, source.info.name, source.time_limit, refusal)
+    server = "" if source.agent else source.server
+    return PlannedCall(call, server, source.info.name, source.time_limit, refusal, agent=source.agent)

@@ -62,6 +62,7 @@ class AgentReply(_Body):
     response: str | None = None
     usage: dict[str, int] = {}
     truncated: bool | None = None
+    children: list[dict[str, str]] | None = None
     error: dict[str, str] | None = None
     generation: str | None = None
     """Of the agent registry that the turn's agent was read from."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
+from aos.kernel.delegation import children
 from aos.kernel.types import Operation, Park, ReplyAddress
 from aos.messaging.bus import Outbound
 from aos.messaging.envelopes import OWN_ENTITIES, POISON, AgentReply, EnvelopeInvalid
@@ -54,6 +55,7 @@ def agent_reply(operation: Operation, address: ReplyAddress) -> Outbound:
         truncated=operation.truncated or None,
         error=None if error is None else {"code": error.code, "title": error.title, "detail": error.detail},
         generation=operation.generation or None,
+        children=children(operation) or None,
     )
     return Outbound(
         entity=address.entity,

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from aos.registry.azure_functions import AzureFunction, functions_faults
+from aos.registry.connected import check_connected
 from aos.registry.document import decode
 from aos.registry.entries import FilledText, Finding, Flag, Id, JsonObject, Name, RegistryModel, Text, parse_entries
 from aos.registry.policies import configuration_cautions, configuration_faults, limits_faults
@@ -65,6 +66,8 @@ class AgentEntry(RegistryModel):
     purpose_scope: Text | None = None
     success_criteria: Annotated[tuple[Text, ...], Field(max_length=128)] = ()
     mcp_tools: Annotated[tuple[ToolReference, ...], Field(max_length=128)] = ()
+    connected_agents: Annotated[tuple[Id, ...], Field(max_length=64)] = ()
+    """Agents that this one may ask: each is a tool of its model, and a call is a turn of that agent."""
     azure_functions: Annotated[tuple[AzureFunction, ...], Field(max_length=128)] = ()
     system_message: Text | None = None
     enabled: Flag = True
@@ -84,6 +87,9 @@ class AgentEntry(RegistryModel):
     def faults(self) -> Iterator[Finding]:
         yield from limits_faults(self.metadata)
         yield from schedule_faults(self.metadata)
+        for index, other in enumerate(self.connected_agents):
+            if other == self.agent_id:
+                yield ("connected_agents", index), "An agent cannot be connected to itself."
         yield from functions_faults(self.azure_functions)
         yield from routing_faults(self.metadata)
         for index, tool in enumerate(self.mcp_tools):
@@ -92,6 +98,9 @@ class AgentEntry(RegistryModel):
 
     def cautions(self) -> Iterator[Finding]:
         yield from schedule_cautions(self.metadata)
+        for index, other in enumerate(self.connected_agents):
+            if other in self.connected_agents[:index]:
+                yield ("connected_agents", index), f"The agent {other!r} is named before."
         seen: dict[tuple[str, str], int] = {}
         for index, tool in enumerate(self.mcp_tools):
             first = seen.setdefault((tool.server_name, tool.tool_name), index)
@@ -145,10 +154,11 @@ def parse_agents(document: bytes) -> AgentRegistry:
             )
             continue
         entries[entry.agent_id], pointers[entry.agent_id] = entry, where
-    return AgentRegistry(
+    registry = AgentRegistry(
         raw.version,
         MappingProxyType(entries),
         tuple(parsed.problems),
         tuple(parsed.warnings),
         MappingProxyType(pointers),
     )
+    return check_connected(registry)

@@ -26,6 +26,8 @@ class TurnLimits(BaseModel):
     total_tokens: Annotated[int, Field(strict=True, ge=1, le=10_000_000)] = 200_000
     context_tokens: Annotated[int, Field(strict=True, ge=1_000, le=10_000_000)] | None = None
     """Size at which a conversation is rolled over before its next turn; `AOS_CONTEXT_TOKENS` without it."""
+    delegation_depth: Annotated[int, Field(strict=True, ge=0, le=8)] = 3
+    """How many agents may stand in a row behind the first one, each asked by the one before."""
 
 
 def turn_limits(metadata: Mapping[str, JsonValue]) -> TurnLimits | None:

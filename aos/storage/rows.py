@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 
+from aos.kernel.operations import holds_open
 from aos.kernel.ports import Change
 from aos.kernel.records import replace
 from aos.kernel.types import ConversationKey, Message, Operation
@@ -32,7 +33,7 @@ def due_row(operation_id: str, at: float) -> str:
 
 def settled(change: Change) -> list[Operation]:
     """The operations for which nothing remains to be done: they ended, and their replies are out."""
-    waiting = {out.operation.operation_id for out in change.state.outbox if out.kind in ("reply", "park")}
+    waiting = {holds_open(out) for out in change.state.outbox}
     return [operation for operation in change.operations if operation.final and operation.operation_id not in waiting]
 
 
@@ -58,6 +59,7 @@ def queued(key: ConversationKey, message: Message) -> Operation:
         attempt=message.attempt,
         event_type=message.event_type,
         reply_to=message.reply_to,
+        parent=message.parent,
         trace=message.trace,
         routing=message.routing,
     )

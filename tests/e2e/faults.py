@@ -55,6 +55,14 @@ CLERK = {
 }
 
 
+BOSS = {
+    "agent_id": "boss",
+    "purpose": "Has others do it",
+    "domain_knowledge": {"domain": "ceo"},
+    "connected_agents": ["cfo", "clerk"],
+}
+
+
 class NotReached(AssertionError):
     """The turn ended, or waits, without having been where its process was to die."""
 
@@ -299,6 +307,11 @@ class Bench:
         several = [sent for sent in self.sent if len({message_id for message_id, _ in self.replies[sent.key]}) > 1]
         return problems + [f"several reply ids of {sent}: {self.replies[sent.key]}" for sent in several]
 
+    def has_booked(self, agent_id: str, way: Way) -> Sent:
+        """A message that has the boss ask an agent to book one transaction."""
+        order = json.dumps({"message": self.books(agent_id).text})
+        return Sent(way, "boss", f"@tool ask_{agent_id} {order}\n@say booked MARK")
+
     def books(self, agent_id: str = "cfo", way: Way = "bus") -> Sent:
         """A message that has the agent book one transaction and say so."""
         entry = {"account": "6400", "amount": 250, "description": "MARK", "date": "2025-11-03"}
@@ -308,13 +321,16 @@ class Bench:
 @asynccontextmanager
 async def bench(state: Path) -> AsyncIterator[Bench]:
     """A bench of its own in a folder."""
-    async with world(state, {**QUICK, "AOS_ROLES": "agents"}, agents=[CLERK], bus_locks=LOCKS, ready=False) as running:
+    async with world(
+        state, {**QUICK, "AOS_ROLES": "agents"}, agents=[CLERK, BOSS], bus_locks=LOCKS, ready=False
+    ) as running:
         servers = App({**running.stack.environment, **QUICK, "AOS_ROLES": "mcp"}, running.app.folder, "servers")
         made = Bench(running, servers)
         try:
             await servers.start()
             await running.app.ready("clerk")
             await running.app.ready("cfo")
+            await running.app.ready("boss")
             names: list[str] = (await running.app.http.get("agents/cfo/status")).json()["tools"]
             made.record = next(name for name in names if name.endswith("record_transaction"))
             made.hear()

@@ -100,6 +100,29 @@ async def cancelled(lane: Bench, point: str, way: Way) -> tuple[Sent, str, int]:
     return sent, "cancelled", 0
 
 
+async def delegated(lane: Bench, point: str, way: Way) -> tuple[Sent, str, int]:
+    sent = lane.has_booked("cfo", way)
+    sending = asyncio.create_task(lane.send(sent))
+    await dies(lane, point)
+    await sending
+    return sent, "completed", 1
+
+
+async def withdrawn(lane: Bench, point: str, way: Way) -> tuple[Sent, str, int]:
+    """The asking turn is cancelled while the other agent waits for a person, who is not asked any more."""
+    sent = lane.has_booked("clerk", way)
+    sending = asyncio.create_task(lane.send(sent))
+    child = await lane.insist("GET", f"operations/{(await lane.approval(sent))['operation_id']}")
+    cancelling = asyncio.create_task(lane.insist("DELETE", f"operations/{child['parent']['operation_id']}"))
+    await dies(lane, point)
+    await asyncio.gather(sending, cancelling)
+    async with asyncio.timeout(ENDS_WITHIN):
+        while child["status"] != "cancelled":
+            child = await lane.insist("GET", f"operations/{child['operation_id']}")
+            await asyncio.sleep(0.1)
+    return sent, "cancelled", 0
+
+
 async def parked(lane: Bench, point: str, way: Way) -> tuple[Sent, str, int]:
     sent = Sent(way, "cfo", "MARK\n@fail content_filter")
     await lane.send(sent)
@@ -129,6 +152,12 @@ HOW = {
     "cancellation-stored": cancelled,
     "before-send-park": parked,
     "after-send-park": parked,
+    "before-send-delegate": delegated,
+    "after-send-delegate": delegated,
+    "before-send-answer": delegated,
+    "after-send-answer": delegated,
+    "before-send-withdraw": withdrawn,
+    "after-send-withdraw": withdrawn,
     "before-wake": put_off,
     "after-wake": put_off,
 }

@@ -42,7 +42,16 @@ TROUBLES = [
     "no tools",
     "no wake-ups",
 ]
-ORDERS = ["talk", "1: one tool", "3: tools", "1,2: tools twice", "2: refused", "2: approve", "1,1: approve"]
+ORDERS = [
+    "talk",
+    "1: one tool",
+    "3: tools",
+    "1,2: tools twice",
+    "2: refused",
+    "2: approve",
+    "1,1: approve",
+    "1: ask cto/1: one tool",
+]
 
 
 class WatchedConversations(MemoryConversations):

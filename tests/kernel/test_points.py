@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -41,6 +42,10 @@ def test_every_point_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
         late = await world.tell("late")
         await world.kernel.cancel(late.operation_id, "me")
         world.foundry.down = False
+        assert (await world.finished(await world.tell("1: ask cfo/hello"))).status == "completed"
+        asking = await world.tell("1: ask cfo/1: approve")
+        await asyncio.sleep(5.0)
+        await world.kernel.cancel(asking.operation_id, "me")
         world.agents.state = "unknown"
         message = Message("op_x", "event", world.now, world.now + 600.0, origin=Origin("agent-events", "m1", "{}"))
         parked, _ = await world.kernel.accept(KEY, message, "event", fresh=False)

@@ -330,7 +330,7 @@ class Machine(RuleBasedStateMachine):
         kept = [
             out.request_id if out.kind == "tool" else f"reply {out.operation.operation_id}"
             for out in self.state.outbox
-            if out.kind != "approval"
+            if out.kind in ("tool", "reply", "park")
         ]
         assert kept == self.unconfirmed
 

@@ -7,6 +7,7 @@ A process that was killed gets nothing done any more, while Foundry and the tool
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import selectors
 from collections import Counter, defaultdict
@@ -162,7 +163,8 @@ class Foundry:
 
     The model reads its orders in the last user message: `2,1: text` makes two calls, then one, then answers. Calls of
     a text with `approve` in it need an approval (all but the first of a step, if `Agents.mixed`). What was carried over
-    from another conversation is no order; a model that is told of calls made for the message makes none again.
+    from another conversation is no order; a model that is told of calls made for the message makes none again. The
+    calls of `2: ask cfo/text` are two questions to agent `cfo`.
 
     Attributes:
         window: Tokens that a conversation may hold.
@@ -330,13 +332,21 @@ class Binding:
     def plan(self, call: FunctionCall) -> PlannedCall:
         if call.name == "unknown":
             return PlannedCall(call, refusal="There is no tool named unknown.")
+        if asks := re.match(r"[\d,]+: ask (\w+)/(.*)", json.loads(call.arguments)["for"]):
+            question = replace(call, arguments=json.dumps({"message": asks[2]}))
+            return PlannedCall(question, tool=asks[1], agent=asks[1])
         asked = "approve" in call.arguments and not (self.mixed and call.call_id.endswith(".0"))
         return PlannedCall(call, "files", "read", self.time_limit, approval=asked)
 
 
+AgentState = Literal["ready", "starting", "stopped", "disabled", "unknown", "broken"]
+
+
 class Agents:
     def __init__(self) -> None:
-        self.state: Literal["ready", "starting", "stopped", "disabled", "unknown", "broken"] = "ready"
+        self.state: AgentState = "ready"
+        self.states: dict[str, AgentState] = {}
+        """Of agents that are in another one."""
         self.running_since = 0.0
         self.version = 1
         self.time_limit = 90.0
@@ -345,7 +355,7 @@ class Agents:
         self.forgotten: list[str] = []
 
     async def bind(self, agent_id: str) -> Binding:
-        match self.state:
+        match self.states.get(agent_id, self.state):
             case "starting":
                 raise AgentNotReady(f"Agent {agent_id} is starting.")
             case "stopped":
@@ -409,6 +419,7 @@ class Bus:
             elif effect.kind == "approval":
                 self.approvals.append(effect.record)
             else:
+                assert effect.kind == "reply", "what the kernel sees to itself"
                 operation = effect.operation
                 saved = await self.world.store.operation(operation.operation_id)
                 assert operation.final
