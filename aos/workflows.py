@@ -124,7 +124,8 @@ class WorkflowRunner:
         known = await self._records.look(workflow_id)
         if known is None:
             now = self._clock.now()
-            await self._check_agents(workflow, now)
+            # Who waits for the answer is told at once; a message can wait for a registry that is as new as itself.
+            await self._check_agents(workflow, None if reply_to is None else now)
             run = begun(workflow_id, workflow, now, reply_to)
             record = WorkflowRecord(workflow_id, fingerprint, run.model_dump_json().encode())
             known = await self._records.open(record, now + LOOK)
@@ -238,10 +239,10 @@ class WorkflowRunner:
         }
         return view if run.error is None else view | {"error": _error_view(run.error)}
 
-    async def _check_agents(self, workflow: Workflow, now: float) -> None:
+    async def _check_agents(self, workflow: Workflow, since: float | None) -> None:
         for step in workflow.steps:
             try:
-                await self._directory.enabled_entry(step.agent_id, since=now)
+                await self._directory.enabled_entry(step.agent_id, since=since)
             except TransientError:
                 raise
             except AosError as error:
@@ -336,7 +337,7 @@ class WorkflowRunner:
             raise AosError(
                 f"The message has {len(text)} characters; at most {LONGEST_TEXT} are told.", code="too_large"
             )
-        await self._directory.enabled_entry(step.agent_id, since=now)
+        await self._directory.enabled_entry(step.agent_id, since=since)
         bound = self._directory.bound(step.agent_id)
         message = Message(
             name,
