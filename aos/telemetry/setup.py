@@ -51,7 +51,7 @@ def configure(settings: Settings, *, hosted: bool = False) -> Callable[[], None]
         return _sdk(processors, readers)
     except ImportError as error:
         raise SettingError(
-            f"Telemetry needs {error.name}: pip install 'agent-operating-system[telemetry]', or unset "
+            f"Telemetry needs {error.name}: install what requirements.txt names, or unset "
             "APPLICATIONINSIGHTS_CONNECTION_STRING, OTEL_EXPORTER_OTLP_ENDPOINT and AOS_TELEMETRY."
         ) from error
 

@@ -35,6 +35,20 @@ def test_queries_look_for_lines_that_are_logged() -> None:
         assert any(part in line for line in logged), part
 
 
+def test_queries_look_for_metrics_that_are_recorded() -> None:
+    recorded = (ROOT / "aos/telemetry/instruments.py").read_text(encoding="utf-8")
+    written = recorded + "".join(
+        (ROOT / f"aos/telemetry/{part}.py").read_text("utf-8") for part in ("observer", "tools")
+    )
+    queries = [query for item in workbook()["items"] if "AppMetrics" in (query := item["content"].get("query", ""))]
+    assert len(queries) == 3
+    for query in queries:
+        (name,) = re.findall(r'Name == "([^"]+)"', query)
+        assert f'"{name}"' in recorded, name
+        for label in re.findall(r'Properties\["([^"]+)"\]', query):
+            assert f'"{label}"' in written, label
+
+
 def test_the_function_whose_silence_is_noticed_exists() -> None:
     query = (INFRA / "queries/silence.kql").read_text(encoding="utf-8")
     (name,) = re.findall(r'Name == "(\w+)"', query)
