@@ -337,7 +337,7 @@ class WorkflowRunner:
             raise AosError(
                 f"The message has {len(text)} characters; at most {LONGEST_TEXT} are told.", code="too_large"
             )
-        await self._directory.enabled_entry(step.agent_id, since=since)
+        await self._directory.enabled_entry(step.agent_id, since=now)
         bound = self._directory.bound(step.agent_id)
         message = Message(
             name,

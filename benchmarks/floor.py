@@ -57,9 +57,6 @@ class Floor:
         call = next(item for item in (await self._model(text)).output if item.type == "function_call")
         await self._batch(key, "call", "state")
         await self.bare.call()
-        claim = {"PartitionKey": f"ledger{key}", "RowKey": "claim", "state": "running"}
-        await self.table.create_entity(claim)
-        await self.table.update_entity({**claim, "state": "done"}, mode=UpdateMode.REPLACE)
         await self.table.create_entity({"PartitionKey": key, "RowKey": "result", "output": "hi"})
         await self._read(key)
         await self._batch(key, "state")
