@@ -34,7 +34,7 @@ from aos.kernel.kernel import Kernel, KernelOptions
 from aos.kernel.operations import approval_record, parked_call
 from aos.kernel.types import Decision
 from aos.mcp.catalogue import ToolCatalogue
-from aos.mcp.circuits import KIND
+from aos.mcp.circuits import KIND, breaker_view
 from aos.mcp.errors import UnknownServer
 from aos.mcp.key_vault import open_secrets
 from aos.mcp.ledger import TableLedger
@@ -381,7 +381,9 @@ class AgentOperatingSystem:
         states = {status.server_id: status for status in await self._board.all()}
         desired = (await self._board.desired()).get(entry.server_id, Desired())
         listed = await self._catalogue.get(entry.server_id)
-        return status_view(entry, states.get(entry.server_id), desired, listed)
+        trips = await self._trips.all() if self._trips is not None else ()
+        trip = next((trip for trip in trips if trip.name == f"{KIND} {entry.server_id}"), None)
+        return status_view(entry, states.get(entry.server_id), desired, listed, breaker_view(trip, time.time()))
 
     def _view(self, agent_id: str, registry: AgentRegistry) -> dict[str, Any]:
         entry = registry.entries[agent_id]

@@ -7,11 +7,13 @@ process of their own. A server that does not even start is held off by its conne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from aos.errors import AosError, CircuitOpen
-from aos.kernel.breaker import Breakers, Circuit, Meaning
+from aos.kernel.breaker import Breakers, Circuit, Meaning, Trip
 from aos.kernel.clock import Clock
 from aos.kernel.tasks import Tasks
 from aos.kernel.trips import TripBoard, Trips
@@ -27,6 +29,19 @@ def server_meaning(error: AosError) -> Meaning:
     if isinstance(error, ServerDied | ToolTimeout | ServerUnavailable):
         return "failure"
     return "answer" if isinstance(error, ServerRefused | ServerReplyInvalid) else "nothing"
+
+
+def breaker_view(trip: Trip | None, now: float) -> dict[str, Any]:
+    """How a server's circuit stands, by what was last told of it; one that nobody told of is closed."""
+    if trip is None or trip.since is None:
+        return {"state": "closed", "failures": 0, "retry_after_seconds": 0}
+    left = max(0.0, trip.until - now)
+    return {
+        "state": "open" if left else "half_open",
+        "failures": trip.failures,
+        "retry_after_seconds": math.ceil(left),
+        "reason": trip.reason,
+    }
 
 
 class ServerCircuits:

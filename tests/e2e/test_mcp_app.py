@@ -116,7 +116,7 @@ async def test_the_status_of_a_server(apps: Apps) -> None:
     status = await apps.mcp.until(LEDGER, lambda body: body.get("status") == "running" and body["tools"])
     assert (status["drift"], status["pin_tools"], status["stopped_by_command"]) == ([], True, False)
     assert {tool["name"] for tool in status["tools"]} >= {"get_kpis", "record_transaction"}
-    assert status["restarts"] == 0
+    assert (status["restarts"], status["breaker"]["state"]) == (0, "closed")
     missing = await apps.mcp.http.get("mcp/servers/nobody/status")
     assert (missing.status_code, missing.json()["code"]) == (404, "unknown_server")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from aos.kernel.breaker import FIRST_PAUSE, THRESHOLD, Trip
-from aos.mcp.circuits import KIND, ServerCircuits
+from aos.mcp.circuits import KIND, ServerCircuits, breaker_view
 from aos.mcp.errors import (
     OutcomeUnknown,
     RequestFailed,
@@ -45,6 +45,25 @@ def failing(circuits: ServerCircuits, error: RequestFailed, times: int = 1) -> N
     for _ in range(times):
         with pytest.raises(type(error)), circuits.guard("files"):
             raise error
+
+
+async def test_a_status_says_how_its_circuit_stands() -> None:
+    clock, board = ManualClock(), Board()
+    circuits = ServerCircuits(clock, board)
+    closed = {"state": "closed", "failures": 0, "retry_after_seconds": 0}
+    assert breaker_view(None, clock.now()) == closed
+    failing(circuits, ServerDied("It is gone."), THRESHOLD)
+    await circuits.close()
+    told = board.trips[-1]
+    assert told.name == f"{KIND} files"
+    opened = {"state": "open", "failures": THRESHOLD, "retry_after_seconds": FIRST_PAUSE, "reason": "It is gone."}
+    assert breaker_view(told, clock.now()) == opened
+    assert breaker_view(told, clock.now() + FIRST_PAUSE + 1)["state"] == "half_open"
+    clock.time += FIRST_PAUSE + 1
+    with circuits.guard("files"):
+        pass
+    await circuits.close()
+    assert breaker_view(board.trips[-1], clock.now()) == closed
 
 
 async def test_calls_of_a_server_that_hangs_fail_at_once_until_one_tries_again() -> None:
