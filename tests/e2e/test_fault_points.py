@@ -195,8 +195,16 @@ async def once_parked(lane: Bench, sent: Sent) -> str | None:
     return None
 
 
-async def test_the_host_may_die_at_every_point_of_a_turn(lanes: list[Bench]) -> None:
-    await survived(lanes, [turn(point, way) for point, way in in_turns(TURN_POINTS)])
+EVERYDAY = (
+    *("accepted", "lease-taken", "after-model-step", "before-send-tool", "after-send-tool", "result-stored"),
+    *("before-send-reply", "decision-stored", "before-send-answer", "after-adoption"),
+)
+"""One of each kind; `make faults` goes through all of them, over both ways."""
+
+
+async def test_the_host_may_die_at_points_of_each_kind(lanes: list[Bench]) -> None:
+    assert set(EVERYDAY) <= set(TURN_POINTS)
+    await survived(lanes, [turn(point, way) for point, way in in_turns(EVERYDAY)])
 
 
 @pytest.mark.soak

@@ -63,6 +63,6 @@ async def test_what_is_kept_in_shared_storage_and_what_the_system_says_of_itself
     assert health["payload"]["active_agents"] == 5
     listed = await asked(aos, "aos.agent.list")
     assert "ceo" in {agent["agent_id"] for agent in listed["payload"]["agents"]}
-    unknown = await asked(aos, "aos.workflow.execute")
+    unknown = await asked(aos, "aos.decision.request")
     assert "aos.system.ping" in unknown["payload"]["supported"]
     assert (await asked(aos, "aos.system.ping", {"n": 1}))["payload"] == {"echo": {"n": 1}}
