@@ -43,19 +43,21 @@ class Scripted(FunctionInvocationLayer, ChatMiddlewareLayer, ChatTelemetryLayer,
 
 
 class Peer(Adapter):
-    """The client is shared by the agents."""
+    """Client and tool are shared by the agents."""
 
     async def open(self) -> None:
         self._client = Scripted()
-        self._agent = self.create()
 
-    def create(self) -> Agent:
         @tool(approval_mode="never_require")
         def echo(text: str) -> str:
             """Answers at once."""
             return self.echo(text)
 
-        return Agent(self._client, INSTRUCTIONS, name="bench", tools=[echo])
+        self._tools = [echo]
+        self._agent = self.create()
+
+    def create(self) -> Agent:
+        return Agent(self._client, INSTRUCTIONS, name="bench", tools=self._tools)
 
     async def turn(self, text: str) -> str:
         return str((await self._agent.run(text)).text)

@@ -31,20 +31,21 @@ async def model(state: MessagesState) -> dict[str, Any]:
 
 
 class Peer(Adapter):
-    """Nothing is kept between the turns."""
+    """Nothing is kept between the turns; the tool is shared by the graphs."""
 
     async def open(self) -> None:
-        self._graph = self.create()
-
-    def create(self) -> Any:
         @tool
         def echo(text: str) -> str:
             """Answers at once."""
             return self.echo(text)
 
+        self._tools = [echo]
+        self._graph = self.create()
+
+    def create(self) -> Any:
         graph = StateGraph(MessagesState)
         graph.add_node("model", model)
-        graph.add_node("tools", ToolNode([echo]))
+        graph.add_node("tools", ToolNode(self._tools))
         graph.add_edge(START, "model")
         graph.add_conditional_edges("model", tools_condition)
         graph.add_edge("tools", "model")

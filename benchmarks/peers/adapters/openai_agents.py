@@ -43,21 +43,23 @@ class Scripted(Model):
 
 
 class Peer(Adapter):
-    """The model is shared by the agents."""
+    """Model and tool are shared by the agents."""
 
     async def open(self) -> None:
         set_tracing_disabled(True)
         self._model = Scripted()
-        self._agent = self.create()
 
-    def create(self) -> Any:
         # As a coroutine: a plain function would be run in a thread.
         @function_tool
         async def echo(text: str) -> str:
             """Answers at once."""
             return self.echo(text)
 
-        return Agent(name="bench", instructions=INSTRUCTIONS, tools=[echo], model=self._model)
+        self._tools = [echo]
+        self._agent = self.create()
+
+    def create(self) -> Any:
+        return Agent(name="bench", instructions=INSTRUCTIONS, tools=self._tools, model=self._model)
 
     async def turn(self, text: str) -> str:
         return str((await Runner.run(self._agent, text)).final_output)
