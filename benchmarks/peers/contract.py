@@ -40,7 +40,10 @@ class Adapter(ABC):
 
     @abstractmethod
     def create(self) -> object:
-        """Makes one more agent with the tool, ready for turns; kept alive by whoever calls."""
+        """Makes one more agent with the tool, ready for turns; kept alive by whoever calls.
+
+        What a system lets its agents share (the model's client, the tool) is made once, by `open`.
+        """
 
     @abstractmethod
     async def turn(self, text: str) -> str:
