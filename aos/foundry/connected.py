@@ -235,7 +235,7 @@ async def _called(call: Any, functions: Mapping[str, Function]) -> str:
         return await functions[call.name](json.loads(call.arguments or "{}"))
     except Exception as error:
         # Whatever it was: a call without an answer would hold up the run.
-        log.info("function %s failed: %s", call.name, error)
+        log.warning("function %s failed", call.name, exc_info=error)
         return json.dumps({"error": f"{type(error).__name__}: {error}"})
 
 

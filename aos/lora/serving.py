@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 WAITING = 32
 """Requests that may wait for their turn; more are refused with 429."""
 LARGEST_REQUEST = 4 * 1024 * 1024
+MOST_TOKENS = 32_768
+"""Of one answer: others wait for its end."""
 
 
 class ChatRequest(BaseModel):
@@ -37,8 +39,8 @@ class ChatRequest(BaseModel):
     model: str
     messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=10_000)]
     stream: bool = False
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
-    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_tokens: Annotated[int | None, Field(ge=1, le=MOST_TOKENS)] = None
+    max_completion_tokens: Annotated[int | None, Field(ge=1, le=MOST_TOKENS)] = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     tools: list[dict[str, Any]] = []

@@ -21,11 +21,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from aos.config import STORAGE, Settings, load_settings
-from aos.errors import Conflict, SettingError
+from aos.errors import Conflict, SettingError, StorageUnavailable
 from aos.identity import identity
 from aos.storage.account import StorageAccount
 from aos.storage.blobs import LARGEST_BLOB, BlobInfo, Blobs
-from aos.storage.entities import ETAG, Entities, Entity
+from aos.storage.entities import ETAG, TRIES, Entities, Entity
 from aos.storage.names import Kind, StorageNameInvalid
 from aos.storage.paging import Page
 from aos.storage.payloads import Payloads
@@ -182,8 +182,9 @@ class UnifiedStorageManager:
 
         Raises:
             Conflict: It has another state than `etag`.
+            StorageUnavailable: Others write it all the time.
         """
-        while True:
+        for _ in range(TRIES):
             known = await self.get_conversation(conversation_id)
             now = time.time()
             record = ConversationRecord(
@@ -206,6 +207,9 @@ class UnifiedStorageManager:
                     raise
                 continue  # written by somebody else meanwhile: whose parts that are not given stay
             return _with_etag(record, written)
+        raise StorageUnavailable(
+            f"Others write conversation {conversation_id!r} all the time; try again.", retry_after=1.0
+        )
 
     async def add_message(
         self,
