@@ -40,6 +40,7 @@ class Link:
         heard: How many messages came from the server.
         garbage: How much came since the last message that is not MCP.
         mask: Takes the secrets of the server's entry out of a text.
+        on_end: Are called when the connection is over.
     """
 
     def __init__(self) -> None:
@@ -48,11 +49,15 @@ class Link:
         self.heard = 0
         self.garbage = 0
         self.mask: Callable[[str], str] = str
+        self.on_end: set[Callable[[], None]] = set()
 
     def end(self, reason: str | None = None) -> None:
         """The connection is over; the first reason counts."""
         self.reason = self.reason or reason
-        self.ended.set()
+        if not self.ended.is_set():
+            self.ended.set()
+            for tell in tuple(self.on_end):
+                tell()
 
     def take(self, message: SessionMessage | Exception, most_garbage: int) -> None:
         """Notes what came; too much in a row that is not MCP ends the connection."""
