@@ -24,7 +24,7 @@ RECEIVE_SECONDS = 60.0
 # arrives between receives is handed back, and has to come a second time.
 GRACE_SECONDS = 0.02
 # A handler that is expected to end within this is waited for, so that its message is settled before the next receive.
-QUICK_SECONDS = 0.005
+QUICK_SECONDS = 0.01
 # After so many messages in a row that met no other one in a handler, handlers are expected to be quick; and how often
 # it is looked nevertheless whether another one waits.
 ALONE, LOOK_EVERY = 2, 8
