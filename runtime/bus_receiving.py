@@ -157,15 +157,18 @@ class Consumer(ABC):
 
         Giving up a receive of one message loses nothing: what has arrived stays in the receiver for the next one.
         """
+        receiving = asyncio.timeout(None)
         try:
             # In this task, not in one of its own: two tasks and two waits for each message are half of what it costs.
-            async with asyncio.timeout(None) as receiving:
+            async with receiving:
                 self._receiving.add(receiving)
                 try:
                     messages = await receiver.receive_messages(max_message_count=1, max_wait_time=wait_seconds)
                 finally:
                     self._receiving.discard(receiving)
         except TimeoutError:
+            if not receiving.expired():
+                raise
             return None
         return next(iter(messages), None)
 

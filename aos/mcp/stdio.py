@@ -2,7 +2,7 @@
 
 MCP specification 2025-11-25, transports, stdio, and lifecycle, shutdown. The SDK's own client of this transport neither
 bounds a line nor keeps what it cannot parse out of the log, where a secret might be in it; and it does not let us see
-the process. The session over it is the SDK's.
+the process. The session over it is the SDK's; calls of tools may go beside it (`aos.mcp.lane`).
 """
 
 from __future__ import annotations
