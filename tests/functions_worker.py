@@ -178,6 +178,11 @@ class FunctionsWorker:
         defaults: Json = {"MessageId": "m-1", "DeliveryCount": 1, "UserProperties": properties}
         await self._invoke(name, {"bytes": base64.b64encode(body).decode()}, {**defaults, **(metadata or {})})
 
+    async def invoke_storage_queue(self, name: str, body: bytes, metadata: Mapping[str, object] | None = None) -> None:
+        """Deliver a message of a storage queue, without base64; `metadata`: `Id`, `DequeueCount`, ..."""
+        given: Json = {"Id": "m-1", "DequeueCount": "1", **(metadata or {})}
+        await self._invoke(name, {"bytes": base64.b64encode(body).decode()}, given)
+
     async def invoke_timer(
         self, name: str, *, past_due: bool = False, schedule_status: Mapping[str, str] | None = None
     ) -> None:

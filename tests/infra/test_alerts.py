@@ -39,7 +39,7 @@ def test_queries_look_for_lines_that_are_logged() -> None:
 def metric_queries() -> dict[str, str]:
     """Queries of alerts and of the workbook that read metrics, by their names."""
     queries = {path.name: path.read_text(encoding="utf-8") for path in sorted((INFRA / "queries").iterdir())}
-    queries |= {item["name"]: item["content"].get("query", "") for item in workbook()["items"]}
+    queries |= {str(item["name"]): item["content"].get("query", "") for item in workbook()["items"]}
     return {name: query for name, query in queries.items() if "AppMetrics" in query}
 
 
