@@ -24,6 +24,7 @@ SETTINGS = {
     "AOS_AGENT_BACKLOG": str(BACKLOG),
     "AOS_FUNCTION_OUTPUT_QUEUES": OUTPUT_QUEUE,
 }
+SAMPLE = ("ceo", "cfo", "cmo", "coo", "cto")
 
 
 def agents() -> list[dict[str, object]]:
@@ -47,17 +48,18 @@ def agents() -> list[dict[str, object]]:
 async def sides(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Side, Side]]:
     """Both bindings before the same storage, broker and Foundry; both check their callers."""
     state: Path = tmp_path_factory.mktemp("conformance")
-    async with (
-        world(state, SETTINGS, agents=agents(), ready=False) as aos,
-        FunctionsWorker(ROOT, environ={**aos.stack.environment, **SETTINGS}) as worker,
-        httpx2.AsyncClient(base_url=f"http://127.0.0.1:{aos.app.port}", timeout=60) as client,
-    ):
-        both = Asgi(aos, client), Functions(worker)
-        await asyncio.gather(
-            *(
-                side.until("agent_status", f"GET agents/{agent}/status", lambda body: bool(body.get("is_running")))
-                for side in both
-                for agent in ("ceo", "cfo", "cmo", "coo", "cto", side.name("clerk"))
-            )
-        )
-        yield both
+    async with world(state, SETTINGS, agents=agents(), ready=False) as aos:
+        async with (
+            FunctionsWorker(ROOT, environ={**aos.stack.environment, **SETTINGS}) as worker,
+            httpx2.AsyncClient(base_url=f"http://127.0.0.1:{aos.app.port}", timeout=60) as client,
+        ):
+            both = Asgi(aos, client), Functions(worker)
+            await asyncio.gather(*(ready(side, agent) for side in both for agent in (*SAMPLE, side.name("clerk"))))
+            yield both
+            # Both processes take their time to end; they may do so together.
+            ending = asyncio.create_task(aos.app.stop())
+        await ending
+
+
+async def ready(side: Side, agent_id: str) -> None:
+    await side.until("agent_status", f"GET agents/{agent_id}/status", lambda body: bool(body.get("is_running")))

@@ -97,6 +97,23 @@ async def test_both_bindings_refuse_alike(sides: tuple[Side, Side], status: int)
     await both(sides, Scenario(play, shown))
 
 
+async def test_both_bindings_refuse_other_methods_alike(sides: tuple[Side, Side]) -> None:
+    answers_for = {route.path: route.name for route in reversed(REGISTRY.http_routes)}
+
+    async def play(side: Side) -> None:
+        for path, name in answers_for.items():
+            _, _, where = request_of(ROUTES[name]).partition(" ")
+            answer = await side.send(name, f"PATCH {where}", key=ADMIN_KEY)
+            assert methods_of(path) <= set(answer.headers["allow"].split(", "))
+
+    await both(sides, Scenario(play, frozenset((name, 405) for name in answers_for.values())))
+
+
+def methods_of(path: str) -> set[str]:
+    """What is answered at a path."""
+    return {method for route in REGISTRY.http_routes if route.path == path for method in route.methods}
+
+
 def test_every_declared_answer_of_every_route_is_shown() -> None:
     document = openapi_document(REGISTRY, title="AOS", version="1")
     paths = document["paths"]
