@@ -21,6 +21,9 @@ SETTINGS = {
     # With tokens switched on the host leaves all callers to the app: then both bindings check the same.
     "AOS_ENTRA_ISSUERS": "https://login.microsoftonline.com/tenant/v2.0",
     "AOS_ENTRA_AUDIENCES": "api://aos",
+    # What a process leaves behind when it dies is taken up within seconds.
+    "AOS_LEASE_SECONDS": "3",
+    "AOS_SWEEP_SECONDS": "1",
     "AOS_AGENT_BACKLOG": str(BACKLOG),
     "AOS_FUNCTION_OUTPUT_QUEUES": OUTPUT_QUEUE,
 }

@@ -138,7 +138,7 @@ class Asgi(Side):
 
     def __init__(self, world: World, client: httpx2.AsyncClient) -> None:
         super().__init__("asgi")
-        self._world = world
+        self.world = world
         self._client = client
 
     async def _http(
@@ -150,7 +150,7 @@ class Asgi(Side):
 
     async def deliver(self, route: str, entity: str, body: object, **properties: Any) -> None:
         del route
-        await self._world.client.send(entity, body, **properties)
+        await self.world.client.send(entity, body, **properties)
 
 
 class Functions(Side):

@@ -8,10 +8,13 @@ import pytest
 
 from aos.app import routes
 from aos.config import load_settings
+from aos.kernel.points import FAULT_POINT
 from runtime import AuthLevel, Route, openapi_document
 from tests.conformance.conftest import SETTINGS
 from tests.conformance.scenarios import SCENARIOS, Scenario
-from tests.conformance.sides import ADMIN_KEY, CEO_KEY, FUNCTION_KEY, TRACE_ID, Side, compared
+from tests.conformance.sides import ADMIN_KEY, CEO_KEY, FUNCTION_KEY, TRACE_ID, Asgi, Functions, Side, compared
+from tests.e2e.harness import ROOT
+from tests.functions_worker import FunctionsWorker, WorkerError
 
 REGISTRY = routes(load_settings(SETTINGS))
 ROUTES = {route.name: route for route in REGISTRY.http_routes}
@@ -112,6 +115,20 @@ async def test_both_bindings_refuse_other_methods_alike(sides: tuple[Side, Side]
 def methods_of(path: str) -> set[str]:
     """What is answered at a path."""
     return {method for route in REGISTRY.http_routes if route.path == path for method in route.methods}
+
+
+async def test_a_function_host_that_ends_during_a_request_leaves_the_same_operation(sides: tuple[Side, Side]) -> None:
+    asgi, _ = sides
+    assert isinstance(asgi, Asgi)
+    environ = {**asgi.world.stack.environment, **SETTINGS, "AOS_ROLES": "agents", FAULT_POINT: "after-model-step"}
+    body = {"message": "@say after all", "timeout_seconds": 40}
+    async with FunctionsWorker(ROOT, environ=environ) as worker:
+        with pytest.raises(WorkerError, match="the worker process ended"):
+            await Functions(worker).look("ask", "POST agents/cmo", body, key=FUNCTION_KEY, idempotency_key="ended")
+    answer = await asgi.look("ask", "POST agents/cmo", body, key=FUNCTION_KEY, idempotency_key="ended")
+    assert (answer.status, answer.json["status"], answer.json["reply"]) == (200, "completed", "after all")
+    # The model had answered, and was not asked again.
+    assert answer.json["usage"]["adopted"] == 1
 
 
 def test_every_declared_answer_of_every_route_is_shown() -> None:
