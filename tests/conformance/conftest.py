@@ -53,7 +53,8 @@ async def sides(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple
     state: Path = tmp_path_factory.mktemp("conformance")
     async with world(state, SETTINGS, agents=agents(), ready=False) as aos:
         async with (
-            FunctionsWorker(ROOT, environ={**aos.stack.environment, **SETTINGS}) as worker,
+            # One process runs the MCP servers: with two, what is told of them is now the one's, now the other's.
+            FunctionsWorker(ROOT, environ={**aos.stack.environment, **SETTINGS, "AOS_ROLES": "agents"}) as worker,
             httpx2.AsyncClient(base_url=f"http://127.0.0.1:{aos.app.port}", timeout=60) as client,
         ):
             both = Asgi(aos, client), Functions(worker)

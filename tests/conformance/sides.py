@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import httpx2
+from azure.servicebus import ServiceBusReceivedMessage
 
 from tests.e2e.harness import World
 from tests.functions_worker import FunctionsWorker
@@ -41,12 +42,12 @@ OF_THE_MOMENT = frozenset(
             "last_event_at",
             "requested_at",
         ),
-        *("deadline", "since", "started_at", "updated_at"),
+        *("deadline", "heartbeat_at", "listed_at", "since", "started_at", "timestamp", "updated_at"),
     }
 )
-OF_THE_RUN = frozenset({"counters", "duration_ms", "execution_time_ms", "retry_after_seconds"})
-"""Members of bodies that say when, how long and how often, whoever answers."""
-_ID = re.compile(r"\b(op|c|w)_[a-z0-9]{26}\b")
+OF_THE_RUN = frozenset({"counters", "duration_ms", "execution_time_ms", "retry_after_seconds", "roles"})
+"""Members of bodies that say when, how long, how often, and which half of the work the process does."""
+_ID = re.compile(r"\b(op|c|w|rq)_[a-z0-9]{26,52}\b")
 
 _SIDE = re.compile(r"-(asgi|func)\b")
 
@@ -183,24 +184,32 @@ class Functions(Side):
         await self._worker.invoke_service_bus(route, data, {"MessageId": uuid.uuid4().hex, **metadata})
 
 
-def compared(answer: Answer) -> object:
-    """An answer without what two answers to the same request may differ in; ids become names, equal ids equal ones."""
-    names: dict[str, str] = {}
+class Plain:
+    """Takes out of answers what two answers to the same request may differ in; equal ids become equal names."""
 
-    def named(text: str) -> str:
-        plain = _SIDE.sub("-<side>", text)
-        return _ID.sub(lambda id_: names.setdefault(id_[0], f"<{id_[1]} {len(names) + 1}>"), plain)
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
 
-    def body(value: Any, key: str = "") -> Any:
+    def text(self, text: str) -> str:
+        return _ID.sub(self._name, _SIDE.sub("-<side>", text))
+
+    def value(self, value: Any, key: str = "") -> Any:
         if key in OF_THE_MOMENT | OF_THE_RUN and value is not None:
             return f"<{key}>"
         if isinstance(value, dict):
-            return {named(name): body(item, name) for name, item in value.items()}
+            return {self.text(name): self.value(item, name) for name, item in value.items()}
         if isinstance(value, list):
-            return [body(item) for item in value]
-        return named(value) if isinstance(value, str) else value
+            return [self.value(item) for item in value]
+        return self.text(value) if isinstance(value, str) else value
 
-    headers = {name: named(value) for name, value in answer.headers.items() if name not in OF_THE_SERVER}
+    def _name(self, found: re.Match[str]) -> str:
+        return self._names.setdefault(found[0], f"<{found[1]} {len(self._names) + 1}>")
+
+
+def compared(answer: Answer) -> object:
+    """What has to be the same on both sides."""
+    plain = Plain()
+    headers = {name: plain.text(value) for name, value in answer.headers.items() if name not in OF_THE_SERVER}
     # The number of the span is new for every request; the trace is the caller's.
     headers["traceresponse"] = headers["traceresponse"].split("-")[1]
     media_type = headers.get("content-type", "")
@@ -208,12 +217,30 @@ def compared(answer: Answer) -> object:
         # azure.functions gives every answer a type, even one without a body.
         headers.pop("content-type", None)
     if media_type == "text/event-stream":
-        return answer.route, answer.status, headers, events(answer.body.decode(), body)
+        return answer.route, answer.status, headers, events(answer.body.decode(), plain)
     decoded = json.loads(answer.body) if media_type.endswith("json") else answer.body
-    return answer.route, answer.status, headers, body(decoded)
+    return answer.route, answer.status, headers, plain.value(decoded)
 
 
-def events(text: str, body: Callable[[Any], Any]) -> list[object]:
+def compared_message(message: ServiceBusReceivedMessage) -> object:
+    """A message that AOS sent, likewise; its trace is the one of what it answers."""
+    plain = Plain()
+    data = b"".join(message.body)
+    try:
+        body = plain.value(json.loads(data))
+    except ValueError:
+        body = data
+    properties = {_text(name): _text(value) for name, value in (message.application_properties or {}).items()}
+    properties.pop("traceparent", None)
+    ids = [message.message_id, message.correlation_id, message.subject, message.session_id, message.content_type]
+    return [plain.text(part or "") for part in ids], plain.value(properties), body
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def events(text: str, plain: Plain) -> list[object]:
     """Events in order; text comes in as many pieces as it happens to, so the pieces are put together."""
     told: list[object] = []
     said = ""
@@ -225,5 +252,5 @@ def events(text: str, body: Callable[[Any], Any]) -> list[object]:
         if name == "event: delta":
             said += decoded["text"]
         else:
-            told.append((name, body(decoded)))
+            told.append((name, plain.value(decoded)))
     return [*told, ("said", said)]

@@ -1,4 +1,4 @@
-"""Every HTTP route of AOS answers alike on Azure Functions and on ASGI, with every status that it declares."""
+"""Every route of AOS answers alike on Azure Functions and on ASGI: HTTP with every declared status, and messages."""
 
 from __future__ import annotations
 
@@ -11,9 +11,20 @@ from aos.config import load_settings
 from aos.kernel.points import FAULT_POINT
 from runtime import AuthLevel, Route, openapi_document
 from tests.conformance.conftest import SETTINGS
+from tests.conformance.letters import LETTERS, Letter, written
 from tests.conformance.scenarios import SCENARIOS, Scenario
-from tests.conformance.sides import ADMIN_KEY, CEO_KEY, FUNCTION_KEY, TRACE_ID, Asgi, Functions, Side, compared
-from tests.e2e.harness import ROOT
+from tests.conformance.sides import (
+    ADMIN_KEY,
+    CEO_KEY,
+    FUNCTION_KEY,
+    TRACE_ID,
+    Asgi,
+    Functions,
+    Side,
+    compared,
+    compared_message,
+)
+from tests.e2e.harness import REPLIES, ROOT
 from tests.functions_worker import FunctionsWorker, WorkerError
 
 REGISTRY = routes(load_settings(SETTINGS))
@@ -115,6 +126,20 @@ async def test_both_bindings_refuse_other_methods_alike(sides: tuple[Side, Side]
 def methods_of(path: str) -> set[str]:
     """What is answered at a path."""
     return {method for route in REGISTRY.http_routes if route.path == path for method in route.methods}
+
+
+@pytest.mark.parametrize("letter", LETTERS, ids=lambda letter: letter.about)
+async def test_both_bindings_answer_messages_alike(sides: tuple[Side, Side], letter: Letter) -> None:
+    client = sides[0].world.client if isinstance(sides[0], Asgi) else None
+    assert client is not None
+    came = []
+    for side in sides:
+        message_id = side.name(letter.about.replace(" ", "-"))
+        await side.deliver(
+            letter.route, letter.entity, written(letter.body, side), message_id=message_id, reply_to=REPLIES
+        )
+        came.append([compared_message(await client.receive(queue)) for queue in letter.brings])
+    assert came[0] == came[1]
 
 
 async def test_a_function_host_that_ends_during_a_request_leaves_the_same_operation(sides: tuple[Side, Side]) -> None:
