@@ -23,7 +23,12 @@ class Letter:
 
 
 def event(about: str, agent_id: str, message: str, *brings: str) -> Letter:
-    body = {"agent_id": agent_id, "event_type": "Asked", "payload": {"message": message}, "conversation_id": "l-{side}"}
+    body: dict[str, object] = {
+        "agent_id": agent_id,
+        "event_type": "Asked",
+        "payload": {"message": message},
+        "conversation_id": "l-{side}",
+    }
     return Letter(about, "on_agent_event", "agent-events", body, brings)
 
 
