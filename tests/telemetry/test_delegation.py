@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
@@ -21,8 +22,9 @@ CHILD = child_operation("op0.1.0")
 
 
 def context(span: ReadableSpan) -> SpanContext:
-    assert span.context is not None
-    return span.context
+    found: SpanContext | None = span.context
+    assert found is not None
+    return found
 
 
 def parent(span: ReadableSpan) -> int:
@@ -99,7 +101,7 @@ def test_so_it_does_when_the_process_died_that_wanted_to_ask(spans: InMemorySpan
         kills += 1
         spans.clear()
         first_of_its_kind = not resumed
-        died = run(lambda world: scenario(world, kills), observer=observer)
+        died = run(partial(scenario, at=kills), observer=observer)
         if resumed and first_of_its_kind:
             chain(spans, resumed[0])
         if not died:
