@@ -128,6 +128,8 @@ class AgentOperatingSystem:
             kind=self._kind,
             desired=desired,
             queue_uri=self._functions_account.queue_uri if settings.queues_configured else None,
+            make_queue=self._functions_account.queue,
+            runtime=settings.foundry_api if settings.use_foundry else "custom",
         )
         self._counters = Counters(self._account)
         lease = settings.lease_seconds
@@ -353,7 +355,10 @@ class AgentOperatingSystem:
         if bound is not None:
             if bound.ref.deployment != view["deployment"]:
                 view |= {"deployment": bound.ref.deployment, "fallback": True}
-            view |= {"foundry_agent_id": f"{bound.ref.name}:{bound.ref.version}", "tools": bound.tools.names}
+            view |= {
+                "foundry_agent_id": f"{bound.ref.name}:{bound.ref.version}",
+                "tools": [*bound.tools.names, *bound.served.names],
+            }
         if detail is not None:
             view["detail"] = detail
         if entry.agent_type == "perpetual" or "schedule" in entry.metadata:
