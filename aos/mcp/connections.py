@@ -13,7 +13,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from aos.errors import AosError
 from aos.kernel.clock import Clock
@@ -72,9 +72,6 @@ class _Session:
 
     client: Client
     link: Link
-
-
-_Call: TypeAlias = Callable[[_Session], Awaitable[T]]
 
 
 class McpConnection:
@@ -183,11 +180,8 @@ class McpConnection:
             ServerRefused: The server answered with a protocol error.
         """
 
-        async def call(session: _Session) -> dict[str, Any]:
-            lane = session.link.lane
-            if lane is not None and lane.serves(session.client):
-                return await lane.call_tool(session.client, name, params)
-            result = await session.client.call_tool(name, params)
+        async def call(client: Client) -> dict[str, Any]:
+            result = await client.call_tool(name, params)
             return result.model_dump(mode="json", by_alias=True, exclude_none=True)
 
         return await self._ask(f"tool {name}", call, timeout)
@@ -195,11 +189,11 @@ class McpConnection:
     async def tools(self) -> ServerTools:
         """The server's tools, from all pages. Raises as `call_tool`."""
 
-        async def call(session: _Session) -> tuple[ToolInfo, ...]:
+        async def call(client: Client) -> tuple[ToolInfo, ...]:
             found: list[ToolInfo] = []
             cursor: str | None = None
             for _ in range(PAGES):
-                page = await session.client.list_tools(cursor=cursor)
+                page = await client.list_tools(cursor=cursor)
                 found += map(_tool_info, page.tools)
                 cursor = page.next_cursor
                 if cursor is None:
@@ -212,13 +206,13 @@ class McpConnection:
     async def resources(self) -> list[dict[str, Any]]:
         """The server's resources in wire form; none if it does not offer any. Raises as `call_tool`."""
 
-        async def call(session: _Session) -> list[dict[str, Any]]:
+        async def call(client: Client) -> list[dict[str, Any]]:
             found: list[dict[str, Any]] = []
             cursor: str | None = None
-            if session.client.server_capabilities.resources is None:
+            if client.server_capabilities.resources is None:
                 return found
             for _ in range(PAGES):
-                page = await session.client.list_resources(cursor=cursor)
+                page = await client.list_resources(cursor=cursor)
                 found += [item.model_dump(mode="json", by_alias=True, exclude_none=True) for item in page.resources]
                 cursor = page.next_cursor
                 if cursor is None:
@@ -230,13 +224,13 @@ class McpConnection:
     async def read_resource(self, uri: str) -> list[dict[str, Any]]:
         """The contents of a resource in wire form. Raises as `call_tool`."""
 
-        async def call(session: _Session) -> list[dict[str, Any]]:
-            result = await session.client.read_resource(uri)
+        async def call(client: Client) -> list[dict[str, Any]]:
+            result = await client.read_resource(uri)
             return [item.model_dump(mode="json", by_alias=True, exclude_none=True) for item in result.contents]
 
         return await self._ask(f"resource {uri}", call, LIST_SECONDS)
 
-    async def _ask(self, what: str, call: _Call[T], timeout: float) -> T:
+    async def _ask(self, what: str, call: Callable[[Client], Awaitable[T]], timeout: float) -> T:
         async with self._turn(timeout):
             session = await self._open(START_SECONDS)
             self._calls += 1
@@ -248,9 +242,7 @@ class McpConnection:
                     async with self._changed:
                         self._changed.notify_all()
 
-    async def _request(
-        self, what: str, call: Callable[[_Session], Awaitable[T]], session: _Session, timeout: float
-    ) -> T:
+    async def _request(self, what: str, call: Callable[[Client], Awaitable[T]], session: _Session, timeout: float) -> T:
         attempt = Attempt()
         token = ATTEMPT.set(attempt)
         # In the caller's own task: one for the call and one for the end of the session cost more than the call.
@@ -265,7 +257,7 @@ class McpConnection:
         try:
             async with limit:
                 session.link.on_end.add(ending)
-                return await call(session)
+                return await call(session.client)
         except TimeoutError:
             if session.link.ended.is_set():
                 raise self._died(what, session, attempt) from None

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from mcp.client._transport import ReadStream
     from mcp.shared.message import SessionMessage
 
-    from aos.mcp.lane import Lane
-
 
 @dataclass(slots=True)
 class Attempt:
@@ -43,7 +41,6 @@ class Link:
         garbage: How much came since the last message that is not MCP.
         mask: Takes the secrets of the server's entry out of a text.
         on_end: Are called when the connection is over.
-        lane: Tool calls beside the session, where the transport has that.
     """
 
     def __init__(self) -> None:
@@ -53,7 +50,6 @@ class Link:
         self.garbage = 0
         self.mask: Callable[[str], str] = str
         self.on_end: set[Callable[[], None]] = set()
-        self.lane: Lane | None = None
 
     def end(self, reason: str | None = None) -> None:
         """The connection is over; the first reason counts."""

@@ -2,7 +2,7 @@
 
 MCP specification 2025-11-25, transports, stdio, and lifecycle, shutdown. The SDK's own client of this transport neither
 bounds a line nor keeps what it cannot parse out of the log, where a secret might be in it; and it does not let us see
-the process. The session over it is the SDK's; calls of tools may go beside it (`aos.mcp.lane`).
+the process. The session over it is the SDK's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
 from aos.mcp.errors import TOO_LARGE
-from aos.mcp.lane import Lane
 from aos.mcp.link import Link
 
 if TYPE_CHECKING:
@@ -54,8 +53,6 @@ async def stdio_streams(
     """
     transport, process = await _start(command, environment, stderr, largest)
     output, input_ = _Output(process, link, largest, garbage), _Input(process, link)
-    lane = link.lane = Lane(input_.write, input_.post)
-    link.on_end.add(lane.close)
     try:
         yield output, input_
     finally:
@@ -132,9 +129,7 @@ class _Output(_Stream):
                 self._link.end(f"its output cannot be read: {error.strerror}")
             else:
                 self._link.take(message, self._garbage)
-                if isinstance(message, Exception):
-                    continue
-                if self._link.lane is None or not self._link.lane.take(message.message):
+                if not isinstance(message, Exception):
                     return message
         raise StopAsyncIteration
 
@@ -170,25 +165,12 @@ class _Input(_Stream):
         self.closed = False
 
     async def send(self, item: SessionMessage) -> None:
-        await self.write(item.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
-
-    def post(self, line: bytes) -> None:
-        """Writes a line without waiting, if that is still possible."""
-        if not (self.closed or self._link.ended.is_set()):
-            self._stdin.write(line)
-
-    async def write(self, line: bytes) -> None:
-        """Writes a line.
-
-        Raises:
-            anyio.ClosedResourceError, anyio.BrokenResourceError: The connection is over.
-        """
         import anyio
 
         if self.closed:
             raise anyio.ClosedResourceError
         try:
-            self._stdin.write(line)
+            self._stdin.write(item.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
             await self._stdin.drain()
         except OSError as error:
             self._link.end("it closed its input")
