@@ -6,10 +6,10 @@ All methods raise errors of `aos.errors`: a `TransientError` when trying again m
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aos.kernel.events import PlannedCall
+from aos.kernel.records import record
 from aos.kernel.types import (
     AgentRef,
     Arrival,
@@ -25,7 +25,7 @@ from aos.kernel.types import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FunctionDefinition:
     """A tool as the model sees it. `parameters` is a JSON Schema (2020-12) of type object."""
 
@@ -34,7 +34,7 @@ class FunctionDefinition:
     parameters: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AgentSpec:
     """All that makes an agent in Foundry what it is. Two specs with the same hash are the same agent."""
 
@@ -44,7 +44,7 @@ class AgentSpec:
     functions: tuple[FunctionDefinition, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RemoteItem:
     """An item of a Foundry conversation, reduced to what recovery compares.
 
@@ -187,7 +187,7 @@ class Outlet(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Lease:
     """Who may step a conversation. `fence` grows with every owner."""
 
@@ -196,7 +196,7 @@ class Lease:
     fence: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Snapshot:
     """A conversation as read: its state and what has arrived for it.
 
@@ -213,7 +213,7 @@ class Snapshot:
     arrivals: tuple[Arrival, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Change:
     """One atomic write: the new state and lease, the arrivals that it consumed, the operations that changed.
 
@@ -227,7 +227,7 @@ class Change:
     operations: tuple[Operation, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Acceptance:
     """What is to be accepted.
 
@@ -244,7 +244,7 @@ class Acceptance:
     backlog: int = 100
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class HistoryEntry:
     """A message that was accepted once, and what became of it, as far as that is still known."""
 
@@ -252,7 +252,7 @@ class HistoryEntry:
     operation: Operation | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Due:
     """An entry of the due table: look at this conversation at this time. `row` identifies the entry."""
 

@@ -102,6 +102,7 @@ async def test_who_asks_waits_for_whom_a_person_keeps_waiting_and_cancelling_end
     assert (await company.app.http.delete(operation)).json()["status"] == "cancelled"
     ended = await company.app.until(child, lambda body: body["status"] == "cancelled")
     assert ended["error"]["detail"] == f"Cancelled by operation {waiting['operation_id']}."
+
     # The other one, over the bus, is agreed to, by a process that was killed meanwhile.
     def others(body: dict[str, Any]) -> list[dict[str, Any]]:
         return [found for found in body["items"] if found["operation_id"] != waiting["children"][0]["operation_id"]]
