@@ -106,10 +106,13 @@ class Driver:
         lease = snapshot.lease
         if lease.owner not in ("", self._owner) and lease.until > self._clock.now():
             return False
+        resumed = key in self._resumed
+        self._resumed.discard(key)
+        if snapshot.idle:
+            # Found by every drive that ends a turn, when it looks once more.
+            return False
         hold = hold_of(snapshot, key, Lease(self._owner, 0.0, lease.fence + 1), self._limits)
-        if key in self._resumed:
-            self._resumed.discard(key)
-            hold.resumed = True
+        hold.resumed = resumed
         self._leases.holds.add(hold)
         try:
             return await self._work(hold)

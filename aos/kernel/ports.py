@@ -212,6 +212,12 @@ class Snapshot:
     inbox: tuple[Message, ...] = ()
     arrivals: tuple[Arrival, ...] = ()
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to be done: no turn, nothing that arrived, nothing to be sent."""
+        state = self.state
+        return state.turn is None and not (self.inbox or self.arrivals or state.outbox)
+
 
 @record(frozen=True, slots=True)
 class Change:
