@@ -131,7 +131,8 @@ class Hold:
 
     def _placed(self, message: Message) -> Message:
         """The message in its turn: one that took long to be stored may find its place passed already."""
-        return replace(message, seq=max(message.seq, self.state.last_seq + 1))
+        passed = self.state.last_seq
+        return message if message.seq > passed else replace(message, seq=passed + 1)
 
 
 def hold_of(snapshot: Snapshot, key: ConversationKey, lease: Lease, limits: Limits) -> Hold:

@@ -24,6 +24,8 @@ def operation_of(
     *,
     reply: str | None = None,
     failure: Failure | None = None,
+    parked: bool = False,
+    truncated: bool = False,
 ) -> Operation:
     message = turn.message
     return Operation(
@@ -37,13 +39,15 @@ def operation_of(
         waiting_on=_waiting_on(turn) if status == "waiting" else None,
         reply=reply,
         error=failure,
-        tool_calls=turn.past_calls + for_the_record(turn.calls),
+        tool_calls=turn.past_calls + for_the_record(turn.calls) if turn.calls else turn.past_calls,
         usage=turn.usage,
         model=turn.model,
         event_type=message.event_type,
         agent_version=turn.agent.version,
         generation=turn.agent.generation,
         reply_to=message.reply_to,
+        parked=parked,
+        truncated=truncated,
         parent=message.parent,
         trace=message.trace,
         routing=message.routing,
