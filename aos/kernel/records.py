@@ -72,7 +72,7 @@ def _copier(cls: type) -> Callable[..., Any]:
         "return _made",
     ]
     taken = ", ".join(f"{name}=_kept" for name in names)
-    return _compiled(cls, f"def copy(_record, /, *, {taken})", lines, {"_new": object.__new__, "_kept": _KEPT})
+    return _compiled(cls, f"def copy(_record, /, {taken})", lines, {"_new": object.__new__, "_kept": _KEPT})
 
 
 def _compiled(cls: type, head: str, lines: list[str], scope: dict[str, Any]) -> Callable[..., Any]:
