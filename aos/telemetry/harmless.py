@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from aos.errors import AosError
 
 log = logging.getLogger("aos.telemetry")
 
 
-@contextmanager
-def harmless() -> Iterator[None]:
+class harmless:
     """Telemetry that fails is told in the log; the work goes on."""
-    try:
-        yield
-    except Exception:
-        log.warning("telemetry failed", exc_info=True)
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        log.warning("telemetry failed", exc_info=error)
+        return True
 
 
 def error_type(error: BaseException) -> str:
