@@ -140,15 +140,9 @@ class Hold:
 def hold_of(snapshot: Snapshot, key: ConversationKey, lease: Lease, limits: Limits) -> Hold:
     """What was read, for working on it under this lease."""
     turn = snapshot.state.turn
+    recovering = turn is not None and turn.phase == "model"
     return Hold(
-        key=key,
-        state=snapshot.state,
-        lease=lease,
-        etag=snapshot.etag,
-        inbox=list(snapshot.inbox),
-        arrivals=snapshot.arrivals[:BATCH],
-        limits=limits,
-        recovering=turn is not None and turn.phase == "model",
+        key, snapshot.state, lease, snapshot.etag, list(snapshot.inbox), snapshot.arrivals[:BATCH], limits, recovering
     )
 
 
