@@ -81,14 +81,14 @@ def _endpoint(handler: HttpHandler) -> HttpHandler:
 @_endpoint
 async def health(request: Request) -> Response:
     """How the system is: 200 when it can do its work, if only in part, else 503."""
-    body = await _system(request).health()
+    body = await _system(request).checks.report()
     return Response(status=503 if body["status"] == "unhealthy" else 200, body=body)
 
 
 @_endpoint
 async def agent_list(request: Request) -> Response:
     """The agents of the registry, as far as the caller may read them."""
-    body = await _system(request).agent_list()
+    body = await _system(request).agents.list()
     if request.caller.scopes is not None:
         body["agents"] = [agent for agent in body["agents"] if request.caller.may(f"agents/{agent['agent_id']}:read")]
     return Response(body=body)
@@ -97,13 +97,13 @@ async def agent_list(request: Request) -> Response:
 @_endpoint
 async def agent(request: Request) -> Response:
     """One agent: what it is for, what it may use, which deployment it thinks with."""
-    return Response(body=await _system(request).agent(request.route_params["agent_id"]))
+    return Response(body=await _system(request).agents.agent(request.route_params["agent_id"]))
 
 
 @_endpoint
 async def agent_status(request: Request) -> Response:
     """Whether an agent can take a message, and if not, why."""
-    return Response(body=await _system(request).agent_status(request.route_params["agent_id"]))
+    return Response(body=await _system(request).agents.status(request.route_params["agent_id"]))
 
 
 @_endpoint
@@ -212,7 +212,7 @@ async def command_agent(request: Request) -> Response:
     system, agent_id = _system(request), request.route_params["agent_id"]
     order = request.parse(AgentOrder)
     await system.commands.order(agent_id, order.command)
-    return Response(body={"command": order.command, **await system.agent_status(agent_id)})
+    return Response(body={"command": order.command, **await system.agents.status(agent_id)})
 
 
 @_endpoint
@@ -250,13 +250,13 @@ async def decide(request: Request) -> Response:
 @_endpoint
 async def mcp_servers(request: Request) -> Response:
     """The MCP servers of the registry: running or not, and why not."""
-    return Response(body=await _system(request).mcp_servers())
+    return Response(body=await _system(request).servers.list())
 
 
 @_endpoint
 async def mcp_server_status(request: Request) -> Response:
     """One MCP server: its state, its tools, and where they are not what was declared or approved."""
-    return Response(body=await _system(request).mcp_server_status(request.route_params["server_id"]))
+    return Response(body=await _system(request).servers.status(request.route_params["server_id"]))
 
 
 # --- inside

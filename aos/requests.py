@@ -76,14 +76,18 @@ class ServerUnknown(AosError):
     title = "No MCP server has this id."
 
 
-class Views(Protocol):
-    """What can be seen of the system; the bodies are those of the HTTP routes."""
+class Agents(Protocol):
+    """`aos.reports.AgentReports`: the bodies are those of the HTTP routes."""
 
-    async def agent_list(self) -> dict[str, Any]: ...
+    async def list(self) -> dict[str, Any]: ...
 
-    async def agent_status(self, agent_id: str) -> dict[str, Any]: ...
+    async def status(self, agent_id: str) -> dict[str, Any]: ...
 
-    async def health(self) -> dict[str, Any]: ...
+
+class HealthReport(Protocol):
+    """`aos.checks.Checks`: the body is that of the HTTP route."""
+
+    async def report(self) -> dict[str, Any]: ...
 
 
 class Servers(Protocol):
@@ -133,7 +137,8 @@ class RequestDesk:
         *,
         kernel: Kernel,
         intake: Intake,
-        views: Views,
+        agents: Agents,
+        checks: HealthReport,
         servers: Servers,
         records: RequestRecords,
         shared: SharedContainers,
@@ -147,7 +152,8 @@ class RequestDesk:
         self._router = router
         self._kernel = kernel
         self._intake = intake
-        self._views = views
+        self._agents = agents
+        self._checks = checks
         self._servers = servers
         self._records = records
         self._shared = shared
@@ -274,11 +280,11 @@ class RequestDesk:
         await self._intake.take(key, message, fingerprint, fresh=query.conversation_id is None and attempt == 1)
 
     async def _list(self, request: _Request) -> None:
-        await self._answer(request, "aos.agent.list.response", await self._views.agent_list())
+        await self._answer(request, "aos.agent.list.response", await self._agents.list())
 
     async def _status(self, request: _Request) -> None:
         wanted = request.payload(AgentStatus)
-        status = await self._views.agent_status(wanted.agent_id)
+        status = await self._agents.status(wanted.agent_id)
         await self._answer(request, "aos.agent.status.response", status)
 
     # --- workflows
@@ -376,7 +382,7 @@ class RequestDesk:
     # --- the system
 
     async def _health(self, request: _Request) -> None:
-        await self._answer(request, "aos.system.health.response", await self._views.health())
+        await self._answer(request, "aos.system.health.response", await self._checks.report())
 
     async def _ping(self, request: _Request) -> None:
         await self._answer(request, "aos.system.pong", {"echo": request.envelope.payload})

@@ -52,16 +52,20 @@ async def account(storage_settings: Settings) -> AsyncIterator[StorageAccount]:
     await account.close()
 
 
-class Views:
-    """What the system would show."""
+class Agents:
+    """What the system would show of its agents."""
 
-    async def agent_list(self) -> dict[str, Any]:
+    async def list(self) -> dict[str, Any]:
         return {"agents": [{"agent_id": "cfo"}]}
 
-    async def agent_status(self, agent_id: str) -> dict[str, Any]:
+    async def status(self, agent_id: str) -> dict[str, Any]:
         return {"agent_id": agent_id, "status": "running"}
 
-    async def health(self) -> dict[str, Any]:
+
+class Checks:
+    """How it would say that it is."""
+
+    async def report(self) -> dict[str, Any]:
         return {"status": "healthy"}
 
 
@@ -91,7 +95,8 @@ class Counter:
             workflows=self.workflows,
             kernel=house.kernel,
             intake=house.intake,
-            views=Views(),
+            agents=Agents(),
+            checks=Checks(),
             servers=servers,
             records=RequestRecords(account, self.office.payloads),
             shared=SharedContainers(account, SHARED),

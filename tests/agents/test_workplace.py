@@ -90,11 +90,11 @@ async def test_a_put_off_turn_goes_on_by_itself(system: AgentOperatingSystem, mo
 
 
 async def test_status_and_lists_name_the_runtime(system: AgentOperatingSystem, model: ModelServer) -> None:
-    status = await system.agent_status("ceo")
+    status = await system.agents.status("ceo")
     assert (status["type"], status["runtime"], status["status"]) == ("PurposeDrivenAgent", "Custom Runtime", "running")
-    (listed,) = (await system.agent_list())["agents"]
+    (listed,) = (await system.agents.list())["agents"]
     assert (listed["type"], listed["runtime"]) == ("PurposeDrivenAgent", "Custom Runtime")
-    health = await system.health()
+    health = await system.checks.report()
     assert health["runtime"] == "Custom Runtime"
     assert health["checks"]["model"]["status"] == "healthy"
     model.models = []

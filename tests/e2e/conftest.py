@@ -6,12 +6,19 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.e2e.harness import World, world
+from tests.e2e.harness import REPLIES, World, world
 
 
 @pytest_asyncio.fixture(scope="session")
-async def aos(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    """One running AOS for all tests that leave it as they found it."""
+async def shared_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     state: Path = tmp_path_factory.mktemp("aos")
     async with world(state) as running:
         yield running
+
+
+@pytest_asyncio.fixture(scope="module")
+async def aos(shared_world: World) -> World:
+    """One running AOS for all tests that leave it as they found it, but for messages that nobody fetched."""
+    for queue in (REPLIES, "aos-poison"):
+        await shared_world.client.empty(queue)
+    return shared_world

@@ -112,6 +112,14 @@ class Client:
         await self._receiver(queue).complete_message(messages[0])
         return messages[0]
 
+    async def empty(self, queue: str) -> None:
+        """Throws away what lies in a queue."""
+        # Entered, because the SDK takes the waiting time as that of opening the link, too.
+        receiver = await self._receiver(queue).__aenter__()
+        while messages := await receiver.receive_messages(100, max_wait_time=0.3):
+            for message in messages:
+                await receiver.complete_message(message)
+
     async def nothing(self, queue: str = REPLIES, seconds: float = 1.0) -> None:
         """No message comes."""
         messages = await self._receiver(queue).receive_messages(1, max_wait_time=seconds)

@@ -65,6 +65,7 @@ from aos.storage.memory import MemoryConversations
 T = TypeVar("T")
 EPOCH = 1_000_000.0
 KEY = ConversationKey("ceo", "main")
+OTHER = ConversationKey("ceo", "other")
 
 
 # --- time
@@ -836,3 +837,8 @@ class World:
             assert not process.kernel._tasks, "a task is left"
             await asyncio.gather(*process.tasks, return_exceptions=True)
         await asyncio.gather(*self.foundry.running, return_exceptions=True)
+
+
+def code(operation: Operation) -> str:
+    assert operation.error is not None
+    return operation.error.code

@@ -1,0 +1,165 @@
+"""Processes that die, and the leases of those that live."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aos.errors import StorageUnavailable
+from aos.kernel.ports import Lease
+from aos.kernel.types import (
+    ConversationKey,
+    Operation,
+    Usage,
+)
+from tests.kernel.world import KEY, OTHER, World, run
+
+TEXTS = ["hello", "2: go", "1,2: go"]
+
+
+async def story(world: World, text: str, kill_at: int | None) -> tuple[bool, Operation]:
+    """A message and its turn, whose first process dies at its n-th contact with the world."""
+    first = world.process
+    first.kill_at = kill_at
+    key, message = KEY, world.message(text, reply=True)
+
+    async def handler() -> None:
+        await first.kernel.accept(key, message, "f", fresh=False)
+        await first.kernel.drive(key)
+
+    first.do(handler())
+    await asyncio.sleep(50)
+    died = not first.alive
+    if died:
+        world.start()
+    else:
+        first.kill_at = None
+    # Whoever sent the message was not answered, and sends it again.
+    second = world.process
+    await second.kernel.accept(key, message, "f", fresh=False)
+    second.do(second.kernel.drive(key))
+    operation = await world.finished(Operation(message.operation_id, *key, "queued", 0.0, 0.0))
+    await asyncio.sleep(200)
+    second.do(second.kernel.sweep())
+    await asyncio.sleep(1)
+    return died, operation
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_process_may_die_anywhere(text: str) -> None:
+    """At every contact with the world, before and after: the same answer, each step asked and each tool run once."""
+    kill_at = 0
+    while True:
+        kill_at += 1
+
+        async def scenario(world: World, at: int = kill_at) -> tuple[bool, Operation]:
+            died, operation = await story(world, text, at)
+            outputs = " ".join(f"<{request_id}>" for request_id in sorted(world.ledger))
+            assert operation.reply == f"answer to {text}: {outputs}", at
+            assert set(world.foundry.steps.values()) == {1}, at
+            assert len(world.foundry.steps) == 1 + text.count(",") + text.count(":"), at
+            assert world.bus.replies["op0"], at
+            assert all(reply == operation for reply in world.bus.replies["op0"]), at
+            assert await world.store.due(world.now + 1e6, 10) == [], at
+            assert (await world.store.read(KEY)).state.outbox == (), at
+            return died, operation
+
+        died, _ = run(scenario)
+        if not died:
+            break
+    assert kill_at > 15
+
+
+def test_a_dead_owner_is_waited_for_until_its_lease_ends() -> None:
+    async def scenario(world: World) -> None:
+        operation = await world.accept("hello")
+        first = world.process
+        first.do(first.kernel.drive(KEY))
+        await asyncio.sleep(0.1)
+        first.kill()
+        second = world.start()
+        await second.kernel.drive(KEY)
+        assert (await world.kernel.operation("op0")).status == "running"
+        await asyncio.sleep(25)
+        await second.kernel.drive(KEY)
+        assert (await world.kernel.operation("op0")).status == "running"
+        await asyncio.sleep(10)
+        await second.kernel.drive(KEY)
+        assert (await world.kernel.operation("op0")).status == "completed"
+        assert (await world.kernel.operation(operation.operation_id)).usage == Usage(adopted=1)
+
+    run(scenario)
+
+
+def test_a_living_owner_keeps_its_lease_through_a_long_step() -> None:
+    async def scenario(world: World) -> None:
+        world.foundry.latency = 110.0
+        await world.accept("hello")
+        first, second = world.process, world.start()
+        first.do(first.kernel.drive(KEY))
+        for _ in range(100):
+            await asyncio.sleep(1)
+            await second.kernel.drive(KEY)
+            assert (await world.store.read(KEY)).lease.owner == first.name
+        await asyncio.sleep(20)
+        assert (await world.kernel.operation("op0")).status == "completed"
+        assert set(world.foundry.steps.values()) == {1}
+
+    run(scenario)
+
+
+def test_one_slow_write_does_not_hold_up_the_other_leases() -> None:
+    async def scenario(world: World) -> None:
+        world.foundry.latency = 100.0
+        renew = world.store.renew
+
+        async def slow(key: ConversationKey, etag: str, lease: Lease) -> str:
+            if key == OTHER:
+                await asyncio.sleep(90)
+            return await renew(key, etag, lease)
+
+        world.store.renew = slow  # type: ignore[method-assign]
+        for key in (KEY, OTHER):
+            await world.accept("hello", key=key)
+            world.process.do(world.kernel.drive(key))
+        await asyncio.sleep(80)
+        assert (await world.store.read(KEY)).lease.until > world.now
+        await asyncio.sleep(200)
+
+    run(scenario)
+
+
+def test_what_an_owner_brings_back_after_its_lease_is_discarded() -> None:
+    async def scenario(world: World) -> None:
+        first = world.process
+        first.stalled = asyncio.Event()
+        operation = await world.accept("1: go", reply=True)
+        first.do(first.kernel.drive(KEY))
+        await asyncio.sleep(1)
+        snapshot = await world.store.read(KEY)
+        assert snapshot.lease.owner == first.name
+        # It stalls so badly that it does not renew either.
+        frozen = world.store.renew
+
+        async def no_renewal(key: ConversationKey, etag: str, lease: Lease) -> str:
+            if lease.owner == first.name:
+                raise StorageUnavailable("stalled")
+            return await frozen(key, etag, lease)
+
+        world.store.renew = no_renewal  # type: ignore[method-assign]
+        await asyncio.sleep(40)
+        second = world.start()
+        await second.kernel.drive(KEY)
+        operation = await world.finished(operation)
+        assert operation.reply == "answer to 1: go: <op0.1.0>"
+        assert (await world.store.read(KEY)).lease.fence > snapshot.lease.fence
+        first.stalled.set()
+        await asyncio.sleep(100)
+        assert await world.kernel.operation("op0") == operation
+        assert all(reply == operation for reply in world.bus.replies["op0"])
+        # Its step added to the conversation, with calls of its own; that heals within a turn.
+        later = [await world.finished(await world.tell(f"later {number}")) for number in range(2)]
+        assert later[-1].status == "completed"
+
+    run(scenario)
