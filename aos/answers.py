@@ -63,6 +63,7 @@ class AgentAnswer(BaseModel):
     deployment: str
     tools: list[ToolName]
     connected_agents: list[str] = []
+    delegation: Literal["aos", "service"] = "aos"
     enabled: bool
     metadata: dict[str, JsonValue]
     counters: CountersAnswer | None = Field(default=None, description="In the answer about one agent.")

@@ -236,7 +236,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         tags=["conversations"],
         answers={204: Answers("It is forgotten, here and in Foundry.")},
         scopes=(RUN,),
-        problems=(404, 409, 502),
+        problems=(409, 502),
     )
     registry.register(
         "agents/{agent_id}/commands",

@@ -99,7 +99,8 @@ class AgentReports:
         if bound is not None:
             if bound.ref.deployment != view["deployment"]:
                 view |= {"deployment": bound.ref.deployment, "fallback": True}
-            view |= {"foundry_agent_id": f"{bound.ref.name}:{bound.ref.version}", "tools": bound.tools.names}
+            names = [*bound.tools.names, *bound.served.names]
+            view |= {"foundry_agent_id": f"{bound.ref.name}:{bound.ref.version}", "tools": names}
         if detail is not None:
             view["detail"] = detail
         if entry.agent_type == "perpetual" or "schedule" in entry.metadata:

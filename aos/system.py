@@ -123,6 +123,8 @@ class AgentOperatingSystem:
             kind=kind,
             desired=desired,
             queue_uri=self._functions_account.queue_uri if settings.queues_configured else None,
+            make_queue=self._functions_account.queue,
+            runtime=settings.foundry_api if settings.use_foundry else "custom",
         )
         self._deployments = AgentDeployments(self.directory, opened.deployments, kind, settings.model_deployment)
         counters = Counters(self._account)

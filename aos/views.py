@@ -117,6 +117,7 @@ def agent_view(entry: AgentEntry, *, deployment: str, kind: str, runtime: str) -
         "deployment": deployment,
         "tools": [{"server": tool.server_name, "tool": tool.tool_name} for tool in entry.distinct_tools],
         "connected_agents": list(dict.fromkeys(entry.connected_agents)),
+        "delegation": entry.delegation,
         "enabled": entry.enabled,
         "metadata": dict(entry.metadata),
     }

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,8 +27,9 @@ from runtime.invocation import Inbound, Invoker, request_id
 from runtime.lifecycle import Initializer, Lifecycle, Shutdown
 from runtime.messages import BusMessage, Headers, StorageMessage, TimerTick
 from runtime.openapi import openapi_route
+from runtime.other_methods import OtherMethods, other_methods
 from runtime.outgoing import Outgoing
-from runtime.problems import internal, too_large
+from runtime.problems import internal, method_not_allowed, too_large
 from runtime.route_checks import RouteError, shadowed
 from runtime.routes import (
     AnyRoute,
@@ -93,6 +94,7 @@ class AzureFunctionsRuntime:
         self._invoker = Invoker(self.lifecycle, authorizer)
         self._app = func.FunctionApp(http_auth_level=self._host_level(config.auth_level))
         self._bound: set[str] = set()
+        self._refusing: dict[str, OtherMethods] = {}
         self._warms_up = False
 
     @property
@@ -127,8 +129,9 @@ class AzureFunctionsRuntime:
             prefix="/api",
             tokens=self._entra is not None,
         )
-        routes = (*registry.http_routes, *registry.bus_routes, *registry.storage_routes, *registry.timer_routes)
-        for route in (*routes, *([document] if document is not None else [])):
+        http_routes = (*registry.http_routes, *([document] if document is not None else []))
+        self._settle_other_methods(http_routes)
+        for route in (*http_routes, *registry.bus_routes, *registry.storage_routes, *registry.timer_routes):
             if route.name not in self._bound:
                 self._bound.add(route.name)
                 self._bind(route)
@@ -136,6 +139,17 @@ class AzureFunctionsRuntime:
             self._bound.add("warmup")
             self._app.function_name("warmup")(self._app.warm_up_trigger(arg_name="warmup")(self._warmup_handler()))
         return self._app
+
+    def _settle_other_methods(self, routes: Sequence[Route]) -> None:
+        """Decides which functions answer 405; what is bound cannot be taken back."""
+        wanted = other_methods(routes)
+        for name, before in self._refusing.items():
+            late = before.refused - wanted[name].refused if name in wanted else before.refused
+            if late:
+                methods = ", ".join(sorted(late))
+                fault = f"{methods} of its path came after get_func_app: register all routes before it is called"
+                raise RouteError([f"route {name!r}: {fault}"])
+        self._refusing |= {name: others for name, others in wanted.items() if name not in self._bound}
 
     def _bind(self, route: AnyRoute) -> None:
         if isinstance(route, Route):
@@ -161,8 +175,16 @@ class AzureFunctionsRuntime:
         await self.lifecycle.shutdown()
 
     def _bind_http(self, route: Route) -> None:
+        others = self._refusing.get(route.name)
+        refused = others.refused if others is not None else frozenset()
+
         async def handle(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
             headers = Headers(req.headers.items())
+            if others is not None and req.method in refused:
+                problem = method_not_allowed(req.method, others.allowed)
+                answer = self._invoker.refuse(problem, request_id(headers, fallback=context.invocation_id), headers)
+                body = b"" if req.method == HttpMethod.HEAD else answer.body
+                return func.HttpResponse(body, status_code=answer.status, headers=answer.headers)
             inbound = Inbound(
                 method=req.method,
                 url=req.url,
@@ -182,6 +204,7 @@ class AzureFunctionsRuntime:
         methods = [str(method) for method in route.methods]
         if HttpMethod.GET in route.methods and self.route_registry.get_route(route.path, HttpMethod.HEAD) is None:
             methods.append(HttpMethod.HEAD)  # as on every other host
+        methods += sorted(refused)
         trigger = self._app.route(route=route.path, methods=methods, auth_level=self._host_level(route.auth_level))
         self._app.function_name(route.name)(trigger(handle))
 

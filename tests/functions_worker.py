@@ -74,6 +74,10 @@ class FunctionsWorker:
         self._numbers = itertools.count(1)
         self._log: BinaryIO | None = None
         self.functions: dict[str, Function] = {}
+        self.capabilities: Mapping[str, str] = {}
+        """What the worker told the host that it can do."""
+        self.host_span = ""
+        """The `traceparent` of the host's own span, which it has for each invocation when it exports telemetry."""
 
     async def __aenter__(self) -> Self:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by __aexit__
@@ -90,7 +94,9 @@ class FunctionsWorker:
         self._reader = asyncio.create_task(self._read_answers())
         try:
             answer = await self._ask({"do": "index"}, START_TIMEOUT_SECONDS)
-            functions = answer["functions"]
+            functions, capabilities = answer["functions"], answer["capabilities"]
+            assert isinstance(capabilities, dict)
+            self.capabilities = capabilities
             assert isinstance(functions, list)
             self.functions = {f["name"]: Function(f["name"], f["bindings"]) for f in functions}
         except BaseException:
@@ -178,6 +184,11 @@ class FunctionsWorker:
         defaults: Json = {"MessageId": "m-1", "DeliveryCount": 1, "UserProperties": properties}
         await self._invoke(name, {"bytes": base64.b64encode(body).decode()}, {**defaults, **(metadata or {})})
 
+    async def invoke_storage_queue(self, name: str, body: bytes, metadata: Mapping[str, object] | None = None) -> None:
+        """Deliver a message of a storage queue, without base64; `metadata`: `Id`, `DequeueCount`, ..."""
+        given: Json = {"Id": "m-1", "DequeueCount": "1", **(metadata or {})}
+        await self._invoke(name, {"bytes": base64.b64encode(body).decode()}, given)
+
     async def invoke_timer(
         self, name: str, *, past_due: bool = False, schedule_status: Mapping[str, str] | None = None
     ) -> None:
@@ -192,6 +203,7 @@ class FunctionsWorker:
     async def _invoke(self, name: str, data: Json, metadata: Mapping[str, object]) -> Json:
         trigger = self.functions[name].trigger["name"]
         order: Json = {"do": "invoke", "function": name, "trigger": trigger, "data": data, "metadata": dict(metadata)}
+        order["host_span"] = self.host_span
         return await self._ask(order, INVOKE_TIMEOUT_SECONDS)
 
     async def _ask(self, order: Json, timeout: float) -> Json:
@@ -303,7 +315,8 @@ class Child:
         found = listing.function_metadata_results or []
         self._ids = {function.name: function.function_id for function in found}
         bindings = {function.name: [json.loads(text) for text in function.raw_bindings] for function in found}
-        return {"functions": [{"name": name, "bindings": bound} for name, bound in bindings.items()]}
+        indexed = [{"name": name, "bindings": bound} for name, bound in bindings.items()]
+        return {"functions": indexed, "capabilities": response.capabilities}
 
     async def _invoke(self, order: Json) -> Json:
         data, metadata = order["data"], order["metadata"]
@@ -314,7 +327,7 @@ class Child:
             function_id=self._ids[str(order["function"])],
             input_data=[Message(name=order["trigger"], data=_data(data))],
             trigger_metadata={name: _metadata(value) for name, value in metadata.items()},
-            trace_context=Message(attributes={}),
+            trace_context=Message(attributes={}, trace_parent=order["host_span"] or None),
             retry_context=Message(),
         )
         response = await self._worker.invocation_request(Message(request=Message(invocation_request=invocation)))

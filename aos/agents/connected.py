@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 
+from aos.kernel.ports import ServiceAgent
 from aos.mcp.functions import ToolSource
 from aos.mcp.tools import ToolInfo
 from aos.registry.agents import AgentEntry
@@ -15,12 +17,32 @@ LONGEST_QUESTION = 100_000
 """Characters of a message to another agent."""
 LONGEST_PURPOSE = 800
 """Characters of its purpose that the asking model is shown."""
+LONGEST_NAME = 55
+"""Characters of a name for the service before a piece of hash."""
+_LETTERS = str.maketrans("0123456789", "ghijklmnop")
 
 
 def connected_tools(entry: AgentEntry, others: Mapping[str, AgentEntry]) -> list[ToolSource]:
     """One tool per connected agent that can be asked now; disabled and bad ones are left out (the registry warns)."""
+    return [_tool(other) for other in askable(entry, others)]
+
+
+def askable(entry: AgentEntry, others: Mapping[str, AgentEntry]) -> list[AgentEntry]:
+    """The connected agents of an entry that are there and enabled."""
     names = dict.fromkeys(entry.connected_agents)
-    return [_tool(others[name]) for name in names if name in others and others[name].enabled]
+    return [others[name] for name in names if name in others and others[name].enabled]
+
+
+def service_agent(other: AgentEntry, version: str) -> ServiceAgent:
+    """A connected agent that the service runs; `version` is the id of its assistant.
+
+    The service takes letters and underscores for its name, so an id that has others gets a piece of its hash.
+    """
+    name = f"{PREFIX}_{re.sub('[^A-Za-z_]', '_', other.agent_id)}"
+    if name != f"{PREFIX}_{other.agent_id}":
+        digest = hashlib.sha256(other.agent_id.encode()).hexdigest()[:8]
+        name = f"{name[:LONGEST_NAME]}_{digest.translate(_LETTERS)}"
+    return ServiceAgent(name, _description(other), version)
 
 
 def version_of(tools: list[ToolSource]) -> str:
@@ -29,13 +51,17 @@ def version_of(tools: list[ToolSource]) -> str:
     return hashlib.sha256(shown.encode()).hexdigest()
 
 
-def _tool(other: AgentEntry) -> ToolSource:
+def _description(other: AgentEntry) -> str:
     purpose = " ".join(other.purpose.split())
     if len(purpose) > LONGEST_PURPOSE:
         purpose = f"{purpose[: LONGEST_PURPOSE - 3]}..."
+    return f"Ask agent {other.agent_id}, and get its answer. Its purpose: {purpose}"
+
+
+def _tool(other: AgentEntry) -> ToolSource:
     info = ToolInfo(
         name=other.agent_id,
-        description=f"Ask agent {other.agent_id}, and get its answer. Its purpose: {purpose}",
+        description=_description(other),
         input_schema={
             "type": "object",
             "properties": {

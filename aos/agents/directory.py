@@ -11,16 +11,17 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from aos.agents.connected import connected_tools, version_of
+from aos.agents.connected import askable, connected_tools, service_agent, version_of
 from aos.agents.definition import AgentDefinition
 from aos.agents.desired import Desired, DesiredStates
+from aos.agents.served import NOTHING, Served
 from aos.errors import AgentDisabled, AgentNotReady, AgentStopped, BusUnavailable, UnknownAgent
-from aos.functions.sources import function_source
+from aos.functions.sources import function_source, service_function
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.events import PlannedCall
-from aos.kernel.ports import FoundryPort
+from aos.kernel.ports import FoundryPort, ServiceAgent
 from aos.kernel.records import replace
 from aos.kernel.types import AgentRef, FunctionCall, Limits
 from aos.mcp.bridge import list_request
@@ -33,6 +34,7 @@ from aos.registry.errors import RegistryInvalid, RegistryMissing, RegistryUnread
 from aos.registry.live import LiveRegistry
 from aos.registry.mcp_servers import ServerEntry, ServerRegistry
 from aos.registry.policies import tool_configuration, turn_limits
+from aos.registry.service import Runtime, check_service
 from aos.registry.tools import check_tools
 
 log = logging.getLogger("aos.agents")
@@ -56,6 +58,7 @@ class BoundAgent:
     tools: FunctionTools
     limits: Limits | None = None
     running_since: float = 0.0
+    served: Served = NOTHING
 
     def plan(self, call: FunctionCall) -> PlannedCall:
         return self.tools.plan(call)
@@ -86,6 +89,14 @@ class Seen:
         }
 
 
+class _Made(NamedTuple):
+    """What an agent is made from; `state` changes with it."""
+
+    state: tuple[str, ...]
+    sources: list[ToolSource]
+    served: Served
+
+
 class AgentDirectory:
     """Implements `aos.kernel.ports.AgentDirectory` on the registries, the tool catalogue and Foundry.
 
@@ -94,6 +105,8 @@ class AgentDirectory:
         base_deployment: Setting `AZURE_AI_MODEL_DEPLOYMENT`.
         desired: What operators want of agents; without it none is ever stopped.
         queue_uri: The address of a storage queue of Azure Functions by its name.
+        make_queue: Creates such a queue unless it exists: for functions that the service calls.
+        runtime: Where the agents run, which decides what may be left to the service.
         kind: What the agents are on the runtime in use.
     """
 
@@ -110,6 +123,8 @@ class AgentDirectory:
         *,
         desired: DesiredStates | None = None,
         queue_uri: Callable[[str], str] | None = None,
+        make_queue: Callable[[str], Awaitable[object]] | None = None,
+        runtime: Runtime = "responses",
     ) -> None:
         self._kind = kind
         self._agents = agents
@@ -120,6 +135,8 @@ class AgentDirectory:
         self._base = base_deployment
         self._desired = desired
         self._queue_uri = queue_uri
+        self._make_queue = make_queue
+        self._runtime = runtime
         self._definitions: dict[str, dict[str, BoundAgent]] = {}
         self._clock = clock or SystemClock()
         self._view: tuple[tuple[str, str], AgentRegistry] | None = None
@@ -142,7 +159,8 @@ class AgentDirectory:
             raise AgentNotReady(error.detail, code=error.code) from error
         generations = (agents.generation, servers.generation)
         if self._view is None or self._view[0] != generations:
-            self._view = (generations, check_tools(agents.value, servers.value))
+            checked = check_tools(agents.value, servers.value)
+            self._view = (generations, check_service(checked, self._runtime))
             for gone in self._bound.keys() - self._view[1].entries.keys():
                 # Should it come back, it may have been removed from Foundry meanwhile.
                 del self._bound[gone]
@@ -203,38 +221,63 @@ class AgentDirectory:
         return await self._bind(agent_id, Desired() if self._desired is None else await self._desired.get(agent_id))
 
     async def _bind(self, agent_id: str, wanted: Desired) -> BoundAgent:
-        state, sources = await self._definition(agent_id, wanted)
+        made = await self._definition(agent_id, wanted)
         known = self._bound.get(agent_id)
-        if known is None or known[0] != state:
+        if known is None or known[0] != made.state:
             async with self._locks.setdefault(agent_id, asyncio.Lock()):
                 # Only a holder of the newest registry makes agents; what another process just read is newer.
                 await self._agents.refresh()
-                state, sources = await self._definition(agent_id, wanted)
+                made = await self._definition(agent_id, wanted)
                 known = self._bound.get(agent_id)
-                if known is None or known[0] != state:
+                if known is None or known[0] != made.state:
                     entry = await self.entry(agent_id)
                     agent = self._kind.from_entry(entry)
-                    tools = convert_mcp_tools_to_function_tools(sources)
-                    ref = await self._foundry.ensure_agent(agent.spec(self._base, tools.definitions))
-                    known = self._bound[agent_id] = (
-                        state,
-                        BoundAgent(agent, ref, tools, _limits(entry), wanted.running_since),
-                    )
+                    tools = convert_mcp_tools_to_function_tools(made.sources)
+                    spec = made.served.into(agent.spec(self._base, tools.definitions), tools)
+                    if self._make_queue is not None:
+                        await asyncio.gather(*map(self._make_queue, made.served.queues))
+                    ref = await self._foundry.ensure_agent(spec)
+                    bound = BoundAgent(agent, ref, tools, _limits(entry), wanted.running_since, made.served)
+                    known = self._bound[agent_id] = (made.state, bound)
         if known[1].ref.generation != (generation := self.generation):
             bound = replace(known[1], ref=replace(known[1].ref, generation=generation))
-            known = self._bound[agent_id] = (state, bound)
+            known = self._bound[agent_id] = (made.state, bound)
             self._remember(bound)
         return known[1]
 
-    async def _definition(self, agent_id: str, wanted: Desired) -> tuple[tuple[str, ...], list[ToolSource]]:
+    async def _definition(self, agent_id: str, wanted: Desired) -> _Made:
         """What the agent is made from: a key that changes with it, and its tools."""
         entry = await self.entry(agent_id)
         sources, versions = await self._tools(entry, (await self._servers.current()).value)
+        served = Served(
+            tuple(service_function(f, self._queue_uri) for f in entry.azure_functions if f.execution == "service")
+        )
         if entry.connected_agents:
-            connected = connected_tools(entry, (await self.registry()).entries)
-            sources += connected
-            versions.append(f"agents={version_of(connected)}")
-        return (entry.fingerprint, str(wanted.running_since), str(wanted.restarts), *versions), sources
+            others = askable(entry, (await self.registry()).entries)
+            if entry.delegation == "service":
+                served = replace(served, agents=await self._service_agents(others))
+            else:
+                connected = connected_tools(entry, {other.agent_id: other for other in others})
+                sources += connected
+                versions.append(f"agents={version_of(connected)}")
+        if served != NOTHING:
+            versions.append(f"service={served.version}")
+        state = (entry.fingerprint, str(wanted.running_since), str(wanted.restarts), *versions)
+        return _Made(state, sources, served)
+
+    async def _service_agents(self, others: Sequence[AgentEntry]) -> tuple[ServiceAgent, ...]:
+        """Connected agents for the service: they are made first, because it knows them by their ids.
+
+        One that is stopped is left out, because nothing else keeps the service from running it. None of them leads back
+        here: `check_service` refuses agents with connected agents of their own.
+        """
+        found: list[ServiceAgent] = []
+        for other in others:
+            wanted = Desired() if self._desired is None else await self._desired.get(other.agent_id)
+            if not wanted.stopped:
+                bound = await self._bind(other.agent_id, wanted)
+                found.append(service_agent(other, bound.ref.version))
+        return tuple(found)
 
     def _remember(self, bound: BoundAgent) -> None:
         """Turns in work end with the definition that they began with, also when the registry has changed."""
@@ -260,8 +303,12 @@ class AgentDirectory:
         self._bound.pop(agent_id, None)
 
     async def forget(self, agent_id: str) -> None:
-        self._bound.pop(agent_id, None)
-        await self._foundry.forget_agent(agent_id)
+        entry = None if self._view is None else self._view[1].entries.get(agent_id)
+        others = entry.connected_agents if entry is not None and entry.delegation == "service" else ()
+        # It may be one of those that the service runs for it.
+        for name in dict.fromkeys((agent_id, *others)):
+            self._bound.pop(name, None)
+            await self._foundry.forget_agent(name)
 
     async def absent(self, agent_ids: Collection[str]) -> frozenset[str] | None:
         """Those of the agents that the registry, as it is now, says nothing of, be it good or bad.
@@ -347,7 +394,7 @@ class AgentDirectory:
                     how.locked,
                 )
             )
-        sources += [function_source(function, self._queue_uri) for function in entry.azure_functions]
+        sources += [function_source(f, self._queue_uri) for f in entry.azure_functions if f.execution == "aos"]
         return sources, [f"{server}={version}" for server, version in sorted(versions.items())]
 
     async def _ask_for_tools(self, server_id: str) -> None:

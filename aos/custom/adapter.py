@@ -49,6 +49,12 @@ class AgentFrameworkAdapter:
         self._chat: OpenAIChatCompletionClient[Any] | None = None
 
     async def ensure_agent(self, spec: AgentSpec) -> AgentRef:
+        if spec.service_functions or spec.service_agents:
+            raise ModelRefused(
+                f'Agent {spec.agent_id!r} leaves tools to the service (`execution` or `delegation` "service"), and the '
+                'custom runtime has none: leave these keys at "aos".',
+                code="service_tools_unavailable",
+            )
         base = self._settings.model_deployment
         if self._settings.deployment_fallback and spec.deployment != base:
             served = await self.names()

@@ -10,8 +10,9 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from aos.errors import FoundryRefused
 from aos.foundry.faults import foundry_errors
@@ -126,6 +127,9 @@ class TemporaryAgents:
             except BaseException:
                 await _to_its_end(self._cancel(run))
                 raise
+            finally:
+                if any(tool.type == "connected_agent" for tool in agent.tools or ()):
+                    await _to_its_end(self._adopt(run))
             if run.status != "completed":
                 why = "" if run.last_error is None else f": {run.last_error.code}: {run.last_error.message}"
                 raise FoundryRefused(
@@ -164,6 +168,20 @@ class TemporaryAgents:
         except (AzureError, TimeoutError) as error:
             log.info("run %s was not cancelled: %s", run.id, error)
 
+    async def _adopt(self, run: ThreadRun) -> None:
+        """The threads that the service made for connected agents of a run are to be deleted as well."""
+        from azure.core.exceptions import AzureError
+
+        try:
+            async with asyncio.timeout(CLEANING):
+                async for step in self._client.run_steps.list(run.thread_id, run.id):
+                    details = step.as_dict().get("step_details") or {}
+                    for call in details.get("tool_calls") or ():
+                        if thread_id := (call.get("connected_agent") or {}).get("thread_id"):
+                            self._made.append((f"thread {thread_id}", partial(self._client.threads.delete, thread_id)))
+        except (AzureError, TimeoutError) as error:
+            log.warning("threads of the agents that run %s asked stay in Foundry: %s", run.id, error)
+
     async def _clean(self) -> None:
         from azure.core.exceptions import AzureError, ResourceNotFoundError
 
@@ -186,6 +204,7 @@ async def connected_azure_function_agent(
     model: str,
     app_name: str = "aos",
     name: str = "azure-function-agent-foo",
+    delegation: Literal["aos", "service"] = "aos",
     instructions: str = "Answer with the help of your function, and say what it said.",
     timeout: float = 300.0,
 ) -> str:
@@ -198,6 +217,8 @@ async def connected_azure_function_agent(
         tool: The Azure Function; the service calls it.
         model: Deployment of both agents.
         name: Of the agent with the function.
+        delegation: Who runs that agent for the orchestrator: this process, or the service within the orchestrator's
+            run (`ConnectedAgentTool`).
         timeout: Seconds for all of it.
 
     Raises:
@@ -205,21 +226,25 @@ async def connected_azure_function_agent(
         FoundryRefused: The orchestrator failed, or could not be made.
         FoundryUnavailable: From Foundry.
     """
-    from azure.ai.agents.models import FunctionDefinition, FunctionToolDefinition
+    from azure.ai.agents.models import ConnectedAgentTool, FunctionDefinition, FunctionToolDefinition
 
     parameters = {
         "type": "object",
         "properties": {"message": {"type": "string", "description": "What to ask it, complete."}},
         "required": ["message"],
     }
-    asking = FunctionDefinition(name="ask_function_agent", description=f"Ask agent {name}.", parameters=parameters)
+    called, described = "ask_function_agent", f"Ask agent {name}."
+    asking = FunctionDefinition(name=called, description=described, parameters=parameters)
     async with asyncio.timeout(timeout), TemporaryAgents(client, app_name) as agents:
         worker = await agents.agent(name, model=model, instructions=instructions, tools=tool.definitions)
+        connection: Sequence[ToolDefinition] = [FunctionToolDefinition(function=asking)]
+        if delegation == "service":
+            connection = ConnectedAgentTool(id=worker.id, name=called, description=described).definitions
         orchestrator = await agents.agent(
             f"{name}-orchestrator",
             model=model,
             instructions=f"Answer the question. Ask agent {name} for what only it can know.",
-            tools=[FunctionToolDefinition(function=asking)],
+            tools=connection,
         )
 
         async def ask(arguments: Mapping[str, Any]) -> str:
@@ -227,7 +252,7 @@ async def connected_azure_function_agent(
             return await agents.run(worker, thread, str(arguments["message"]), timeout=timeout * 0.9)
 
         thread = await agents.thread()
-        return await agents.run(orchestrator, thread, query, {asking.name: ask}, timeout=timeout)
+        return await agents.run(orchestrator, thread, query, {called: ask}, timeout=timeout)
 
 
 async def _called(call: Any, functions: Mapping[str, Function]) -> str:

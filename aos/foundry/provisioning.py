@@ -13,7 +13,7 @@ import logging
 import re
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aos.config import Settings
@@ -346,11 +346,16 @@ def scope_of(settings: Settings) -> str:
 
 def definition_hash(spec: AgentSpec) -> str:
     """Equal for specs that make the same agent."""
-    data = {
+    data: dict[str, object] = {
         "deployment": spec.deployment,
         "instructions": spec.instructions,
         "functions": [[f.name, f.description, f.parameters] for f in spec.functions],
     }
+    # Only where there are any: agents without them keep the hash that they were made with.
+    if spec.service_functions:
+        data["service_functions"] = [asdict(function) for function in spec.service_functions]
+    if spec.service_agents:
+        data["service_agents"] = [asdict(agent) for agent in spec.service_agents]
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 

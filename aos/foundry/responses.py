@@ -18,6 +18,7 @@ from aos.foundry.deletion import delete_conversation
 from aos.foundry.deployments import Deployments
 from aos.foundry.faults import foundry_errors, seconds_in
 from aos.foundry.provisioning import KnownAgent, Provisioner
+from aos.foundry.service_tools import response_tools
 from aos.foundry.values import DRIPPING, LOCAL, distinct, present, whole
 from aos.kernel.ports import AgentSpec, RemoteItem
 from aos.kernel.types import AgentRef, ConversationKey, FunctionCall, ModelReply, ToolOutput, Usage
@@ -109,6 +110,7 @@ class ResponsesAdapter:
             FunctionTool(name=f.name, description=f.description, parameters=dict(f.parameters), strict=False)
             for f in spec.functions
         ]
+        tools += response_tools(spec)
         definition = PromptAgentDefinition(model=spec.deployment, instructions=spec.instructions, tools=tools or None)
         metadata = {"aos_app": self._app_name, "aos_agent": spec.agent_id, "aos_hash": definition_hash}
         with foundry_errors(f"creating agent {name}"):

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
-from aos.errors import ConversationGone, FoundryRefused, FoundryUnavailable
+from aos.errors import AgentGone, ConversationGone, FoundryRefused, FoundryUnavailable
 from aos.foundry.clients import FoundryClients
 from aos.foundry.deletion import delete_conversation
 from aos.foundry.deployments import Deployments
 from aos.foundry.faults import foundry_errors, seconds_in
 from aos.foundry.provisioning import KnownAgent, Provisioner
+from aos.foundry.service_tools import gone_agents, thread_tools
 from aos.foundry.thread_items import in_order, items_of
 from aos.foundry.thread_stream import Tap
 from aos.foundry.thread_wire import ACTIVE, INPUT, KIND, OUTPUTS, RUNNING, Message, Result, Run, Step, outputs_message
@@ -49,6 +50,8 @@ CANCELLING = 15.0
 """Seconds to wait for a run to end that was cancelled."""
 KEPT = 2
 """Assistants kept per agent: the current one, and the one before it, whose turns may still go on."""
+OF_THE_MODEL = frozenset({"rate_limit_exceeded", "content_filter", "context_length_exceeded"})
+"""Why runs fail that has nothing to do with their tools."""
 PAGE = 100
 MANY = 1000
 """Messages, and runs, read at most when looking for what came after an anchor."""
@@ -128,6 +131,7 @@ class ThreadsAdapter:
             )
             for f in spec.functions
         ]
+        tools += thread_tools(spec)
         metadata = {"aos_app": self._app_name, "aos_agent": spec.agent_id, "aos_hash": definition_hash}
         with foundry_errors(f"creating agent {name}"):
             made = await self._clients.agents.create_agent(
@@ -204,6 +208,8 @@ class ThreadsAdapter:
                 tap = None if on_text is None else Tap(on_text)
                 run = await self._advance(agent, remote_id, given, text, tap)
                 run = await self._watch(remote_id, run)
+                if run.status == "failed" and _code(run) not in OF_THE_MODEL:
+                    await self._check_connected(agent)
                 reply = await self._reply(remote_id, run)
         if on_text is not None and tap is not None and not tap.heard and reply.text:
             # The run was already going on, or its stream broke off before the first piece.
@@ -322,6 +328,15 @@ class ThreadsAdapter:
             run = Run.model_validate(dict(await self._clients.agents.runs.get(thread, run.id)))
         return run
 
+    async def _check_connected(self, agent: AgentRef) -> None:
+        """A run fails, too, when a connected agent that the service should run was deleted.
+
+        Raises:
+            AgentGone: That is so: the agent has to be made anew, with those that it is connected to.
+        """
+        if gone := await gone_agents(self._clients.agents, agent.version):
+            raise AgentGone(f"Connected agents of {agent.name} were deleted in Foundry: {', '.join(gone)}.")
+
     async def _cancel(self, thread: str, run: Run) -> None:
         from azure.core.exceptions import HttpResponseError
 
@@ -395,7 +410,9 @@ class ThreadsAdapter:
             if step.type == "tool_calls":
                 texts.clear()
                 for call in step.step_details.tool_calls:
-                    anchor = f"{run.id}/{call.id}/output"
+                    if call.function is not None:
+                        # What the service called itself is no item of the thread.
+                        anchor = f"{run.id}/{call.id}/output"
             elif step.step_details.message_creation is not None:
                 message_id = step.step_details.message_creation.message_id
                 if message_id in said:
@@ -438,9 +455,13 @@ def _own(remote_id: str) -> None:
         )
 
 
+def _code(run: Run) -> str:
+    return (run.last_error.code if run.last_error else "") or run.status
+
+
 def _failed(run: Run) -> FoundryRefused | FoundryUnavailable:
     """Why a run brought no answer."""
-    code = (run.last_error.code if run.last_error else "") or run.status
+    code = _code(run)
     message = (run.last_error.message if run.last_error else "") or "no reason given"
     if code in ("rate_limit_exceeded", "server_error") or run.status == "expired":
         # Its input stayed in the thread.

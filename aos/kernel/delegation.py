@@ -153,6 +153,7 @@ class Delegating:
         backlog: Messages that may wait in a conversation.
         full: Why an agent takes no more messages, if that is so.
         accepted: Told of every operation that is new.
+        place: `aos.kernel.observing.Observer.place` of calls.
     """
 
     def __init__(
@@ -162,12 +163,14 @@ class Delegating:
         backlog: int,
         full: Callable[[str], BacklogFull | None],
         accepted: Callable[[Operation], None],
+        place: Callable[[], str],
     ) -> None:
         self._outlet = outlet
         self._store = store
         self._backlog = backlog
         self._full = full
         self._accepted = accepted
+        self._place = place
 
     async def send(self, key: ConversationKey, effects: Sequence[Outgoing]) -> None:
         ours: list[Delegate | Answer | Withdraw] = []
@@ -210,7 +213,9 @@ class Delegating:
     async def _ask(self, effect: Delegate) -> None:
         key = child_key(effect.agent, effect.request_id)
         operation_id = child_operation(effect.request_id)
-        message = Message(operation_id, effect.text, effect.at, effect.deadline, parent=effect.parent)
+        # Effects are sent in the trace of the turn that they are of, whoever sends them; the first to do so counts.
+        trace = self._place()
+        message = Message(operation_id, effect.text, effect.at, effect.deadline, parent=effect.parent, trace=trace)
         fingerprint = hashlib.sha256(json.dumps([*key, effect.text]).encode()).hexdigest()
         full = self._full(effect.agent)
         if full is not None and await self._store.operation(operation_id) is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from functools import partial
 
 from aos.errors import ApprovalSettled, OperationFinal, UnknownApproval, UnknownOperation
 from aos.kernel.asking import Asking
@@ -81,7 +82,8 @@ class Kernel:
         self._observer = observer = observer or Unobserved()
         self._backlog = Backlog(store, clock, self._tasks, options.agent_backlog)
         self._leases = Leases(store, clock, options, owner, self._tasks)
-        delegating = Delegating(outlet, store, options.backlog, self._backlog.full, self._backlog.accepted)
+        place = partial(observer.place, called=True)
+        delegating = Delegating(outlet, store, options.backlog, self._backlog.full, self._backlog.accepted, place)
         self._driver = Driver(
             store=store,
             outlet=delegating,

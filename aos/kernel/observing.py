@@ -15,8 +15,12 @@ Answered = Callable[[ModelReply], None]
 class Observer(Protocol):
     """Told of turns as they go on in this process. None of its methods may fail, or take long."""
 
-    def place(self) -> str:
-        """Where what goes on now stands in a trace: kept with a message that is accepted, empty if nowhere."""
+    def place(self, *, called: bool = False) -> str:
+        """Where what goes on now stands in a trace: kept with a message that is accepted, empty if nowhere.
+
+        Args:
+            called: The message is a call of the turn that goes on, so the call stands between the two turns.
+        """
         ...
 
     def conversation(self, key: ConversationKey) -> AbstractContextManager[None]:
@@ -45,7 +49,7 @@ class Observer(Protocol):
 class Unobserved:
     """Nobody watches."""
 
-    def place(self) -> str:
+    def place(self, *, called: bool = False) -> str:
         return ""
 
     def conversation(self, key: ConversationKey) -> AbstractContextManager[None]:

@@ -35,13 +35,43 @@ class FunctionDefinition:
 
 
 @record(frozen=True, slots=True)
+class ServiceFunction:
+    """An Azure Function that the service calls itself: calls go into one storage queue, replies come from another.
+
+    Attributes:
+        endpoint: Of the queue service, such as `https://<account>.queue.core.windows.net`.
+    """
+
+    definition: FunctionDefinition
+    input_queue: str
+    output_queue: str
+    endpoint: str
+
+
+@record(frozen=True, slots=True)
+class ServiceAgent:
+    """A connected agent that the service runs itself. `version` is that of its `AgentRef`."""
+
+    name: str
+    description: str
+    version: str
+
+
+@record(frozen=True, slots=True)
 class AgentSpec:
-    """All that makes an agent in Foundry what it is. Two specs with the same hash are the same agent."""
+    """All that makes an agent in Foundry what it is. Two specs with the same hash are the same agent.
+
+    Attributes:
+        functions: Tools whose calls come back to AOS.
+        service_functions, service_agents: Tools that the service deals with itself; nothing of that comes back.
+    """
 
     agent_id: str
     deployment: str
     instructions: str
     functions: tuple[FunctionDefinition, ...]
+    service_functions: tuple[ServiceFunction, ...] = ()
+    service_agents: tuple[ServiceAgent, ...] = ()
 
 
 @record(frozen=True, slots=True)

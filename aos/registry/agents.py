@@ -68,6 +68,8 @@ class AgentEntry(RegistryModel):
     mcp_tools: Annotated[tuple[ToolReference, ...], Field(max_length=128)] = ()
     connected_agents: Annotated[tuple[Id, ...], Field(max_length=64)] = ()
     """Agents that this one may ask: each is a tool of its model, and a call is a turn of that agent."""
+    delegation: Literal["aos", "service"] = "aos"
+    """Who has the connected agents answer: AOS, durably, or the service within its run; see `aos.registry.service`."""
     azure_functions: Annotated[tuple[AzureFunction, ...], Field(max_length=128)] = ()
     system_message: Text | None = None
     enabled: Flag = True

@@ -28,6 +28,7 @@ class AzureFunction(RegistryModel):
     Attributes:
         timeout_seconds: How long the agent waits for a reply; the model is told when none came.
         approval: Whether a person has to approve each call.
+        execution: Who calls the function: AOS, or the service within its run.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -37,6 +38,7 @@ class AzureFunction(RegistryModel):
     output_queue: OutputQueue | None = None
     timeout_seconds: Annotated[float, Field(strict=True, gt=0, le=3600)] = 300
     approval: Literal["never", "always"] = "never"
+    execution: Literal["aos", "service"] = "aos"
 
     @property
     def queue_in(self) -> str:
@@ -57,6 +59,8 @@ class AzureFunction(RegistryModel):
         for key, queue, most in (("input_queue", self.queue_in, 56), ("output_queue", self.queue_out, 63)):
             if getattr(self, key) is None and (len(queue) > most or not re.fullmatch(_RULE, queue)):
                 yield (key,), f"{queue!r}, made from the name, cannot name a storage queue: give the queue's name here."
+        if self.execution == "service" and self.approval == "always":
+            yield ("approval",), 'The service does not ask before it calls: leave `execution` at "aos" for approvals.'
         if self.queue_in == self.queue_out:
             yield ("output_queue",), "It is the input queue too: calls would be taken for replies."
 

@@ -76,10 +76,16 @@ class StorageAccount:
                 self._ready_containers[name] = client
         return self._ready_containers[name]
 
-    async def queue(self, name: str) -> QueueClient:
-        """A storage queue, created if it does not exist."""
+    async def queue(self, name: str, *, again: bool = False) -> QueueClient:
+        """A storage queue, created if it does not exist.
+
+        Args:
+            again: It turned out to be missing: somebody deleted it since this process made it.
+        """
         from azure.core.exceptions import ResourceExistsError
 
+        if again:
+            self._ready_queues.pop(name, None)
         if (ready := self._ready_queues.get(name)) is not None:
             return ready
         async with self._lock:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from pydantic import ValidationError
@@ -21,6 +22,14 @@ from aos.errors import AosError
 from aos.storage.account import StorageAccount, storage_errors
 from aos.storage.names import checked
 from aos.storage.payloads import BlobRef, PayloadGone, Payloads
+
+if TYPE_CHECKING:
+    from azure.storage.queue import QueueMessage as Received
+    from azure.storage.queue.aio import QueueClient
+
+log = logging.getLogger("aos.storage")
+
+T = TypeVar("T")
 
 LARGEST_INLINE = 48 * 1024
 LARGEST_BODY = 64 * 1024 * 1024
@@ -84,17 +93,17 @@ class Queues:
         data = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
         if len(data) > LARGEST_BODY:
             raise MessageTooLarge(f"queue {queue}: {len(data)} bytes; at most {LARGEST_BODY}. Send a blob's name.")
-        client = await self._account.queue(checked("queue", queue))
+        checked("queue", queue)
         if len(data) > LARGEST_INLINE:
             ref = await self._payloads.put(data, _prefix(queue))
             data = json.dumps({"$blob": ref.model_dump()}).encode()
-        with storage_errors(f"queue {queue}"):
-            sent = await client.send_message(
-                base64.b64encode(data).decode(),
-                visibility_timeout=int(delay) or None,
-                time_to_live=-1 if time_to_live is None else max(1, int(time_to_live)),
-            )
-        return str(sent.id)
+        content, lives = base64.b64encode(data).decode(), -1 if time_to_live is None else max(1, int(time_to_live))
+
+        async def send(client: QueueClient) -> str:
+            sent = await client.send_message(content, visibility_timeout=int(delay) or None, time_to_live=lives)
+            return str(sent.id)
+
+        return await self._with(queue, send)
 
     async def receive(self, queue: str, *, limit: int = MOST, visibility_timeout: float = 30) -> Sequence[QueueMessage]:
         """Takes up to `limit` messages, which nobody else gets for `visibility_timeout` seconds.
@@ -104,14 +113,16 @@ class Queues:
         """
         if not 1 <= limit <= MOST:
             raise ValueError(f"limit is {limit}: a queue hands out 1 to {MOST} messages at once")
-        client = await self._account.queue(checked("queue", queue))
+        checked("queue", queue)
         received: list[QueueMessage] = []
-        with storage_errors(f"queue {queue}"):
+
+        async def receive(client: QueueClient) -> list[Received]:
             pages = client.receive_messages(
                 messages_per_page=limit, max_messages=limit, visibility_timeout=int(visibility_timeout)
             )
-            raw = [message async for message in pages]
-        for message in raw:
+            return [message async for message in pages]
+
+        for message in await self._with(queue, receive):
             body, blob, problem = await self.read_body(queue, str(message.content))
             received.append(
                 QueueMessage(
@@ -125,6 +136,16 @@ class Queues:
                 )
             )
         return received
+
+    async def _with(self, queue: str, do: Callable[[QueueClient], Awaitable[T]]) -> T:
+        """Does something with a queue; one that somebody deleted meanwhile is made again first."""
+        client = await self._account.queue(queue)
+        with storage_errors(f"queue {queue}"):
+            try:
+                return await do(client)
+            except ResourceNotFoundError:
+                log.warning("queue %s was deleted: it is made again", queue)
+                return await do(await self._account.queue(queue, again=True))
 
     async def delete(self, queue: str, message: QueueMessage) -> None:
         """Removes a message that was dealt with, and the blob that held its body.

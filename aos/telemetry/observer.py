@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import context as contexts
 from opentelemetry import metrics, trace
-from opentelemetry.trace import Span, SpanKind, StatusCode, use_span
+from opentelemetry.trace import Span, SpanContext, SpanKind, StatusCode, use_span
 
 from aos.kernel.observing import UNHEARD, Answered
 from aos.kernel.types import ConversationKey, Message, ModelReply, Operation, ToolOutput, Turn
@@ -42,7 +42,7 @@ class TurnObserver:
         self._turns = TurnTracer(tracers)
         self._recording = any(not type(known).__module__.startswith(_API) for known in (tracers, meters))
 
-    def place(self) -> str:
+    def place(self, *, called: bool = False) -> str:
         here = trace.get_current_span().get_span_context()
         if not here.is_valid and not self._recording:
             return ""
@@ -54,7 +54,7 @@ class TurnObserver:
                 span.end()
                 here = span.get_span_context()
             if here.is_valid:
-                return below(here, chooses=tracer.chooses).text
+                return below(here, chooses=tracer.chooses, called=called).text
         return ""
 
     def conversation(self, key: ConversationKey) -> AbstractContextManager[None]:
@@ -130,12 +130,31 @@ class TurnObserver:
             attributes["aos.adopted_steps"] = operation.usage.adopted
         if operation.error is not None:
             attributes["error.type"] = operation.error.code
-        if place.turn != place.parent:
-            tracer.choose(place.turn.span_id)
+        above = place.parent
+        if place.call is not None:
+            called = {
+                "gen_ai.operation.name": "execute_tool",
+                "gen_ai.tool.name": f"ask_{operation.agent_id}",
+                "gen_ai.tool.type": "function",
+                "aos.status": operation.status,
+            }
+            if operation.parent is not None:
+                called["gen_ai.tool.call.id"] = operation.parent.request_id
+            self._write(f"execute_tool ask_{operation.agent_id}", place.call, above, operation, called)
+            above = place.call
+        self._write(f"invoke_agent {operation.agent_id}", place.turn, above, operation, attributes)
+
+    def _write(
+        self, name: str, span: SpanContext, above: SpanContext, operation: Operation, attributes: Attributes
+    ) -> None:
+        """A span that began when the operation was accepted and ends with it."""
+        tracer = self._turns
+        if span != above:
+            tracer.choose(span.span_id)
         try:
-            span = tracer.tracer.start_span(
-                f"invoke_agent {operation.agent_id}",
-                context=within(place.parent),
+            written = tracer.tracer.start_span(
+                name,
+                context=within(above),
                 kind=SpanKind.INTERNAL,
                 attributes=attributes,
                 start_time=int(operation.created_at * 1e9),
@@ -143,8 +162,8 @@ class TurnObserver:
         finally:
             tracer.choose(0)
         if operation.error is not None:
-            span.set_status(StatusCode.ERROR, operation.error.code)
-        span.end(int(operation.updated_at * 1e9))
+            written.set_status(StatusCode.ERROR, operation.error.code)
+        written.end(int(operation.updated_at * 1e9))
 
 
 class _Step:

@@ -89,34 +89,48 @@ class Place(NamedTuple):
     Attributes:
         turn: Of its span.
         parent: Of the span in which its message was accepted; the same where no id could be chosen.
+        call: Of the call of another agent's turn that its message is: between the other two.
     """
 
     turn: SpanContext
     parent: SpanContext
+    call: SpanContext | None = None
 
     @property
     def text(self) -> str:
-        """As it is stored: the `traceparent` of the turn, and the id of the parent span if that is another."""
+        """As it is stored: the `traceparent` of the turn, and the ids of the parent span and of the call's, if any."""
         text = traceparent(self.turn)
-        return text if self.turn == self.parent else f"{text} {self.parent.span_id:016x}"
+        if self.turn == self.parent:
+            return text
+        between = "" if self.call is None else f" {self.call.span_id:016x}"
+        return f"{text} {self.parent.span_id:016x}{between}"
 
 
-def below(parent: SpanContext, *, chooses: bool) -> Place:
-    """The place of a turn whose message is accepted within a span."""
+def below(parent: SpanContext, *, chooses: bool, called: bool = False) -> Place:
+    """The place of a turn whose message is accepted within a span.
+
+    Args:
+        called: The message is a call, which gets a span of its own.
+    """
     if not chooses:
         return Place(parent, parent)
-    turn = SpanContext(parent.trace_id, int.from_bytes(secrets.token_bytes(8)) or 1, True, parent.trace_flags)
-    return Place(turn, parent)
+    return Place(_child(parent), parent, _child(parent) if called else None)
+
+
+def _child(parent: SpanContext) -> SpanContext:
+    return SpanContext(parent.trace_id, int.from_bytes(secrets.token_bytes(8)) or 1, True, parent.trace_flags)
 
 
 def place_of(text: str) -> Place | None:
     """The place that was stored as this text; None if it is none."""
-    head, _, rest = text.partition(" ")
+    head, *ids = text.split(" ")
     turn = span_context(head)
-    if turn is None:
+    if turn is None or len(ids) > 2:
         return None
-    parent = span_context(f"00-{turn.trace_id:032x}-{rest}-{turn.trace_flags:02x}") if rest else turn
-    return None if parent is None else Place(turn, parent)
+    others = [span_context(f"00-{turn.trace_id:032x}-{span_id}-{turn.trace_flags:02x}") for span_id in ids]
+    if None in others:
+        return None
+    return Place(turn, *(other for other in others if other is not None)) if others else Place(turn, turn)
 
 
 def traceparent_of(text: str) -> str:

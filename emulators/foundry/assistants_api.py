@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from emulators.foundry.connected_agents import connected_agents
 from emulators.foundry.database import UnknownCursor
 from emulators.foundry.deployments import deployment_not_found
 from emulators.foundry.edge import Edge, json_response, list_response, page_query, read_body, unknown_cursor
@@ -56,6 +57,7 @@ class AssistantsApi:
     def _check(self, body: AssistantFields) -> None:
         check_tools(body.tools or [], "tools", nested=True)
         check_no_files(body.tool_resources, "tool_resources")
+        check_connected(self._store, body.tools)
         if body.model is not None and self._state.deployment(body.model) is None:
             raise deployment_not_found(body.model, status=400)
 
@@ -103,6 +105,18 @@ class AssistantsApi:
         assistant_id = str(self._require(request)["id"])
         self._store.delete(assistant_id)
         return json_response({"id": assistant_id, "object": "assistant.deleted", "deleted": True})
+
+
+def check_connected(store: ThreadState, tools: list[JsonObject] | None) -> None:
+    """Refuse checked tools that connect an assistant that does not exist.
+
+    Raises:
+        ApiError: 400.
+    """
+    for agent in connected_agents([*(tools or [])]).values():
+        if store.get("assistant", None, agent.id) is None:
+            message = f"Connected agent '{agent.name}': no assistant found with id '{agent.id}'."
+            raise ApiError(400, "invalid_request_error", message, param="tools")
 
 
 def require_assistant(store: ThreadState, assistant_id: str) -> JsonObject:

@@ -159,9 +159,18 @@ def turns(items: Iterable[JsonObject]) -> tuple[Turn, ...]:
 
 def _turn(item: JsonObject) -> Turn:
     match item:
-        case {"type": "function_call", "call_id": str(call_id), "name": str(name), "arguments": str(arguments)}:
+        case {
+            "type": "function_call" | "azure_function_call",
+            "call_id": str(call_id),
+            "name": str(name),
+            "arguments": str(arguments),
+        }:
             return Called(call_id, name, arguments)
-        case {"type": "function_call_output", "call_id": str(call_id), "output": output}:
+        case {
+            "type": "function_call_output" | "azure_function_call_output",
+            "call_id": str(call_id),
+            "output": output,
+        }:
             return Returned(call_id, _plain(output))
         case {"role": "assistant", "content": content}:
             return Said("assistant", _plain(content))

@@ -14,6 +14,9 @@ from pydantic import JsonValue
 from emulators.foundry.items import call_item, new_id, text_part
 from emulators.foundry.model import JsonObject, ModelError, Usage
 
+SERVED = "azure_function_call"
+"""The type of items that are calls of the service's own; their outputs have a type of their own, too."""
+
 
 class ResponseBuilder:
     """Turns model events into wire events, collected in `events` in order.
@@ -28,6 +31,7 @@ class ResponseBuilder:
         self._text: str | None = None
         self._message = -1
         self._calls: dict[int, int] = {}
+        self._begun = 0
         self._emit("response.created", response=copy.deepcopy(response))
         self._emit("response.in_progress", response=copy.deepcopy(response))
 
@@ -37,9 +41,20 @@ class ResponseBuilder:
         return self._output
 
     @property
+    def step_output(self) -> list[JsonObject]:
+        """The items of the model step that goes on, or that ended last."""
+        return self._output[self._begun :]
+
+    @property
     def produced_text(self) -> str:
-        """All text that the model said so far."""
+        """All text that the model said so far in this step."""
         return self._text or ""
+
+    def begin_step(self) -> None:
+        """The model is asked again, given what it has said and the results of calls that the service made."""
+        self._begun = len(self._output)
+        self._text, self._message = None, -1
+        self._calls.clear()
 
     def text(self, delta: str) -> None:
         """More text of the message, which begins with the first of it."""
@@ -52,30 +67,55 @@ class ResponseBuilder:
         self._text += delta
         self._emit_part("response.output_text.delta", delta=delta, logprobs=[])
 
-    def call(self, index: int, name: str) -> None:
-        """A function call begins; ``index`` is the model's number for it."""
-        self._calls[index] = self._add(call_item(new_id("fc"), new_id("call"), name, "", "in_progress"))
+    def call(self, index: int, name: str, *, served: bool = False) -> None:
+        """A function call begins; ``index`` is the model's number for it. ``served``: the service makes it itself."""
+        item = call_item(new_id("azf" if served else "fc"), new_id("call"), name, "", "in_progress")
+        if served:
+            item["type"] = SERVED
+        self._calls[index] = self._add(item)
 
     def arguments(self, index: int, delta: str) -> None:
         """More of the arguments of a call."""
         position = self._calls[index]
         item = self._output[position]
         item["arguments"] = f"{item['arguments']}{delta}"
-        self._emit_item("response.function_call_arguments.delta", position, delta=delta)
+        if item["type"] != SERVED:
+            self._emit_item("response.function_call_arguments.delta", position, delta=delta)
+
+    def end_step(self) -> list[JsonObject]:
+        """The model has said all it had to: its items are closed.
+
+        Returns:
+            The calls among them that the service makes itself; `returned` takes their outputs.
+        """
+        self._close_items("completed")
+        return [item for item in self.step_output if item["type"] == SERVED]
+
+    def returned(self, call: JsonObject, output: str) -> None:
+        """A call of the service's own has its output."""
+        item: JsonObject = {
+            "id": new_id("azfo"),
+            "type": f"{SERVED}_output",
+            "call_id": call["call_id"],
+            "name": call["name"],
+            "output": output,
+            "status": "completed",
+        }
+        position = self._add(item)
+        self._emit("response.output_item.done", output_index=position, item=copy.deepcopy(item))
 
     def complete(self, usage: Usage) -> None:
-        """Close all items and the response."""
-        self._close_items("completed")
+        """Close the response, all of whose items are closed."""
         self.response["completed_at"] = int(time.time())
         self._end("completed", usage)
 
     def incomplete(self, reason: str, usage: Usage) -> None:
         """End early: text that came so far is kept, marked incomplete; half calls and filtered text are not."""
-        kept = self._output if reason != "content_filter" else []
-        self._output = [item for item in kept if item["type"] == "message"]
+        kept = [item for item in self.step_output if item["type"] == "message" and reason != "content_filter"]
+        self._output[self._begun :] = kept
         self._calls.clear()
-        self._message = 0
-        if self._output:
+        self._message = self._begun
+        if kept:
             self._close_items("incomplete")
         self.response["incomplete_details"] = {"reason": reason}
         self._end("incomplete", usage)
@@ -98,7 +138,7 @@ class ResponseBuilder:
         return position
 
     def _close_items(self, status: str) -> None:
-        for position, item in enumerate(self._output):
+        for position, item in enumerate(self.step_output, self._begun):
             item["status"] = status
             if position == self._message and self._text is not None:
                 part = text_part(self._text)

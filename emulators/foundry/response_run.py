@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 
+from emulators.foundry.azure_functions import AzureFunction, FunctionCaller
+from emulators.foundry.items import turns
 from emulators.foundry.model import (
     ArgumentsDelta,
     CallStarted,
@@ -41,12 +44,16 @@ class ResponseRun:
         *,
         latency: float,
         on_end: Callable[[ResponseRun], None],
+        served: Mapping[str, AzureFunction],
+        functions: FunctionCaller,
     ) -> None:
         self._state = state
         self._model = model
         self._request = request
         self._builder = ResponseBuilder(response)
         self._latency = latency
+        self._served = served
+        self._functions = functions
         self._changed = asyncio.Event()
         self._on_end = on_end
         self.conversation = conversation
@@ -87,28 +94,52 @@ class ResponseRun:
             self._changed.set()
 
     async def _ask(self) -> None:
-        builder = self._builder
+        builder, spent = self._builder, Usage(0, 0)
         if self._latency:
             await asyncio.sleep(self._latency)
+        while True:
+            reason, counted = await self._step()
+            spent = Usage(spent.input_tokens + counted.input_tokens, spent.output_tokens + counted.output_tokens)
+            if reason != "stop":
+                builder.incomplete(reason, spent)
+                return
+            calls = builder.end_step()
+            self._changed.set()
+            outputs = await asyncio.gather(*map(self._serve, calls))
+            for call, output in zip(calls, outputs, strict=True):
+                builder.returned(call, output)
+            said = builder.step_output
+            if not calls or any(item["type"] == "function_call" for item in said):
+                builder.complete(spent)
+                return
+            self._request = replace(self._request, history=(*self._request.history, *turns(said)))
+            builder.begin_step()
+            self._changed.set()
+
+    async def _step(self) -> tuple[str, Usage]:
+        """One step of the model: how it ended, and the tokens that it took."""
+        builder = self._builder
+        reason, counted = "stop", Usage(0, 0)
         async for event in self._model.step(self._request):
             match event:
                 case TextDelta(text):
                     builder.text(text)
                 case CallStarted(index, name):
-                    builder.call(index, name)
+                    builder.call(index, name, served=name in self._served)
                 case ArgumentsDelta(index, text):
                     builder.arguments(index, text)
                 case Finished(reason, usage):
                     counted = usage or self._count()
-                    if reason == "stop":
-                        builder.complete(counted)
-                    else:
-                        builder.incomplete(reason, counted)
             self._changed.set()
+        return reason, counted
+
+    async def _serve(self, call: JsonObject) -> str:
+        function = self._served[str(call["name"])]
+        return await self._functions.call(function, str(call["call_id"]), str(call["arguments"]))
 
     def _count(self) -> Usage:
         produced = 0
-        for item in self._builder.output:
+        for item in self._builder.step_output:
             produced += count_tokens(f"{item.get('name', '')} {item.get('arguments', '')}")
         return Usage(input_tokens(self._request), produced + count_tokens(self._builder.produced_text))
 

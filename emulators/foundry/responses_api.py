@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from emulators.foundry.agents_api import Metadata, PromptDefinition
+from emulators.foundry.azure_functions import FunctionCaller, azure_functions
 from emulators.foundry.conversations_api import Locks
 from emulators.foundry.deployments import deployment_not_found
 from emulators.foundry.edge import Edge, json_response, list_response, page_query, read_body
@@ -66,7 +67,7 @@ class CreateResponse(BaseModel):
 
 
 class ResponsesApi:
-    """The routes, and the responses that are running.
+    """The routes, and the responses that are running. ``functions`` calls Azure Functions.
 
     ``latency`` (seconds) passes before a model begins; ``on_disconnect`` says whether a response goes on when its
     client has left; ``context_window`` counts tokens by the rule of `count_tokens`.
@@ -77,6 +78,7 @@ class ResponsesApi:
         state: State,
         model: Model,
         locks: Locks,
+        functions: FunctionCaller,
         *,
         latency: float = 0.0,
         on_disconnect: OnDisconnect = "finish",
@@ -85,6 +87,7 @@ class ResponsesApi:
         self._state = state
         self._model = model
         self._locks = locks
+        self._functions = functions
         self._latency = latency
         self._on_disconnect = on_disconnect
         self._context_window = context_window
@@ -145,7 +148,15 @@ class ResponsesApi:
         response = self._response_object(body, definition)
         self._state.begin_response(response, body.conversation, items)
         run = ResponseRun(
-            self._state, self._model, asked, response, body.conversation, latency=self._latency, on_end=self._ended
+            self._state,
+            self._model,
+            asked,
+            response,
+            body.conversation,
+            latency=self._latency,
+            on_end=self._ended,
+            served=azure_functions([*(definition.tools or [])]),
+            functions=self._functions,
         )
         self._running[str(response["id"])] = run
         if body.conversation is not None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-from emulators.foundry.azure_functions import FunctionCaller
+from emulators.foundry.azure_functions import AzureFunction, FunctionCaller
+from emulators.foundry.connected_agents import ConnectedAgent, broken, query_of
 from emulators.foundry.model import (
     ArgumentsDelta,
     CallStarted,
@@ -25,8 +26,10 @@ from emulators.foundry.model import (
     count_tokens,
     input_tokens,
 )
+from emulators.foundry.run_object import run_object
 from emulators.foundry.run_record import ENDED, Call, RunRecord
-from emulators.foundry.thread_history import PromptBudgetSpent, model_request, written_messages
+from emulators.foundry.thread_bodies import CreateMessage, CreateThread, RunSettings, message_objects, thread_object
+from emulators.foundry.thread_history import PromptBudgetSpent, message_text, model_request, written_messages
 from emulators.foundry.thread_state import ThreadState
 
 DEFAULT_RUN_EXPIRY = 600.0
@@ -35,6 +38,8 @@ _STOPPED = "The service stopped while this run was in progress."
 _log = logging.getLogger("emulators.foundry")
 Prepare = Callable[[RunRecord], ModelRequest]
 Outcome = Callable[[RunRecord], None]
+Serve = Callable[[RunRecord, Call], Awaitable[str]]
+"""Makes a call that is the service's own, and returns its output."""
 
 
 def _stopped(record: RunRecord) -> None:
@@ -49,7 +54,7 @@ class RunLeg:
         record: RunRecord,
         model: Model,
         prepare: Prepare,
-        functions: FunctionCaller,
+        serve: Serve,
         *,
         latency: float,
         seconds: float,
@@ -59,7 +64,7 @@ class RunLeg:
         self.ended = asyncio.Event()
         self._model = model
         self._prepare = prepare
-        self._functions = functions
+        self._make = serve
         self._latency = latency
         self._seconds = seconds
         self._on_end = on_end
@@ -123,13 +128,14 @@ class RunLeg:
         """Make the calls that are the service's own."""
         self._changed.set()
 
-        async def make(call: Call) -> None:
-            if call.served is not None:
-                call.output = await self._functions.call(call.served, call.id, call.arguments)
-
         if not calls:
             return False
-        await asyncio.gather(*map(make, calls))
+        # All of them to their ends, so that none is left behind when one fails the run.
+        outputs = await asyncio.gather(*(self._make(self.record, call) for call in calls), return_exceptions=True)
+        for call, output in zip(calls, outputs, strict=True):
+            if isinstance(output, BaseException):
+                raise output
+            call.output = output
         return self.record.served()
 
     def _settle(self, task: asyncio.Task[None]) -> None:
@@ -161,8 +167,9 @@ class RunEngine:
     """All runs of one project.
 
     ``latency`` (seconds) passes before the model begins; ``context_window`` counts tokens by the rule of
-    `count_tokens`; ``clock`` gives Unix seconds, and a run is judged by it whenever someone looks at it. A run that an
-    earlier process left in progress has failed; one that waits for outputs still does.
+    `count_tokens`; ``clock`` gives Unix seconds, and a run is judged by it whenever someone looks at it; ``functions``
+    calls Azure Functions; ``life`` is that of runs of connected agents, in seconds. A run that an earlier process left
+    in progress has failed; one that waits for outputs still does.
     """
 
     def __init__(
@@ -173,10 +180,14 @@ class RunEngine:
         latency: float,
         context_window: int,
         clock: Callable[[], float],
+        functions: FunctionCaller,
+        life: float = DEFAULT_RUN_EXPIRY,
     ) -> None:
         self._store = store
         self._model = model
-        self._functions = FunctionCaller()
+        self._functions = functions
+        self._life = life
+        self._connected: set[str] = set()
         self._latency = latency
         self._window = context_window
         self._clock = clock
@@ -210,13 +221,62 @@ class RunEngine:
             record,
             self._model,
             self._prepare,
-            self._functions,
+            self._serve,
             latency=self._latency,
             seconds=seconds,
             on_end=self._leg_ended,
         )
         self._legs[run_id] = leg
         return leg
+
+    async def _serve(self, record: RunRecord, call: Call) -> str:
+        match call.served:
+            case AzureFunction() as function:
+                return await self._functions.call(function, call.id, call.arguments)
+            case ConnectedAgent() as agent:
+                return await self._ask_agent(record, call, agent)
+        raise RuntimeError(f"call {call.id} is the client's")
+
+    async def _ask_agent(self, record: RunRecord, call: Call, agent: ConnectedAgent) -> str:
+        """The answer of a connected agent, from a run in a thread of its own that ends with this one."""
+        if str(record.run["id"]) in self._connected:
+            raise broken(
+                f"Assistant Tool Call Depth Error: connected agent {agent.name} is called by a connected agent"
+            )
+        assistant = self._store.get("assistant", None, agent.id)
+        if assistant is None:
+            raise broken(f"connected agent {agent.name}: no assistant found with id '{agent.id}'")
+        now = self._clock()
+        thread = thread_object(CreateThread(), int(now))
+        asked = CreateMessage.model_validate({"role": "user", "content": query_of(agent, call.arguments)})
+        self._store.create_thread(thread, message_objects(str(thread["id"]), [asked], int(now), "query"))
+        settings = RunSettings(assistant_id=agent.id)
+        call.run = run_object(settings, assistant, str(thread["id"]), None, now, self._life)
+        run_id = str(call.run["id"])
+        self._store.create_run(call.run, ())
+        self._connected.add(run_id)
+        record.began()
+        leg = self.start(call.run)
+        try:
+            await leg.ended.wait()
+        finally:
+            self._connected.discard(run_id)
+            status = leg.record.status
+            if status not in (*ENDED, "cancelling"):
+                self.cancel(leg.record.run)
+        if status == "requires_action":
+            raise broken(f"connected agent {agent.name} called a function that only a client could run")
+        return self._answer(agent, leg.record.run)
+
+    def _answer(self, agent: ConnectedAgent, run: JsonObject) -> str:
+        why = run["status"]
+        match run:
+            case {"status": "completed"}:
+                own = (m for m in self._store.newest("message", str(run["thread_id"])) if m["run_id"] == run["id"])
+                return next((message_text(message) for message in own), "")
+            case {"last_error": {"code": str(code), "message": str(message)}}:
+                why = f"{code}: {message}"
+        return json.dumps({"error": f"connected agent {agent.name} gave no answer: {why}"})
 
     def _leg_ended(self, leg: RunLeg) -> None:
         run_id = str(leg.record.run["id"])
@@ -288,4 +348,3 @@ class RunEngine:
         for leg in legs:
             leg.stop(_stopped)
         await asyncio.gather(*(leg.ended.wait() for leg in legs))
-        await self._functions.close()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from emulators.foundry.azure_functions import AzureFunction, azure_functions
+from emulators.foundry.connected_agents import ConnectedAgent, connected_agents
 from emulators.foundry.items import new_id
 from emulators.foundry.model import JsonObject, Usage
 from emulators.foundry.thread_bodies import text_block
@@ -25,13 +26,33 @@ ENDED = ("completed", "failed", "cancelled", "expired", "incomplete")
 
 @dataclass(slots=True)
 class Call:
-    """A call of the model; ``served``: the service makes it itself."""
+    """A call of the model; ``served``: the service makes it itself. ``run``: of a connected agent, its run."""
 
     id: str
     name: str
     arguments: str = ""
-    served: AzureFunction | None = None
+    served: AzureFunction | ConnectedAgent | None = None
     output: str | None = None
+    run: JsonObject | None = None
+
+    @property
+    def kind(self) -> str:
+        """The type of the call, and the key of what it holds."""
+        match self.served:
+            case AzureFunction():
+                return "azure_function"
+            case ConnectedAgent():
+                return "connected_agent"
+        return "function"
+
+    def content(self) -> JsonObject:
+        """The call as a step shows it."""
+        content: JsonObject = {"name": self.name, "arguments": self.arguments, "output": self.output}
+        if isinstance(self.served, ConnectedAgent):
+            content["agent_id"] = self.served.id
+        if self.run is not None:
+            content |= {"run_id": self.run["id"], "thread_id": self.run["thread_id"]}
+        return content
 
 
 class RunRecord:
@@ -51,7 +72,10 @@ class RunRecord:
         self._message_step: JsonObject | None = None
         self._text = ""
         self._calls: dict[int, Call] = {}
-        self._served = azure_functions(run["tools"])
+        self._served: dict[str, AzureFunction | ConnectedAgent] = {
+            **azure_functions(run["tools"]),
+            **connected_agents(run["tools"]),
+        }
         self._calls_step: JsonObject | None = None
 
     @property
@@ -136,6 +160,11 @@ class RunRecord:
             self._require_action(self._calls_step)
         return own
 
+    def began(self) -> None:
+        """A call of the service's own has a run: shown while it goes on."""
+        if self._calls_step is not None:
+            self._store.put(self._show_calls(self._calls_step))
+
     def served(self) -> bool:
         """The service's own calls have their outputs. True: the model goes on; else the run waits for the others."""
         step = self._calls_step
@@ -152,11 +181,9 @@ class RunRecord:
         return True
 
     def _show_calls(self, step: JsonObject) -> JsonObject:
-        shown: list[JsonValue] = []
-        for call in self._calls.values():
-            kind = "function" if call.served is None else "azure_function"
-            content: JsonObject = {"name": call.name, "arguments": call.arguments, "output": call.output}
-            shown.append({"id": call.id, "type": kind, kind: content})
+        shown: list[JsonValue] = [
+            {"id": call.id, "type": call.kind, call.kind: call.content()} for call in self._calls.values()
+        ]
         step["step_details"] = {"type": "tool_calls", "tool_calls": shown}
         return step
 
@@ -315,7 +342,7 @@ class RunRecord:
             self._emit("thread.message.incomplete", message)
 
     def _emit_call(self, index: int, fields: JsonObject, function: JsonObject) -> None:
-        kind = "function" if self._calls[index].served is None else "azure_function"
+        kind = self._calls[index].kind
         calls: JsonValue = [{"index": index, "type": kind, **fields, kind: function}]
         details: JsonObject = {"step_details": {"type": "tool_calls", "tool_calls": calls}}
         self._emit_delta("thread.run.step.delta", self._calls_step, details)

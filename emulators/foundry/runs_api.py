@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Callable
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from emulators.foundry.assistants_api import check_enabled, require_assistant
+from emulators.foundry.assistants_api import check_connected, check_enabled, require_assistant
 from emulators.foundry.database import UnknownCursor
 from emulators.foundry.deployments import deployment_not_found
 from emulators.foundry.edge import Edge, json_response, list_response, page_query, read_body, unknown_cursor
 from emulators.foundry.errors import ApiError, not_found
-from emulators.foundry.items import new_id
 from emulators.foundry.model import JsonObject
 from emulators.foundry.responses_api import OnDisconnect
 from emulators.foundry.run_engine import RunEngine, RunLeg
+from emulators.foundry.run_object import run_object
 from emulators.foundry.run_record import ENDED
 from emulators.foundry.state import State
 from emulators.foundry.thread_bodies import (
@@ -105,42 +104,11 @@ class RunsApi:
         assistant = require_assistant(self._store, body.assistant_id)
         check_tools(body.tools or [], "tools", nested=True)
         check_no_files(body.tool_resources, "tool_resources")
+        check_connected(self._store, body.tools)
         model = str(body.model or assistant["model"])
         if self._state.deployment(model) is None:
             raise deployment_not_found(model)
-        now = self._clock()
-        instructions = str(assistant["instructions"] or "") if body.instructions is None else body.instructions
-        given: JsonObject = body.model_dump(mode="json")
-        return {
-            "id": new_id("run"),
-            "object": "thread.run",
-            "created_at": int(now),
-            "thread_id": thread_id,
-            "assistant_id": assistant["id"],
-            "status": "queued",
-            "required_action": None,
-            "last_error": None,
-            "expires_at": math.ceil(now + self._expiry),
-            "started_at": None,
-            "cancelled_at": None,
-            "failed_at": None,
-            "completed_at": None,
-            "incomplete_details": None,
-            "model": model,
-            "instructions": "\n".join(text for text in (instructions, additional) if text),
-            "tools": [*body.tools] if body.tools is not None else assistant["tools"],
-            "tool_resources": given["tool_resources"] or assistant["tool_resources"],
-            "temperature": assistant["temperature"] if body.temperature is None else body.temperature,
-            "top_p": assistant["top_p"] if body.top_p is None else body.top_p,
-            "max_prompt_tokens": body.max_prompt_tokens,
-            "max_completion_tokens": body.max_completion_tokens,
-            "truncation_strategy": given["truncation_strategy"] or {"type": "auto", "last_messages": None},
-            "tool_choice": given["tool_choice"] or "auto",
-            "response_format": given["response_format"] or assistant["response_format"],
-            "parallel_tool_calls": body.parallel_tool_calls is not False,
-            "usage": None,
-            "metadata": {**(body.metadata or {})},
-        }
+        return run_object(body, assistant, thread_id, additional, self._clock(), self._expiry)
 
     def _answer(self, leg: RunLeg, *, stream: bool) -> Response:
         if stream:

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from emulators.foundry.agents_api import AgentsApi
 from emulators.foundry.assistants_api import AssistantsApi
+from emulators.foundry.azure_functions import FunctionCaller
 from emulators.foundry.conversations_api import ConversationsApi, Locks
 from emulators.foundry.deployments import DEFAULT_DEPLOYMENTS, Deployment, parse_deployments
 from emulators.foundry.edge import Edge, http_exception
@@ -121,18 +122,26 @@ class FoundryEmulator:
                 build_model(self._model_spec) if isinstance(self._model_spec, str) else self._model_spec
             )
             stack.push_async_callback(model.close)
-            locks = Locks()
+            locks, functions = Locks(), FunctionCaller()
+            stack.push_async_callback(functions.close)
             responses = ResponsesApi(
                 state,
                 model,
                 locks,
+                functions,
                 latency=self._latency,
                 on_disconnect=self._on_disconnect,
                 context_window=self._context_window,
             )
             store = ThreadState(state.database)
             runs = RunEngine(
-                store, model, latency=self._latency, context_window=self._context_window, clock=self._clock
+                store,
+                model,
+                latency=self._latency,
+                context_window=self._context_window,
+                clock=self._clock,
+                functions=functions,
+                life=self._run_expiry,
             )
             edge = Edge(PROJECT_PATH)
             app = Starlette(

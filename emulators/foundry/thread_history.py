@@ -130,13 +130,20 @@ def _calls(calls: list[JsonValue]) -> Iterable[Turn]:
     returned: list[Turn] = []
     for call in calls:
         match call:
-            case {
-                "id": str(call_id),
-                "function": {"name": str(name), "arguments": str(arguments), "output": output},
-            } | {
-                "id": str(call_id),
-                "azure_function": {"name": str(name), "arguments": str(arguments), "output": output},
-            }:
+            case (
+                {
+                    "id": str(call_id),
+                    "function": {"name": str(name), "arguments": str(arguments), "output": output},
+                }
+                | {
+                    "id": str(call_id),
+                    "azure_function": {"name": str(name), "arguments": str(arguments), "output": output},
+                }
+                | {
+                    "id": str(call_id),
+                    "connected_agent": {"name": str(name), "arguments": str(arguments), "output": output},
+                }
+            ):
                 yield Called(call_id, name, arguments)
                 returned.append(Returned(call_id, output if isinstance(output, str) else ""))
     yield from returned

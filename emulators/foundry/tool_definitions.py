@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from emulators.foundry.azure_functions import AzureFunction, azure_functions
+from emulators.foundry.connected_agents import ConnectedAgent, connected_agents
 from emulators.foundry.errors import ApiError
 from emulators.foundry.model import FunctionSpec, JsonObject
 
@@ -55,9 +56,15 @@ def check_tools(tools: list[JsonObject], param: str, *, nested: bool = False) ->
         where = f"{param}[{index}]"
         try:
             kind = _NAMED.validate_python(tool).type
-            if nested and kind == "azure_function":
+            if kind == "azure_function":
                 where = f"{where}.azure_function"
                 tool = _flat(AzureFunction.model_validate(tool.get("azure_function")).function.model_dump())
+            elif kind == "connected_agent":
+                if not nested:
+                    raise ApiError(400, "invalid_payload", f"{where}.type: unknown tool type.", param=f"{where}.type")
+                where = f"{where}.connected_agent"
+                agent = ConnectedAgent.model_validate(tool.get("connected_agent")).as_function()
+                tool = _flat({"name": agent.name, "description": agent.description})
             elif kind != "function":
                 continue
             elif nested:
@@ -101,7 +108,7 @@ def _bad_schema(name: str, where: str, why: str) -> ApiError:
 
 
 def functions(tools: JsonValue) -> tuple[FunctionSpec, ...]:
-    """The functions among checked tool definitions, and the Azure Functions, which the service calls itself."""
+    """The functions among checked tool definitions, and what the service calls itself: Azure Functions and agents."""
     found: list[FunctionSpec] = []
     for tool in tools if isinstance(tools, list) else []:
         if isinstance(tool, dict) and tool.get("type") == "function":
@@ -110,4 +117,5 @@ def functions(tools: JsonValue) -> tuple[FunctionSpec, ...]:
             found.append(FunctionSpec(function.name, function.description or "", function.parameters or {}))
     for name, served in azure_functions(tools).items():
         found.append(FunctionSpec(name, served.function.description or "", served.function.parameters or {}))
+    found += (agent.as_function() for agent in connected_agents(tools).values())
     return tuple(found)

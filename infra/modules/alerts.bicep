@@ -1,4 +1,5 @@
-// What an operator is woken for. The metrics are those of the namespace, one time series per queue or topic.
+// What an operator is woken for. Messages: the metrics of the namespace, one time series per queue or topic, which tell
+// of them also when no app runs. Turns: the metric that AOS writes. Functions: the requests that the host writes.
 param location string
 param tags object
 param serviceBusId string
@@ -46,6 +47,9 @@ var searches = [
     name: 'aos-failed-turns'
     description: 'More than 5 turns of agents failed within 15 minutes.'
     query: loadTextContent('../queries/failed_turns.kql')
+    // A point of the metric stands for as many turns as its sum says.
+    aggregation: 'Total'
+    measure: 'Sum'
     operator: 'GreaterThan'
     threshold: 5
     window: 'PT15M'
@@ -55,6 +59,8 @@ var searches = [
     name: 'aos-failed-invocations'
     description: 'Functions failed, or answered with 5xx, more than 10 times within 15 minutes.'
     query: loadTextContent('../queries/failed_invocations.kql')
+    aggregation: 'Count'
+    measure: null
     operator: 'GreaterThan'
     threshold: 10
     window: 'PT15M'
@@ -64,6 +70,8 @@ var searches = [
     name: 'aos-silence'
     description: 'The sweep, which runs every ten seconds, has not run for 15 minutes: the app is down.'
     query: loadTextContent('../queries/silence.kql')
+    aggregation: 'Count'
+    measure: null
     operator: 'LessThan'
     threshold: 1
     window: 'PT15M'
@@ -141,7 +149,8 @@ resource searchAlert 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [for 
       allOf: [
         {
           query: alert.query
-          timeAggregation: 'Count'
+          timeAggregation: alert.aggregation
+          metricMeasureColumn: alert.measure
           operator: alert.operator
           threshold: alert.threshold
           failingPeriods: {

@@ -68,10 +68,12 @@ class Office:
 
     Attributes:
         sent: What was put on the bus.
+        queues: Storage queues that were made.
         outages: Errors that the next sends meet.
     """
 
     def __init__(self, folder: Path, project: Project, account: StorageAccount) -> None:
+        self.queues: list[str] = []
         self.project = project
         self.clock = ShiftedClock()
         self.sent: list[Outbound] = []
@@ -90,6 +92,9 @@ class Office:
             BASE,
             self.clock,
             desired=self.desired,
+            queue_uri=lambda name: f"http://127.0.0.1:10001/devstoreaccount1/{name}",
+            make_queue=self.make_queue,
+            runtime=project.api,
         )
         self.write()
 
@@ -103,6 +108,9 @@ class Office:
 
     async def list_tools(self, server_id: str, *tools: ToolInfo) -> None:
         await self.catalogue.put(ServerTools(server_id=server_id, tools=tools or (LOOKUP,), listed_at=self.clock.now()))
+
+    async def make_queue(self, name: str) -> None:
+        self.queues.append(name)
 
     async def send(self, messages: Sequence[Outbound]) -> None:
         if self.outages:

@@ -30,7 +30,7 @@ _numbers = itertools.count(1)
 
 def spec(**changes: str) -> AgentSpec:
     values = {"agent_id": f"agent{next(_numbers)}", "deployment": "llama-3.3-70b-ceo", "instructions": "Be brief."}
-    return AgentSpec(**(values | changes), functions=(LOOKUP,))
+    return AgentSpec(**(values | changes), functions=(LOOKUP,), service_functions=(), service_agents=())
 
 
 async def opened(adapter: AgentFrameworkAdapter) -> tuple[AgentRef, str]:

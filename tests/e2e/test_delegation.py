@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from examples.azure_function_tool.loans import Loan, cost_of
+from examples.azure_function_tool.routes import NAME, REGISTRY_ENTRY
 from tests.e2e.faults import QUICK
 from tests.e2e.harness import REPLIES, World, world
 from tests.e2e.test_docs import examples
+from tests.e2e.test_function_tools import app, started
 from tests.model_server import Answer, Body, model_server
 
+TERMS = {"principal": 200_000, "annual_rate_percent": 4.5, "months": 360}
 EXAMPLE: list[dict[str, Any]] = json.loads(examples("docs/delegation.md", "json")[0])["agents"]
 BOARD = {**EXAMPLE[0], "agent_id": "board", "connected_agents": ["clerk", "chair"]}
 CLERK = {
@@ -28,14 +32,18 @@ CLERK = {
         {"server_name": "company-ledger", "tool_name": "record_transaction", "configuration": {"approval": "writes"}}
     ],
 }
+# What the service does itself: on the current generation it calls functions, on the older one it runs agents as well.
+BROKER, PLAIN_TELLER = json.loads(examples("docs/delegation.md", "json")[2])["agents"]
+TELLER = {**PLAIN_TELLER, "azure_functions": [{**REGISTRY_ENTRY, "execution": "service"}]}
+AGENTS = [*EXAMPLE, BOARD, CLERK, TELLER, BROKER]
 
 
 @pytest_asyncio.fixture(scope="module", params=["responses", "threads"])
 async def company(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     state: Path = tmp_path_factory.mktemp(request.param)
     settings = {**QUICK, "FOUNDRY_API": request.param}
-    async with world(state, settings, agents=[*EXAMPLE, BOARD, CLERK], bus_locks="PT5S", ready=False) as running:
-        for agent_id in ("chair", "treasurer", "buyer", "board", "clerk"):
+    async with world(state, settings, agents=AGENTS, bus_locks="PT5S", ready=False) as running:
+        for agent_id in ("chair", "treasurer", "buyer", "board", "clerk", "teller"):
             await running.app.ready(agent_id)
         yield running
 
@@ -115,6 +123,32 @@ async def test_who_asks_waits_for_whom_a_person_keeps_waiting_and_cancelling_end
     reply = json.loads(str(await company.client.receive(seconds=40)))
     assert reply["status"] == "completed", reply
     assert [(found["agent_id"], found["status"]) for found in reply["children"]] == [("clerk", "succeeded")]
+
+
+async def test_the_service_calls_the_function_and_runs_the_agent_that_asks_it(company: World) -> None:
+    """Agent, input queue, function, output queue, agent, answer; on the older generation behind a connected agent."""
+    status = (await company.app.http.get("agents/broker/status")).json()
+    older = company.state.name.startswith("threads")
+    child = await started(app(company))
+    try:
+        call = f"@tool {NAME} {json.dumps(TERMS)}"
+        body = await company.app.ask("teller", call)
+        interest = cost_of(Loan.model_validate(TERMS)).total_interest
+        assert body["status"] == "completed", body
+        assert (interest in body["reply"], body["tool_calls"]) == (True, []), "AOS never saw the call"
+        assert (await company.app.http.get("agents/teller/status")).json()["tools"] == [NAME]
+        if older:
+            assert (status["status"], status["tools"]) == ("running", ["ask_teller"])
+            asked = await company.app.ask("broker", f"@tool ask_teller {json.dumps({'query': call})}")
+            assert (asked["status"], interest in asked["reply"]) == ("completed", True), asked
+            assert "children" not in asked
+    finally:
+        await child.stop()
+    problems = (await company.app.http.get("agents")).json()["problems"]
+    assert [problem["agent_id"] for problem in problems] == ([] if older else ["broker"])
+    if not older:
+        assert status["code"] == "unknown_agent"
+        assert 'leave it at "aos"' in status["detail"]
 
 
 @pytest.mark.slow

@@ -139,6 +139,20 @@ async def test_queues_are_made_on_demand(shop: Shop) -> None:
     assert {shop.route.input_queue, shop.route.output_queue} <= set(names)
 
 
+async def test_queues_that_somebody_deletes_are_made_again(shop: Shop) -> None:
+    await shop.begin(1)
+    await shop.pulse()
+    for queue in (shop.route.input_queue, shop.route.output_queue, shop.route.poison_queue):
+        await (await shop.account.queue(queue)).delete_queue()
+    operation = await shop.begin(1)
+    (call,) = await shop.calls()
+    await shop.pulse()
+    assert not (await shop.kernel.operation(operation.operation_id)).final
+    await shop.reply({"Value": "here", "CorrelationId": call["CorrelationId"]})
+    await shop.pulse()
+    assert (await shop.ended(operation)).reply == '{"result": "here"}'
+
+
 async def test_a_call_on_which_the_function_gave_up_is_told_and_parked(shop: Shop) -> None:
     operation = await shop.begin(1)
     (call,) = await shop.calls()

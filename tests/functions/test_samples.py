@@ -139,6 +139,30 @@ async def test_the_same_with_queues_named_after_the_function(
     assert "is foo." in answer
 
 
+async def test_several_agents_and_a_run_that_fails(client: AgentsClient, capsys: pytest.CaptureFixture[str]) -> None:
+    "Multiple agent instances, run failure handling, the cleanup sequence."
+
+    def sample(scale_factor: int) -> list[str]:
+        agents = []
+        for index in range(scale_factor):
+            agents.append(client.create_agent(model="llama-3.3-70b", name=f"agent-{index}", instructions="..."))
+        thread = client.threads.create()
+        client.messages.create(thread_id=thread.id, role="user", content="@fail content_filter")
+        run = client.runs.create_and_process(thread_id=thread.id, agent_id=agents[0].id, polling_interval=1)
+        if run.status == "failed":
+            print(f"Run failed: {run.last_error}")
+        for agent in agents:
+            client.delete_agent(agent.id)
+        client.threads.delete(thread.id)
+        return [*(agent.id for agent in agents), thread.id]
+
+    gone = await asyncio.to_thread(sample, 3)
+    assert "Run failed: {'code': 'content_filter'" in capsys.readouterr().out
+    assert len(set(gone)) == 4
+    with pytest.raises(ResourceNotFoundError):
+        await asyncio.to_thread(client.get_agent, gone[0])
+
+
 def test_the_tool_is_an_entry_of_the_registry(endpoint: str) -> None:
     tool = functions.AzureFunctionTool.named("foo", "Get answers.", PARAMETERS, endpoint=endpoint)
     assert tool.registry_entry == {

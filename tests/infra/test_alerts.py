@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+from aos.kernel.types import FINAL
 from aos.messaging.envelopes import OWN_ENTITIES, POISON
 from tests.infra.bicep import INFRA, parse
 from tests.infra.test_entities import QUEUES, TOPICS
@@ -28,25 +29,50 @@ def test_queries_look_for_lines_that_are_logged() -> None:
     sources = [path.read_text(encoding="utf-8") for path in sorted((INFRA / "queries").iterdir())]
     sources += [item["content"].get("query", "") for item in workbook()["items"]]
     prefixes = [found for source in sources for found in re.findall(r'Message startswith "([^"]+)"', source)]
-    assert len(prefixes) == 5
+    assert len(prefixes) == 4
     for prefix in prefixes:
         assert any(line.startswith(prefix) for line in logged), prefix
     for part in [found for source in sources for found in re.findall(r'Message contains "([^"]+)"', source)]:
         assert any(part in line for line in logged), part
 
 
+def metric_queries() -> dict[str, str]:
+    """Queries of alerts and of the workbook that read metrics, by their names."""
+    queries = {path.name: path.read_text(encoding="utf-8") for path in sorted((INFRA / "queries").iterdir())}
+    queries |= {str(item["name"]): item["content"].get("query", "") for item in workbook()["items"]}
+    return {name: query for name, query in queries.items() if "AppMetrics" in query}
+
+
 def test_queries_look_for_metrics_that_are_recorded() -> None:
     recorded = (ROOT / "aos/telemetry/instruments.py").read_text(encoding="utf-8")
     written = recorded + "".join(
-        (ROOT / f"aos/telemetry/{part}.py").read_text("utf-8") for part in ("observer", "tools")
+        (ROOT / f"aos/telemetry/{part}.py").read_text("utf-8") for part in ("bus", "observer", "tools")
     )
-    queries = [query for item in workbook()["items"] if "AppMetrics" in (query := item["content"].get("query", ""))]
-    assert len(queries) == 3
-    for query in queries:
+    queries = metric_queries()
+    assert set(queries) == {"failed_turns.kql", "turns", "tokens", "tools", "parked"}
+    for query in queries.values():
         (name,) = re.findall(r'Name == "([^"]+)"', query)
         assert f'"{name}"' in recorded, name
         for label in re.findall(r'Properties\["([^"]+)"\]', query):
             assert f'"{label}"' in written, label
+
+
+def test_failed_turns_are_counted_by_the_metric_of_turns() -> None:
+    query = metric_queries()["failed_turns.kql"]
+    assert re.findall(r'Name == "([^"]+)"', query) == ["aos.turns"]
+    (status,) = re.findall(r'\["aos\.status"\]\) == "(\w+)"', query)
+    assert status in FINAL
+    searches = {alert["name"]: alert for alert in ALERTS.variables["searches"]}
+    # One point stands for all turns since the last export: lines would count points.
+    alert = searches["aos-failed-turns"]
+    assert (alert["aggregation"], alert["measure"]) == ("Total", "Sum")
+    criterion = ALERTS.resource("Microsoft.Insights/scheduledQueryRules").body["properties"]["criteria"]["allOf"][0]
+    assert "alert.aggregation" in ALERTS.text
+    assert "alert.measure" in ALERTS.text
+    assert {"timeAggregation", "metricMeasureColumn"} <= set(criterion)
+    assert "AppTraces" not in "".join(
+        (INFRA / "queries" / name).read_text("utf-8") for name in re.findall(r"queries/(\w+\.kql)", ALERTS.text)
+    )
 
 
 def test_the_function_whose_silence_is_noticed_exists() -> None:

@@ -30,6 +30,7 @@ from aos.errors import (
 from aos.kernel.breaker import Trip
 from aos.kernel.events import PlannedCall
 from aos.kernel.kernel import Kernel, KernelOptions
+from aos.kernel.observing import Observer
 from aos.kernel.ports import (
     Acceptance,
     AgentSpec,
@@ -114,11 +115,12 @@ def run(
     scenario: Callable[[World], Coroutine[Any, Any, T]],
     options: KernelOptions | None = None,
     board: Board | None = None,
+    observer: Observer | None = None,
 ) -> T:
     """Runs a scenario in a world of its own, and checks what must be true of every world."""
 
     async def live() -> T:
-        world = World(options, board=board)
+        world = World(options, board=board, observer=observer)
         try:
             result = await asyncio.wait_for(scenario(world), 100_000.0)
             await world.settle()
@@ -474,6 +476,7 @@ class Process:
             options=options,
             owner=name,
             board=BoardLink(self, world.board) if world.board is not None else None,
+            observer=world.observer,
         )
 
     async def point(self) -> None:
@@ -707,6 +710,7 @@ class World:
 
     Args:
         board: Set where the processes tell each other of their circuits.
+        observer: Watches the turns of all processes.
     """
 
     def __init__(
@@ -714,9 +718,11 @@ class World:
         options: KernelOptions | None = None,
         store: MemoryConversations | None = None,
         board: Board | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.options = options
         self.board = board
+        self.observer = observer
         self.clock = LoopClock()
         self.store = store or MemoryConversations(self.clock)
         self.storage_down = False

@@ -371,6 +371,6 @@ def test_a_thousand_entries_parse_fast() -> None:
 
 
 def _timed(data: bytes) -> float:
-    started = time.perf_counter()
+    started = time.process_time()  # Neighbours on the machine take of the other clock.
     assert len(parse_agents(data).entries) == 1000
-    return time.perf_counter() - started
+    return time.process_time() - started

@@ -12,7 +12,16 @@ import azure.functions as func
 import pytest
 from azure.functions.decorators.function_app import Function
 
-from runtime import Headers, Request, RouteRegistry, RuntimeConfig, RuntimeConfigError, create_runtime
+from runtime import (
+    AuthLevel,
+    Headers,
+    Request,
+    RouteError,
+    RouteRegistry,
+    RuntimeConfig,
+    RuntimeConfigError,
+    create_runtime,
+)
 from tests.functions_worker import FunctionsWorker, WorkerError
 
 SIMPLE_APP = """
@@ -130,7 +139,36 @@ def test_head_is_left_to_a_route_of_its_own() -> None:
     registry.register("a", show, ["HEAD"])
     functions = create_runtime(RuntimeConfig(), registry).get_func_app().get_functions()
     methods = {f.get_function_name(): [m.value for m in trigger_of(f)["methods"]] for f in functions}
-    assert methods == {"get_a": ["GET"], "head_a": ["HEAD"], "openapi": ["GET", "HEAD"]}
+    rest = ["DELETE", "OPTIONS", "PATCH", "POST", "PUT"]
+    assert methods == {"get_a": ["GET", *rest], "head_a": ["HEAD"], "openapi": ["GET", "HEAD", *rest]}
+
+
+def test_what_lets_other_methods_through_has_the_level_of_its_route() -> None:
+    registry = RouteRegistry()
+    registry.register("a", show, auth_level=AuthLevel.FUNCTION)
+    registry.register("a", show, ["POST"], AuthLevel.ANONYMOUS)
+    registry.register("b", show, auth_level=AuthLevel.ADMIN)
+    functions = create_runtime(RuntimeConfig(), registry).get_func_app().get_functions()
+    triggers = {f.get_function_name(): trigger_of(f) for f in functions}
+    levels = {
+        name: trigger["authLevel"]
+        for name, trigger in triggers.items()
+        if "PUT" in [method.value for method in trigger["methods"]]
+    }
+    key, nobody = func.AuthLevel.FUNCTION, func.AuthLevel.ANONYMOUS
+    assert levels == {"get_a": key, "get_b": key, "openapi": nobody}
+
+
+def test_a_method_that_is_refused_already_is_an_error() -> None:
+    registry = RouteRegistry()
+    runtime = create_runtime(RuntimeConfig(), registry)
+    registry.register("items/{id}", show)
+    runtime.get_func_app()
+    registry.register("others/{id}", show, ["POST"])
+    runtime.get_func_app()
+    registry.register("items/{name}", show, ["PUT"])
+    with pytest.raises(RouteError, match="PUT of its path came after get_func_app"):
+        runtime.get_func_app()
 
 
 def test_a_switched_off_host_is_an_error_that_names_the_key() -> None:

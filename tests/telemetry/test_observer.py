@@ -33,6 +33,7 @@ from aos.telemetry.observer import TurnObserver
 from aos.telemetry.places import Place, place_of, traceparent, traceparent_of, within
 
 KEY = ConversationKey("ceo", "main")
+NAMED = f"00-{'a' * 32}-{'b' * 16}-01"
 TURN = Turn(Message("op_1", "what is said", 0.0, 600.0), AgentRef("ceo", "3", "hash", "llama-ceo"))
 REPLY = ModelReply("the answer", (FunctionCall("call_1", "book", '{"sum": 7}'),), Usage(11, 5, 16), "llama-ceo", "i1")
 
@@ -188,7 +189,18 @@ def test_without_a_caller_the_trace_begins_at_acceptance(spans: InMemorySpanExpo
     assert traceparent_of(kept) == traceparent(place.turn)
 
 
-@pytest.mark.parametrize("text", ["", "x", "00-0-0-0", f"00-{'0' * 32}-{'1' * 16}-01", f"00-{'g' * 32}-{'1' * 16}-01"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "00-0-0-0",
+        f"00-{'0' * 32}-{'1' * 16}-01",
+        f"00-{'g' * 32}-{'1' * 16}-01",
+        f"{NAMED} x",
+        f"{NAMED} {' '.join(['1' * 16] * 3)}",
+    ],
+)
 def test_what_is_no_place_is_none(text: str) -> None:
     assert place_of(text) is None
     # Nor does it disturb a turn.
@@ -199,7 +211,8 @@ def test_what_is_no_place_is_none(text: str) -> None:
 
 def test_a_place_survives_being_stored() -> None:
     turn, parent = (SpanContext(5, span_id, True, trace.TraceFlags(1)) for span_id in (7, 9))
-    for place in (Place(turn, parent), Place(parent, parent)):
+    call = SpanContext(5, 11, True, trace.TraceFlags(1))
+    for place in (Place(turn, parent), Place(parent, parent), Place(turn, parent, call)):
         assert place_of(place.text) == place
 
 

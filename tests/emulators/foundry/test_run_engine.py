@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from emulators.foundry.azure_functions import FunctionCaller
 from emulators.foundry.model import Finished, JsonObject, Model, ModelEvent, ModelRequest, TextDelta, Usage
 from emulators.foundry.offline import OfflineModel
 from emulators.foundry.run_engine import RunEngine, RunLeg
@@ -58,7 +59,9 @@ def stored_run(store: ThreadState, text: str = "hello") -> JsonObject:
 
 
 def engine(store: ThreadState, model: Model | None = None) -> RunEngine:
-    return RunEngine(store, model or OfflineModel(), latency=0, context_window=1000, clock=clock)
+    return RunEngine(
+        store, model or OfflineModel(), latency=0, context_window=1000, clock=clock, functions=FunctionCaller()
+    )
 
 
 def found(store: ThreadState, run: JsonObject) -> JsonObject:
