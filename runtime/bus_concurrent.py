@@ -15,7 +15,7 @@ from runtime.routes import BusRoute
 
 if TYPE_CHECKING:
     from azure.servicebus import ServiceBusReceivedMessage
-    from azure.servicebus.aio import ServiceBusReceiver
+    from azure.servicebus.aio import AutoLockRenewer, ServiceBusReceiver
 
 log = logging.getLogger("runtime.bus")
 
@@ -23,6 +23,13 @@ RECEIVE_SECONDS = 60.0
 # When a message waits to be settled, a receive under way gets this long to bring what the broker may have sent: what
 # arrives between receives is handed back, and has to come a second time.
 GRACE_SECONDS = 0.02
+# A handler that is expected to end within this is waited for, so that its message is settled before the next receive.
+QUICK_SECONDS = 0.01
+# After so many messages in a row that met no other one in a handler, handlers are expected to be quick; and how often
+# it is looked nevertheless whether another one waits.
+ALONE, LOOK_EVERY = 2, 8
+# Most handlers end within this, and need no renewal of their message's lock; a lock lasts 5 s at least.
+RENEW_AFTER_SECONDS = 0.5
 
 
 class _Outcome(NamedTuple):
@@ -32,13 +39,19 @@ class _Outcome(NamedTuple):
 
 
 class ConcurrentConsumer(Consumer):
-    """One coroutine receives and settles in turn; handlers run beside it and wake it when they end."""
+    """One coroutine receives and settles in turn; handlers run beside it and wake it when they end.
+
+    A receive that has to be given up so that a message can be settled costs more than the wait for a quick handler. So
+    as long as messages come one by one, each is settled before the next is asked for; as soon as two meet, it goes on
+    receiving while handlers run.
+    """
 
     def __init__(self, route: BusRoute, connections: BusConnections, invoker: Invoker) -> None:
         super().__init__(route, connections, invoker)
         self._running: set[asyncio.Task[None]] = set()
         self._ended: deque[_Outcome] = deque()
         self._wake = asyncio.Event()
+        self._alone = 0
 
     async def run(self) -> None:
         """Consume until `stop`, then until the handlers have ended."""
@@ -51,31 +64,67 @@ class ConcurrentConsumer(Consumer):
         self._wake.set()
 
     async def _receive(self) -> None:
-        async with self._opened() as receiver:
-            if receiver is None:
+        async with self._opened() as opened:
+            if opened is None:
                 return
-            while not self._stopping.is_set():
-                self._wake.clear()
+            receiver, renewer = opened
+            while True:
                 await self._settle_ended(receiver)
+                if self._stopping.is_set():
+                    break
                 if len(self._running) >= self._route.max_concurrency:
-                    await self._wake.wait()
-                elif not self._stopping.is_set():
-                    message = await self._next_message(receiver, RECEIVE_SECONDS, self._wake, GRACE_SECONDS)
-                    if message is not None:
-                        task = asyncio.create_task(
-                            self._handle(receiver, message), name=f"bus-{self._route.name}-message"
-                        )
-                        self._running.add(task)
-                        task.add_done_callback(self._handler_ended)
+                    await self._woken()
+                    continue
+                message = await self._next_message(receiver, RECEIVE_SECONDS)
+                if message is not None:
+                    self._alone = 0 if self._running else self._alone + 1
+                    self._begin(receiver, renewer, message)
+                    await self._wait_if_quick()
             await self._drain(receiver)
 
-    async def _handle(self, receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage) -> None:
+    def _begin(
+        self, receiver: ServiceBusReceiver, renewer: AutoLockRenewer, message: ServiceBusReceivedMessage
+    ) -> None:
+        renewal = asyncio.get_running_loop().call_later(RENEW_AFTER_SECONDS, self._renew, receiver, renewer, message)
+        task = asyncio.create_task(self._handle(receiver, message, renewal), name=f"bus-{self._route.name}-message")
+        self._running.add(task)
+        task.add_done_callback(self._handler_ended)
+
+    async def _wait_if_quick(self) -> None:
+        if self._alone >= ALONE and self._alone % LOOK_EVERY and not await self._woken(QUICK_SECONDS):
+            self._alone = -LOOK_EVERY
+
+    async def _woken(self, seconds: float | None = None) -> bool:
+        """Wait until a handler ends or `stop` is called; False after so many seconds."""
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _renew(
+        self, receiver: ServiceBusReceiver, renewer: AutoLockRenewer, message: ServiceBusReceivedMessage
+    ) -> None:
+        from azure.servicebus.exceptions import ServiceBusError
+
+        try:
+            renewer.register(receiver, message)
+        except ServiceBusError as error:
+            log.debug("%s: no lock is renewed any more on a connection that was lost: %s", self._entity, error)
+
+    async def _handle(
+        self, receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage, renewal: asyncio.TimerHandle
+    ) -> None:
         done = await self._hand_over(message)
+        renewal.cancel()
         self._ended.append(_Outcome(receiver, message, done))
 
     def _handler_ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self._wake.set()
+        self._interrupt(GRACE_SECONDS)
 
     async def _settle_ended(self, receiver: ServiceBusReceiver | None) -> None:
         while self._ended:

@@ -13,21 +13,27 @@ from runtime.messages import BusMessage, PropertyValue
 
 if TYPE_CHECKING:
     from azure.servicebus import ServiceBusReceivedMessage
+    from azure.servicebus.amqp import AmqpAnnotatedMessage
 
 
 def from_servicebus(message: ServiceBusReceivedMessage, entity: str) -> BusMessage:
     """The SDK's message as ours. A body that is an AMQP value or sequence, not data, becomes UTF-8 text or JSON."""
+    from azure.servicebus.amqp import AmqpMessageProperties
+
+    # Not through the message's own properties: each of them looks through all fields for one that is set.
+    raw = message.raw_amqp_message
+    fields = raw.properties or AmqpMessageProperties()
     return BusMessage(
-        body=_body(message),
+        body=_body(raw),
         entity=entity,
-        message_id=_text(message.message_id),
-        correlation_id=_text(message.correlation_id),
-        reply_to=_text(message.reply_to),
-        reply_to_session_id=_text(message.reply_to_session_id),
-        session_id=_text(message.session_id),
-        subject=_text(message.subject),
-        content_type=_text(message.content_type),
-        application_properties=_properties(message.application_properties or {}),
+        message_id=_text(fields.message_id),
+        correlation_id=_text(fields.correlation_id),
+        reply_to=_text(fields.reply_to),
+        reply_to_session_id=_text(fields.reply_to_group_id),
+        session_id=_text(fields.group_id),
+        subject=_text(fields.subject),
+        content_type=_text(fields.content_type),
+        application_properties=_properties(raw.application_properties or {}),
         # The AMQP header counts earlier deliveries (part 3.2.1); Service Bus and Functions count this one too.
         delivery_count=(message.delivery_count or 0) + 1,
         enqueued_time=message.enqueued_time_utc,
@@ -35,7 +41,7 @@ def from_servicebus(message: ServiceBusReceivedMessage, entity: str) -> BusMessa
     )
 
 
-def _body(message: ServiceBusReceivedMessage) -> bytes:
+def _body(message: AmqpAnnotatedMessage) -> bytes:
     kind = message.body_type.value
     if kind == "data":
         return b"".join(message.body)

@@ -61,6 +61,7 @@ class Consumer(ABC):
         self._invoker = invoker
         self._stopping = asyncio.Event()
         self._deadline = 0.0
+        self._receiving: set[asyncio.Timeout] = set()
         self._entity = route.entity
         self.state = ConsumerState(route.name, self._entity, connected=False, since=datetime.now(UTC))
 
@@ -74,6 +75,7 @@ class Consumer(ABC):
         """Make `run` end: no more messages, and so many seconds for the handlers that are running."""
         self._deadline = asyncio.get_running_loop().time() + drain_seconds
         self._stopping.set()
+        self._interrupt()
 
     @abstractmethod
     async def _receive(self) -> None:
@@ -99,13 +101,16 @@ class Consumer(ABC):
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[ServiceBusReceiver | None]:
-        """An open receiver with its locks renewed, or None if `stop` came first or no session has messages."""
+    async def _opened(self) -> AsyncIterator[tuple[ServiceBusReceiver, AutoLockRenewer] | None]:
+        """An open receiver and what renews locks of its messages, or None if `stop` came first or no session has any.
+
+        The lock of a session is renewed as a whole from the beginning.
+        """
         from azure.servicebus.aio import AutoLockRenewer
         from azure.servicebus.exceptions import OperationTimeoutError
 
         renewer = AutoLockRenewer(max_lock_renewal_duration=LOCK_RENEWAL_SECONDS)
-        receiver = self._new_receiver(renewer)
+        receiver = self._new_receiver()
         try:
             try:
                 async with asyncio.timeout(OPEN_TIMEOUT_SECONDS):
@@ -122,54 +127,58 @@ class Consumer(ABC):
             if self.session_wait_seconds is not None:
                 renewer.register(receiver, receiver.session)
             self._set_state(connected=True)
-            yield receiver
+            yield receiver, renewer
         finally:
             await asyncio.gather(renewer.close(), _close(receiver))
 
-    def _new_receiver(self, renewer: AutoLockRenewer) -> ServiceBusReceiver:
+    def _new_receiver(self) -> ServiceBusReceiver:
         from azure.servicebus import NEXT_AVAILABLE_SESSION, ServiceBusReceiveMode
 
         client = self._connections.client(self._route.connection)
         mode = ServiceBusReceiveMode.PEEK_LOCK
         wait = self.session_wait_seconds
         session = NEXT_AVAILABLE_SESSION if wait is not None else None
-        # The lock of a session is renewed as a whole, once it is known.
-        per_message = renewer if wait is None else None
         if isinstance(self._route, TopicRoute):
             return client.get_subscription_receiver(
                 self._connections.resolve(self._route.topic),
                 self._connections.resolve(self._route.subscription),
                 session_id=session,
                 receive_mode=mode,
-                auto_lock_renewer=per_message,
                 max_wait_time=wait,
             )
         return client.get_queue_receiver(
-            self._connections.resolve(self._route.queue),
-            session_id=session,
-            receive_mode=mode,
-            auto_lock_renewer=per_message,
-            max_wait_time=wait,
+            self._connections.resolve(self._route.queue), session_id=session, receive_mode=mode, max_wait_time=wait
         )
 
     async def _next_message(
-        self, receiver: ServiceBusReceiver, wait_seconds: float, interrupt: asyncio.Event, grace_seconds: float = 0.0
+        self, receiver: ServiceBusReceiver, wait_seconds: float
     ) -> ServiceBusReceivedMessage | None:
-        """The next message, or None after `wait_seconds`, or `grace_seconds` after `interrupt`.
+        """The next message, or None after `wait_seconds`, or when `_interrupt` is called meanwhile.
 
-        Cancelling a receive of one message loses nothing: what has arrived stays in the receiver for the next one.
+        Giving up a receive of one message loses nothing: what has arrived stays in the receiver for the next one.
         """
-        receiving = asyncio.create_task(receiver.receive_messages(max_message_count=1, max_wait_time=wait_seconds))
-        interrupted = asyncio.create_task(interrupt.wait())
+        receiving = asyncio.timeout(None)
         try:
-            await asyncio.wait([receiving, interrupted], return_when=asyncio.FIRST_COMPLETED)
-            if not receiving.done() and grace_seconds > 0:
-                await asyncio.wait([receiving], timeout=grace_seconds)
-        finally:
-            receiving.cancel()
-            interrupted.cancel()
-            await asyncio.wait([receiving, interrupted])
-        return None if receiving.cancelled() else next(iter(receiving.result()), None)
+            # In this task, not in one of its own: two tasks and two waits for each message are half of what it costs.
+            async with receiving:
+                self._receiving.add(receiving)
+                try:
+                    messages = await receiver.receive_messages(max_message_count=1, max_wait_time=wait_seconds)
+                finally:
+                    self._receiving.discard(receiving)
+        except TimeoutError:
+            if not receiving.expired():
+                raise
+            return None
+        return next(iter(messages), None)
+
+    def _interrupt(self, grace_seconds: float = 0.0) -> None:
+        """Make receives that are under way end within so many seconds."""
+        when = asyncio.get_running_loop().time() + grace_seconds
+        for receiving in self._receiving:
+            planned = receiving.when()
+            if not receiving.expired() and (planned is None or when < planned):
+                receiving.reschedule(when)
 
     async def _hand_over(self, message: ServiceBusReceivedMessage) -> bool:
         """Run the handler. Whether the message is done with; False when the handler raised or was cancelled."""

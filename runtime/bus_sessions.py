@@ -32,11 +32,12 @@ class SessionConsumer(Consumer):
         self.workers = min(route.max_concurrency, MAX_SESSIONS)
 
     async def _receive(self) -> None:
-        async with self._opened() as receiver:
-            if receiver is None:
+        async with self._opened() as opened:
+            if opened is None:
                 return
+            receiver, _ = opened
             while not self._stopping.is_set():
-                message = await self._next_message(receiver, IDLE_SECONDS, self._stopping)
+                message = await self._next_message(receiver, IDLE_SECONDS)
                 if message is None:
                     return
                 await self._settle(receiver, message, await self._handle(message))

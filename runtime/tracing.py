@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
@@ -54,19 +55,19 @@ def _callers(value: str) -> Trace | None:
 
 
 class Served:
-    """A request or message while it is handled.
-
-    Attributes:
-        trace: Its place, for what it calls and for its sender.
-    """
+    """A request or message while it is handled."""
 
     def __init__(self, span: Span, headers: Mapping[str, str]) -> None:
         self._span = span
-        here = span.get_span_context()
-        if span.is_recording():
-            self.trace = Trace(f"{here.trace_id:032x}", f"{here.span_id:016x}", f"{here.trace_flags & 0xFF:02x}")
-        else:
-            self.trace = trace_of(headers)
+        self._headers = headers
+
+    @cached_property
+    def trace(self) -> Trace:
+        """Its place, for what it calls and for its sender."""
+        if not self._span.is_recording():
+            return trace_of(self._headers)
+        here = self._span.get_span_context()
+        return Trace(f"{here.trace_id:032x}", f"{here.span_id:016x}", f"{here.trace_flags & 0xFF:02x}")
 
     def answered(self, status: int) -> None:
         """An HTTP request was answered with this status."""

@@ -92,17 +92,17 @@ class ToolCalls:
         params = _params(request)
         entry = await self._host.entry(request.server_id)
         key = CallKey(entry.server_id, request.request_id, reply_to)
-        params_hash = hash_of(request.params)
         try:
             tool = await self._tool(entry, params)
         except RequestFailed:
             # Whatever is wrong now: a call that was made before keeps its answer.
-            known = await self._look(key, params_hash)
+            known = await self._look(key, hash_of(request.params))
             if known is None or isinstance(known, Expired):
                 raise
             return _told(known, request)
         if tool.read_only:
             return await self._answered(request, entry, tool, params)
+        params_hash = hash_of(request.params)
         for _ in range(TRIES):
             standing = await self._claim(key, params_hash)
             if isinstance(standing, Expired):

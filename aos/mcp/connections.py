@@ -13,7 +13,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from aos.errors import AosError
 from aos.kernel.clock import Clock
@@ -54,6 +54,8 @@ PING_EVERY = 60.0
 """Seconds after which a server without calls is asked whether it lives."""
 PING_SECONDS = 10.0
 """For the answer to that; a server of which nothing at all is heard in that time is given up."""
+LAST_WORD = 1.0
+"""Seconds that a call has to end by itself after its session did."""
 PATIENCE = 5.0
 """Seconds that a call waits for the next attempt to open the connection; if that is further away, it fails at once."""
 SAID_TOO_MUCH = ("the answer has more than", "Server-sent event exceeded the")
@@ -70,6 +72,9 @@ class _Session:
 
     client: Client
     link: Link
+
+
+_Call: TypeAlias = Callable[[_Session], Awaitable[T]]
 
 
 class McpConnection:
@@ -178,8 +183,11 @@ class McpConnection:
             ServerRefused: The server answered with a protocol error.
         """
 
-        async def call(client: Client) -> dict[str, Any]:
-            result = await client.call_tool(name, params)
+        async def call(session: _Session) -> dict[str, Any]:
+            lane = session.link.lane
+            if lane is not None and lane.serves(session.client):
+                return await lane.call_tool(session.client, name, params)
+            result = await session.client.call_tool(name, params)
             return result.model_dump(mode="json", by_alias=True, exclude_none=True)
 
         return await self._ask(f"tool {name}", call, timeout)
@@ -187,11 +195,11 @@ class McpConnection:
     async def tools(self) -> ServerTools:
         """The server's tools, from all pages. Raises as `call_tool`."""
 
-        async def call(client: Client) -> tuple[ToolInfo, ...]:
+        async def call(session: _Session) -> tuple[ToolInfo, ...]:
             found: list[ToolInfo] = []
             cursor: str | None = None
             for _ in range(PAGES):
-                page = await client.list_tools(cursor=cursor)
+                page = await session.client.list_tools(cursor=cursor)
                 found += map(_tool_info, page.tools)
                 cursor = page.next_cursor
                 if cursor is None:
@@ -204,13 +212,13 @@ class McpConnection:
     async def resources(self) -> list[dict[str, Any]]:
         """The server's resources in wire form; none if it does not offer any. Raises as `call_tool`."""
 
-        async def call(client: Client) -> list[dict[str, Any]]:
+        async def call(session: _Session) -> list[dict[str, Any]]:
             found: list[dict[str, Any]] = []
             cursor: str | None = None
-            if client.server_capabilities.resources is None:
+            if session.client.server_capabilities.resources is None:
                 return found
             for _ in range(PAGES):
-                page = await client.list_resources(cursor=cursor)
+                page = await session.client.list_resources(cursor=cursor)
                 found += [item.model_dump(mode="json", by_alias=True, exclude_none=True) for item in page.resources]
                 cursor = page.next_cursor
                 if cursor is None:
@@ -222,13 +230,13 @@ class McpConnection:
     async def read_resource(self, uri: str) -> list[dict[str, Any]]:
         """The contents of a resource in wire form. Raises as `call_tool`."""
 
-        async def call(client: Client) -> list[dict[str, Any]]:
-            result = await client.read_resource(uri)
+        async def call(session: _Session) -> list[dict[str, Any]]:
+            result = await session.client.read_resource(uri)
             return [item.model_dump(mode="json", by_alias=True, exclude_none=True) for item in result.contents]
 
         return await self._ask(f"resource {uri}", call, LIST_SECONDS)
 
-    async def _ask(self, what: str, call: Callable[[Client], Awaitable[T]], timeout: float) -> T:
+    async def _ask(self, what: str, call: _Call[T], timeout: float) -> T:
         async with self._turn(timeout):
             session = await self._open(START_SECONDS)
             self._calls += 1
@@ -240,49 +248,64 @@ class McpConnection:
                     async with self._changed:
                         self._changed.notify_all()
 
-    async def _request(self, what: str, call: Callable[[Client], Awaitable[T]], session: _Session, timeout: float) -> T:
+    async def _request(
+        self, what: str, call: Callable[[_Session], Awaitable[T]], session: _Session, timeout: float
+    ) -> T:
         attempt = Attempt()
         token = ATTEMPT.set(attempt)
-        try:
-            # The tasks inherit the attempt.
-            ended = asyncio.ensure_future(session.link.ended.wait())
-            request = asyncio.ensure_future(call(session.client))
-        finally:
-            ATTEMPT.reset(token)
-        try:
-            # When the session ends, the SDK answers the request itself; unless its task was cancelled with it.
-            await asyncio.wait({request, ended}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if ended.done() and not request.done():
-                await asyncio.wait({request}, timeout=1.0)
-            if request.done() and not request.cancelled():
-                return self._answer(what, request, session, attempt)
-            if session.link.ended.is_set():
-                raise self._died(what, session, attempt)
-            self._suspect(session)
-            raise ToolTimeout(f"MCP server {self.entry.server_id} did not answer {what} within {timeout:g} s.")
-        finally:
-            ended.cancel()
-            request.cancel()
-            await asyncio.gather(ended, request, return_exceptions=True)
+        # In the caller's own task: one for the call and one for the end of the session cost more than the call.
+        limit = asyncio.timeout(timeout)
 
-    def _answer(self, what: str, request: asyncio.Future[T], session: _Session, attempt: Attempt) -> T:
+        def ending() -> None:
+            # When the session ends, the SDK answers the request itself, and in a moment.
+            if not limit.expired():
+                soon = asyncio.get_running_loop().time() + LAST_WORD
+                limit.reschedule(min(soon, limit.when() or soon))
+
+        try:
+            async with limit:
+                session.link.on_end.add(ending)
+                return await call(session)
+        except TimeoutError:
+            if session.link.ended.is_set():
+                raise self._died(what, session, attempt) from None
+            self._suspect(session)
+            raise ToolTimeout(
+                f"MCP server {self.entry.server_id} did not answer {what} within {timeout:g} s."
+            ) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if session.link.ended.is_set() and task is not None and not task.cancelling():
+                # Cancelled with the session, by the SDK and not by our caller.
+                raise self._died(what, session, attempt) from None
+            raise
+        except Exception as error:
+            failed = self._failed(what, error, session, attempt)
+            if failed is None:
+                raise
+            # Not its cause: that may hold secrets, which are masked in what we say.
+            raise failed from None
+        finally:
+            session.link.on_end.discard(ending)
+            ATTEMPT.reset(token)
+
+    def _failed(self, what: str, error: Exception, session: _Session, attempt: Attempt) -> RequestFailed | None:
+        """What a call raised, as an error of ours; None if it is no fault of a server."""
         from mcp import MCPError
         from pydantic import ValidationError
 
         server = f"MCP server {self.entry.server_id}"
-        try:
-            return request.result()
-        except MCPError as error:
-            raise self._refused(what, error, session, attempt) from None
-        except ValidationError as error:
-            raise ServerReplyInvalid(f"{server} answered {what} with something that is not MCP.") from error
-        except RuntimeError as error:
-            if session.link.ended.is_set():
-                raise self._died(what, session, attempt) from error
-            # The SDK compares structured content with the tool's output schema, and bounds rounds of questions.
-            raise ServerReplyInvalid(
-                f"{server} gave no valid answer to {what}: {self._masked(session, error)}"
-            ) from None
+        match error:
+            case MCPError():
+                return self._refused(what, error, session, attempt)
+            case ValidationError():
+                return ServerReplyInvalid(f"{server} answered {what} with something that is not MCP.")
+            case RuntimeError() if session.link.ended.is_set():
+                return self._died(what, session, attempt)
+            case RuntimeError():
+                # The SDK compares structured content with the tool's output schema, and bounds rounds of questions.
+                return ServerReplyInvalid(f"{server} gave no valid answer to {what}: {self._masked(session, error)}")
+        return None
 
     def _refused(self, what: str, error: MCPError, session: _Session, attempt: Attempt) -> RequestFailed:
         """What an error of the protocol, or of HTTP below it, means for the request."""
@@ -379,6 +402,8 @@ class McpConnection:
 
     async def _open(self, timeout: float) -> _Session:
         """The open session; waits for one attempt to open it."""
+        if self._session is not None and not (self._draining or self._session.link.ended.is_set()):
+            return self._session
         self.start()
         failures = self._failures
         try:

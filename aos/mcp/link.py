@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mcp.client._transport import ReadStream
     from mcp.shared.message import SessionMessage
 
+    from aos.mcp.lane import Lane
+
 
 @dataclass(slots=True)
 class Attempt:
@@ -40,6 +42,8 @@ class Link:
         heard: How many messages came from the server.
         garbage: How much came since the last message that is not MCP.
         mask: Takes the secrets of the server's entry out of a text.
+        on_end: Are called when the connection is over.
+        lane: Tool calls beside the session, where the transport has that.
     """
 
     def __init__(self) -> None:
@@ -48,11 +52,16 @@ class Link:
         self.heard = 0
         self.garbage = 0
         self.mask: Callable[[str], str] = str
+        self.on_end: set[Callable[[], None]] = set()
+        self.lane: Lane | None = None
 
     def end(self, reason: str | None = None) -> None:
         """The connection is over; the first reason counts."""
         self.reason = self.reason or reason
-        self.ended.set()
+        if not self.ended.is_set():
+            self.ended.set()
+            for tell in tuple(self.on_end):
+                tell()
 
     def take(self, message: SessionMessage | Exception, most_garbage: int) -> None:
         """Notes what came; too much in a row that is not MCP ends the connection."""

@@ -183,7 +183,7 @@ class McpServers:
         try:
             body = await self._claim_check.unpack(incoming.body)
             if incoming.entity == MCP_REQUESTS:
-                await self._request(replace(incoming, body=body))
+                await self._request(incoming if body is incoming.body else replace(incoming, body=body))
             else:
                 await self.handle_command(parse_body(ServerCommand, body))
         except TransientError as error:

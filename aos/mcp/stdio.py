@@ -2,7 +2,7 @@
 
 MCP specification 2025-11-25, transports, stdio, and lifecycle, shutdown. The SDK's own client of this transport neither
 bounds a line nor keeps what it cannot parse out of the log, where a secret might be in it; and it does not let us see
-the process. The session over it is the SDK's.
+the process. The session over it is the SDK's; calls of tools may go beside it (`aos.mcp.lane`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
 
 from aos.mcp.errors import TOO_LARGE
+from aos.mcp.lane import Lane
 from aos.mcp.link import Link
 
 if TYPE_CHECKING:
-    from anyio.abc import ObjectReceiveStream, ObjectSendStream
     from mcp.client._transport import TransportStreams
     from mcp.shared.message import SessionMessage
 
@@ -34,7 +35,6 @@ GUARD = Path(__file__).with_name("die_with_parent.py")
 END_SECONDS = 2.0
 """For the server to end by itself when its input does; then again after SIGTERM."""
 LOOK_EVERY = 0.01
-FLUSH_SECONDS = 0.5
 
 _RESPONSE_ID = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*([0-9]{1,18})\s*,')
 """The id in the first bytes of a response, as servers write it."""
@@ -52,27 +52,19 @@ async def stdio_streams(
         largest: Bytes of a message from the server. The call that a longer one answers fails; the session goes on.
         garbage: Lines in a row that are not MCP after which the connection is ended.
     """
-    import anyio
-
     transport, process = await _start(command, environment, stderr, largest)
-    to_session, from_server = anyio.create_memory_object_stream["SessionMessage | Exception"](0)
-    to_server, from_session = anyio.create_memory_object_stream["SessionMessage"](0)
-    reading = asyncio.create_task(_read(process, to_session, link, largest, garbage), name="output of an MCP server")
-    writing = asyncio.create_task(_write(process, from_session, link), name="input of an MCP server")
+    output, input_ = _Output(process, link, largest, garbage), _Input(process, link)
+    lane = link.lane = Lane(input_.write, input_.post)
+    link.on_end.add(lane.close)
     try:
-        yield from_server, to_server
+        yield output, input_
     finally:
-        to_server.close()
-        from_server.close()
-        await asyncio.wait({writing}, timeout=FLUSH_SECONDS)
+        input_.closed = True
         try:
             await _end(process)
         finally:
             # Also when this is cancelled: nothing of the server may stay.
             _kill(process)
-            reading.cancel()
-            writing.cancel()
-            await asyncio.gather(reading, writing, return_exceptions=True)
             transport.close()
 
 
@@ -96,46 +88,114 @@ async def _start(
     return transport, Process(transport, protocol, loop)
 
 
-async def _read(
-    process: Process,
-    to_session: ObjectSendStream[SessionMessage | Exception],
-    link: Link,
-    largest: int,
-    garbage: int,
-) -> None:
-    import anyio
+class _Stream:
+    """What both streams have of `mcp.client.Transport`; the process is closed by whoever started it."""
 
-    assert process.stdout is not None  # noqa: S101 - started with a pipe
-    try:
-        async with to_session:
-            while not link.ended.is_set():
-                try:
-                    line = await process.stdout.readuntil()
-                except asyncio.LimitOverrunError:
-                    message = await _skip_line(process.stdout, largest)
-                else:
-                    message = _parsed(line)
-                link.take(message, garbage)
-                if not isinstance(message, Exception):
-                    await to_session.send(message)
-    except asyncio.IncompleteReadError:
-        link.end("it closed its output")
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-        # The session was closed from our side.
-        link.end()
-    except OSError as error:
-        link.end(f"its output cannot be read: {error.strerror}")
+    async def aclose(self) -> None:
+        """Nothing is left to be closed."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
 
 
-def _parsed(line: bytes) -> SessionMessage | Exception:
-    from mcp.shared.message import SessionMessage
-    from mcp.types import jsonrpc_message_adapter
-    from pydantic import ValidationError
+class _Output(_Stream):
+    """The messages of the server, read and parsed by the session's own task: each hop to another one would take time.
 
-    try:
-        return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
-    except ValidationError as error:
-        return error
+    Ends with the server's output, or with the link; what is not MCP is counted and left out.
+    """
+
+    def __init__(self, process: Process, link: Link, largest: int, garbage: int) -> None:
+        from mcp.types import jsonrpc_message_adapter
+
+        assert process.stdout is not None  # noqa: S101 - started with a pipe
+        self._stdout = process.stdout
+        self._link = link
+        self._largest = largest
+        self._garbage = garbage
+        self._messages = jsonrpc_message_adapter
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SessionMessage | Exception:
+        while not self._link.ended.is_set():
+            try:
+                message = await self._next()
+            except asyncio.IncompleteReadError:
+                self._link.end("it closed its output")
+            except OSError as error:
+                self._link.end(f"its output cannot be read: {error.strerror}")
+            else:
+                self._link.take(message, self._garbage)
+                if isinstance(message, Exception):
+                    continue
+                if self._link.lane is None or not self._link.lane.take(message.message):
+                    return message
+        raise StopAsyncIteration
+
+    async def receive(self) -> SessionMessage | Exception:
+        import anyio
+
+        try:
+            return await self.__anext__()
+        except StopAsyncIteration:
+            raise anyio.EndOfStream from None
+
+    async def _next(self) -> SessionMessage | Exception:
+        from mcp.shared.message import SessionMessage
+        from pydantic import ValidationError
+
+        try:
+            line = await self._stdout.readuntil()
+        except asyncio.LimitOverrunError:
+            return await _skip_line(self._stdout, self._largest)
+        try:
+            return SessionMessage(self._messages.validate_json(line, by_name=False))
+        except ValidationError as error:
+            return error
+
+
+class _Input(_Stream):
+    """Messages to the server; a send waits while the server does not read."""
+
+    def __init__(self, process: Process, link: Link) -> None:
+        assert process.stdin is not None  # noqa: S101 - started with a pipe
+        self._stdin = process.stdin
+        self._link = link
+        self.closed = False
+
+    async def send(self, item: SessionMessage) -> None:
+        await self.write(item.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
+
+    def post(self, line: bytes) -> None:
+        """Writes a line without waiting, if that is still possible."""
+        if not (self.closed or self._link.ended.is_set()):
+            self._stdin.write(line)
+
+    async def write(self, line: bytes) -> None:
+        """Writes a line.
+
+        Raises:
+            anyio.ClosedResourceError, anyio.BrokenResourceError: The connection is over.
+        """
+        import anyio
+
+        if self.closed:
+            raise anyio.ClosedResourceError
+        try:
+            self._stdin.write(line)
+            await self._stdin.drain()
+        except OSError as error:
+            self._link.end("it closed its input")
+            raise anyio.BrokenResourceError from error
+
+    async def aclose(self) -> None:
+        self.closed = True
 
 
 async def _skip_line(stdout: asyncio.StreamReader, largest: int) -> SessionMessage | Exception:
@@ -156,17 +216,6 @@ async def _skip_line(stdout: asyncio.StreamReader, largest: int) -> SessionMessa
         return ValueError(why)
     error_data = ErrorData(code=TOO_LARGE, message=why)
     return SessionMessage(JSONRPCError(jsonrpc="2.0", id=int(found[1]), error=error_data))
-
-
-async def _write(process: Process, from_session: ObjectReceiveStream[SessionMessage], link: Link) -> None:
-    assert process.stdin is not None  # noqa: S101 - started with a pipe
-    try:
-        async with from_session:
-            async for message in from_session:
-                process.stdin.write(message.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
-                await process.stdin.drain()
-    except OSError:
-        link.end("it closed its input")
 
 
 async def _end(process: Process) -> None:

@@ -101,7 +101,7 @@ class Bus:
         from azure.core.exceptions import AzureError
         from azure.servicebus.exceptions import MessageSizeExceededError, MessagingEntityNotFoundError
 
-        async with self._locks.setdefault(entity, asyncio.Lock()):
+        async with self._lock(entity):
             try:
                 sender = self._sender(entity)
                 wire = [_wire(message, sent) for message in batch]
@@ -130,7 +130,7 @@ class Bus:
         from azure.core.exceptions import AzureError
         from azure.servicebus.exceptions import MessagingEntityNotFoundError
 
-        async with self._locks.setdefault(entity, asyncio.Lock()):
+        async with self._lock(entity):
             try:
                 await self._sender(entity).__aenter__()
             except MessagingEntityNotFoundError as error:
@@ -139,6 +139,12 @@ class Bus:
             except (AzureError, OSError) as error:
                 await self._drop(entity)
                 raise BusUnavailable(f"Service Bus does not answer for {entity!r}: {error}") from error
+
+    def _lock(self, entity: str) -> asyncio.Lock:
+        lock = self._locks.get(entity)
+        if lock is None:
+            lock = self._locks[entity] = asyncio.Lock()
+        return lock
 
     def _sender(self, entity: str) -> ServiceBusSender:
         sender = self._senders.get(entity)

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import logging
+from types import TracebackType
 
 from aos.errors import AosError
 
 log = logging.getLogger("aos.telemetry")
 
 
-class harmless:
-    """Telemetry that fails is told in the log; the work goes on."""
-
-    __slots__ = ()
-
+class _Harmless:
+    # Not a generator: it stands several times in the way of each message.
     def __enter__(self) -> None:
-        return
+        return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
         if not isinstance(error, Exception):
             return False
         log.warning("telemetry failed", exc_info=error)
         return True
+
+
+_HARMLESS = _Harmless()
+
+
+def harmless() -> _Harmless:
+    """Telemetry that fails is told in the log; the work goes on."""
+    return _HARMLESS
 
 
 def error_type(error: BaseException) -> str:

@@ -30,6 +30,7 @@ QUEUES = [
     ("drained", {}),
     ("stuck", {}),
     ("limited", {}),
+    ("crowded", {}),
     ("renewed", {"LockDuration": "PT3S"}),
     ("short", {"LockDuration": "PT1S"}),
     ("patient", {}),
@@ -248,6 +249,24 @@ async def test_no_more_handlers_run_at_once_than_allowed(bus: ServiceBusEmulator
     assert handler.most_inside == 3
     assert sorted(message.body for message in handler.seen) == [str(number).encode() for number in range(9)]
     assert await left_in(client, "limited") == []
+
+
+async def test_after_messages_that_came_one_by_one_a_crowd_is_handled_at_once(
+    bus: ServiceBusEmulator, client: ServiceBusClient
+) -> None:
+    handler, registry = Handler(), RouteRegistry()
+    registry.register_queue("crowded", handler, connection="BUS", max_concurrency=8)
+    async with running(registry, bus.connection_string), client.get_queue_sender("crowded") as sender:
+        for number in range(12):
+            await sender.send_messages(ServiceBusMessage(str(number)))
+            await until(lambda: handler.done == number + 1)  # noqa: B023 - awaited in its own round
+        handler.gate.clear()
+        await sender.send_messages([ServiceBusMessage(str(number)) for number in range(12, 20)])
+        await until(lambda: handler.inside == 8)
+        handler.gate.set()
+        await until(lambda: handler.done == 20)
+    assert [message.delivery_count for message in handler.seen] == [1] * 20
+    assert await left_in(client, "crowded") == []
 
 
 async def test_the_lock_is_renewed_while_the_handler_runs(bus: ServiceBusEmulator, client: ServiceBusClient) -> None:
