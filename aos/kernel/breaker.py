@@ -8,8 +8,7 @@ is told by another one that did (`aos.kernel.trips`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -125,8 +124,7 @@ class Breaker:
     def closed(self) -> bool:
         return self._since is None
 
-    @contextmanager
-    def guard(self, *, conclusive: bool = True) -> Iterator[None]:
+    def guard(self, *, conclusive: bool = True) -> Guard:
         """Around a call: counts how it ends.
 
         Args:
@@ -136,24 +134,10 @@ class Breaker:
         Raises:
             CircuitOpen: The call is not made.
         """
-        probe = self._enter()
-        try:
-            yield
-        except AosError as error:
-            meaning = self._meaning(error)
-            if meaning == "failure" and (probe or self.closed):
-                self._fail(error)
-            elif meaning == "answer":
-                self._close(0)
-            raise
-        else:
-            self._close(0 if conclusive else THRESHOLD - 1)
-        finally:
-            if probe:
-                self._probing = False
+        return Guard(self, conclusive)
 
-    def _enter(self) -> bool:
-        """Whether the call is the one that tries a half-open circuit."""
+    def enter(self) -> bool:
+        """A call begins; whether it is the one that tries a half-open circuit."""
         if self._since is None:
             return False
         left = self._until - self._clock.now()
@@ -165,6 +149,19 @@ class Breaker:
             )
         self._probing = True
         return True
+
+    def leave(self, error: BaseException | None, *, probe: bool, conclusive: bool) -> None:
+        """A call ended: how, and what `enter` said of it."""
+        if probe:
+            self._probing = False
+        if error is None:
+            self._close(0 if conclusive else THRESHOLD - 1)
+        elif isinstance(error, AosError):
+            meaning = self._meaning(error)
+            if meaning == "failure" and (probe or self.closed):
+                self._fail(error)
+            elif meaning == "answer":
+                self._close(0)
 
     def _fail(self, error: AosError) -> None:
         self._failures += 1
@@ -190,6 +187,22 @@ class Breaker:
                 self._name, self._changed_at, self._since, self._until, self._pause, self._failures, self._reason
             )
             self._told(trip)
+
+
+class Guard:
+    """Around one call; see `Breaker.guard`."""
+
+    __slots__ = ("_breaker", "_conclusive", "_probe")
+
+    def __init__(self, breaker: Breaker, conclusive: bool) -> None:
+        self._breaker = breaker
+        self._conclusive = conclusive
+
+    def __enter__(self) -> None:
+        self._probe = self._breaker.enter()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._breaker.leave(error, probe=self._probe, conclusive=self._conclusive)
 
 
 class Breakers:

@@ -106,10 +106,13 @@ class Driver:
         lease = snapshot.lease
         if lease.owner not in ("", self._owner) and lease.until > self._clock.now():
             return False
+        resumed = key in self._resumed
+        self._resumed.discard(key)
+        if snapshot.idle:
+            # Found by every drive that ends a turn, when it looks once more.
+            return False
         hold = hold_of(snapshot, key, Lease(self._owner, 0.0, lease.fence + 1), self._limits)
-        if key in self._resumed:
-            self._resumed.discard(key)
-            hold.resumed = True
+        hold.resumed = resumed
         self._leases.holds.add(hold)
         try:
             return await self._work(hold)
@@ -123,16 +126,19 @@ class Driver:
         """Takes up what arrived, saves, sends, asks the model: until nothing can be done now."""
         worked = False
         while True:
-            await self._take(hold)
+            self._take_arrivals(hold)
+            if hold.state.turn is None and hold.inbox:
+                await self._take_messages(hold)
             turn = hold.state.turn
             ask = turn is not None and turn.phase == "model" and self._may_try(hold)
             idle = not ask and not hold.state.outbox
             if idle and not worked and not hold.changed:
                 return False
             worked = True
-            await self._save(hold, release=idle)
+            self._saved_as(hold, await self._leases.save(hold, release=idle))
             if idle:
-                await self._ask_for_wake_up(hold)
+                if hold.wake is not None:
+                    await self._ask_for_wake_up(hold, hold.wake)
                 return True
             if hold.state.outbox:
                 await self._sending.send(hold)
@@ -146,14 +152,17 @@ class Driver:
         slack = WAKE_SLACK if hold.resumed else 0.0
         return hold.wake is None and hold.state.retry_at <= self._clock.now() + slack
 
-    async def _take(self, hold: Hold) -> None:
-        """Feeds the machine what has arrived, time, and the next message when no turn is in work."""
-        now = self._clock.now()
-        if hold.state.turn is not None:
-            self._observer.turn(hold.state.turn.message)
+    def _take_arrivals(self, hold: Hold) -> None:
+        """Feeds the machine what has arrived for the turn in work, and time."""
+        turn, now = hold.state.turn, self._clock.now()
+        if turn is not None:
+            self._observer.turn(turn.message)
         hold.take_arrivals(now)
         if hold.state.turn is not None:
             hold.apply(TimePassed(now))
+
+    async def _take_messages(self, hold: Hold) -> None:
+        """Feeds the machine the next message, or more if they end at once."""
         while hold.state.turn is None and hold.inbox and self._may_try(hold):
             if len(hold.taken_messages) >= BATCH:
                 return
@@ -173,24 +182,24 @@ class Driver:
             # Waiting in the queue counts.
             hold.apply(TimePassed(self._clock.now()))
 
-    async def _save(self, hold: Hold, *, release: bool) -> None:
-        for operation in await self._leases.save(hold, release=release):
+    def _saved_as(self, hold: Hold, operations: tuple[Operation, ...]) -> None:
+        """Tells whoever watches what was saved."""
+        for operation in operations:
             self._saved(operation)
         if hold.ended:
             for operation in hold.ended:
                 self._observer.ended(operation)
             hold.ended.clear()
 
-    async def _ask_for_wake_up(self, hold: Hold) -> None:
-        if hold.wake is not None:
-            reached("before-wake")
-            try:
-                await self._outlet.wake(hold.key, hold.wake)
-            except TransientError:
-                raise
-            except AosError as error:
-                log.error("no wake-up of %s/%s, the sweep goes on: %s", *hold.key, error.detail)
-            reached("after-wake")
+    async def _ask_for_wake_up(self, hold: Hold, delay: float) -> None:
+        reached("before-wake")
+        try:
+            await self._outlet.wake(hold.key, delay)
+        except TransientError:
+            raise
+        except AosError as error:
+            log.error("no wake-up of %s/%s, the sweep goes on: %s", *hold.key, error.detail)
+        reached("after-wake")
 
     async def _ask(self, hold: Hold) -> None:
         """Asks the model; what arrived meanwhile is taken up first: a cancellation comes before the step's answer."""

@@ -35,7 +35,24 @@ def end(
     # Whether a model step without an answer took its input, and made calls of its own, has to be looked up (`Settled`).
     unsettled = state.unsettled or (status != "completed" and state.turn is not None and turn.phase == "model")
     orphans = turn.outputs if turn.phase == "model" else outputs_of(turn.calls)
-    open_as: CallStatus = "abandoned" if status == "cancelled" else "timed_out"
+    turn, withdrawn = _given_up(state, turn, at, "abandoned" if status == "cancelled" else "timed_out")
+    origin = turn.message.origin if status == "failed" else None
+    parked = origin is not None
+    operation = operation_of(state, turn, at, status, reply=reply, failure=failure, parked=parked, truncated=truncated)
+    kept = tuple(out for out in state.outbox if out.kind not in ("tool", "delegate")) if state.outbox else ()
+    outbox = kept + withdrawn
+    ended = replace(state, turn=None, outbox=outbox, orphans=orphans, unsettled=unsettled, turns=state.turns + 1)
+    ended, effects = tell(ended, operation)
+    if origin is not None:
+        park = Park(operation, origin)
+        ended, effects = replace(ended, outbox=(*ended.outbox, park)), (*effects, park)
+    return ended, (Record(operation), *withdrawn, *effects)
+
+
+def _given_up(state: Conversation, turn: Turn, at: float, open_as: CallStatus) -> tuple[Turn, tuple[Outgoing, ...]]:
+    """The turn with none of its calls open any more, and whom that has to be told."""
+    if not turn.calls:
+        return turn, ()
     calls = tuple(
         call
         if call.output is not None
@@ -52,17 +69,7 @@ def end(
         withdrawn += tuple(
             show(state, turn, after) for before, after in zip(turn.calls, calls, strict=True) if before.parked
         )
-    turn = replace(turn, calls=calls)
-    operation = operation_of(state, turn, at, status, reply=reply, failure=failure)
-    origin = turn.message.origin if status == "failed" else None
-    operation = replace(operation, parked=origin is not None, truncated=truncated)
-    outbox = tuple(out for out in state.outbox if out.kind not in ("tool", "delegate")) + withdrawn
-    ended = replace(state, turn=None, outbox=outbox, orphans=orphans, unsettled=unsettled, turns=state.turns + 1)
-    ended, effects = tell(ended, operation)
-    if origin is not None:
-        park = Park(operation, origin)
-        ended, effects = replace(ended, outbox=(*ended.outbox, park)), (*effects, park)
-    return ended, (Record(operation), *withdrawn, *effects)
+    return replace(turn, calls=calls), withdrawn
 
 
 def tell(state: Conversation, operation: Operation) -> tuple[Conversation, tuple[Effect, ...]]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from aos.kernel.records import record
 from aos.kernel.types import (
     AgentRef,
     Carried,
@@ -23,7 +22,7 @@ from aos.kernel.types import (
 # --- events
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TurnStarted:
     """The next accepted message is taken up, to be answered by this version of the agent."""
 
@@ -33,7 +32,7 @@ class TurnStarted:
     limits: Limits | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class MessageRefused:
     """The next accepted message cannot become a turn: its agent is gone or disabled."""
 
@@ -42,7 +41,7 @@ class MessageRefused:
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class MessageCancelled:
     """An accepted message that no turn has taken up is to be left out, whatever the conversation does meanwhile."""
 
@@ -51,7 +50,7 @@ class MessageCancelled:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TurnCancelled:
     """The turn of this operation is to end now."""
 
@@ -60,7 +59,7 @@ class TurnCancelled:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PlannedCall:
     """A function call of the model, looked up in the agent's tools.
 
@@ -81,7 +80,7 @@ class PlannedCall:
     agent: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ModelAnswered:
     """The model step `step` ended with text or calls."""
 
@@ -91,7 +90,7 @@ class ModelAnswered:
     planned: tuple[PlannedCall, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ModelFailed:
     """The model step `step` cannot succeed."""
 
@@ -100,7 +99,7 @@ class ModelFailed:
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Settled:
     """What an unsettled Foundry conversation holds was looked up between two turns.
 
@@ -113,14 +112,14 @@ class Settled:
     orphans: tuple[ToolOutput, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PutOff:
     """What the conversation needs next (Foundry, the tool catalogue) is unavailable; it is tried again at `until`."""
 
     until: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ConversationLost:
     """The Foundry conversation is gone. `remote_id` is the one that takes its place, empty."""
 
@@ -129,7 +128,7 @@ class ConversationLost:
     remote_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RolledOver:
     """The turn goes on in a new Foundry conversation, `remote_id`, whose first input begins with `carried`.
 
@@ -146,7 +145,7 @@ class RolledOver:
     usage: Usage
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ResultArrived:
     """A tool answered."""
 
@@ -154,7 +153,7 @@ class ResultArrived:
     result: ToolResult
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ApprovalDecided:
     """A person decided whether a call is to be made."""
 
@@ -162,7 +161,7 @@ class ApprovalDecided:
     decision: Decision
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TimePassed:
     """Time went by: deadlines may have passed."""
 
@@ -188,14 +187,14 @@ Event = (
 # --- effects (beside `Outgoing`)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CallModel:
     """Ask the model for the current step of the turn."""
 
     step: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Record:
     """Show callers this state of the operation; saved in the same transaction as the conversation's state."""
 

@@ -53,7 +53,8 @@ class Hold:
         taken_messages, taken_arrivals: Consumed since the last save.
         operations: Changed since the last save.
         ended: Of them those that have just ended.
-        lock: Held while the state or the lease is being written.
+        writing: The state is being written, or waits for that; its lease gets its time by it.
+        renewal: The task that writes the lease alone, while it does; the state is written after it.
     """
 
     key: ConversationKey
@@ -73,7 +74,8 @@ class Hold:
     taken_arrivals: list[Arrival] = field(default_factory=list)
     operations: dict[str, Operation] = field(default_factory=dict)
     ended: list[Operation] = field(default_factory=list)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    writing: bool = False
+    renewal: asyncio.Task[None] | None = None
 
     def apply(self, event: Event) -> None:
         """Feeds the machine an event; what it records waits for the next save."""
@@ -131,21 +133,16 @@ class Hold:
 
     def _placed(self, message: Message) -> Message:
         """The message in its turn: one that took long to be stored may find its place passed already."""
-        return replace(message, seq=max(message.seq, self.state.last_seq + 1))
+        passed = self.state.last_seq
+        return message if message.seq > passed else replace(message, seq=passed + 1)
 
 
 def hold_of(snapshot: Snapshot, key: ConversationKey, lease: Lease, limits: Limits) -> Hold:
     """What was read, for working on it under this lease."""
     turn = snapshot.state.turn
+    recovering = turn is not None and turn.phase == "model"
     return Hold(
-        key=key,
-        state=snapshot.state,
-        lease=lease,
-        etag=snapshot.etag,
-        inbox=list(snapshot.inbox),
-        arrivals=snapshot.arrivals[:BATCH],
-        limits=limits,
-        recovering=turn is not None and turn.phase == "model",
+        key, snapshot.state, lease, snapshot.etag, list(snapshot.inbox), snapshot.arrivals[:BATCH], limits, recovering
     )
 
 

@@ -53,13 +53,18 @@ class Leases:
             return ()
         reached("before-release" if release else "before-save")
         operations = tuple(hold.operations.values())
-        async with hold.lock:
+        hold.writing = True
+        try:
+            if hold.renewal is not None and not hold.renewal.done():
+                await asyncio.wait((hold.renewal,))
             until = 0.0 if release else self._clock.now() + self._options.lease
             hold.lease = Lease("" if release else self._owner, until, hold.lease.fence)
             change = Change(hold.state, hold.lease, tuple(hold.taken_messages), tuple(hold.taken_arrivals), operations)
             hold.etag = await self._store.commit(hold.key, hold.etag, change)
-            taken = not hold.held and not release
-            hold.held = not release
+        finally:
+            hold.writing = False
+        taken = not hold.held and not release
+        hold.held = not release
         hold.changed = False
         hold.taken_messages.clear()
         hold.taken_arrivals.clear()
@@ -75,23 +80,23 @@ class Leases:
             while self.holds:
                 await self._clock.sleep(self._options.renew / 2)
                 for hold in self.holds:
-                    # A hold that is being written gets its time by that; none waits for a slow one.
-                    if not hold.lock.locked():
-                        self._tasks.spawn(self._renew(hold), f"lease of {hold.key.agent_id}/{hold.key.conversation_id}")
+                    # None waits for a slow one.
+                    if not hold.writing and (hold.renewal is None or hold.renewal.done()):
+                        name = f"lease of {hold.key.agent_id}/{hold.key.conversation_id}"
+                        hold.renewal = self._tasks.spawn(self._renew(hold), name)
         finally:
             self.keeper = None
 
     async def _renew(self, hold: Hold) -> None:
-        async with hold.lock:
-            now = self._clock.now()
-            if not hold.held or hold.etag is None or hold.lease.until - now > self._options.lease - self._options.renew:
-                return
-            lease = replace(hold.lease, until=now + self._options.lease)
-            try:
-                hold.etag = await self._store.renew(hold.key, hold.etag, lease)
-                hold.lease = lease
-            except Conflict:
-                # Its next save finds the same and discards the step.
-                hold.held = False
-            except TransientError as error:
-                log.warning("could not renew the lease of %s/%s: %s", *hold.key, error.detail)
+        now = self._clock.now()
+        if not hold.held or hold.etag is None or hold.lease.until - now > self._options.lease - self._options.renew:
+            return
+        lease = replace(hold.lease, until=now + self._options.lease)
+        try:
+            hold.etag = await self._store.renew(hold.key, hold.etag, lease)
+            hold.lease = lease
+        except Conflict:
+            # Its next save finds the same and discards the step.
+            hold.held = False
+        except TransientError as error:
+            log.warning("could not renew the lease of %s/%s: %s", *hold.key, error.detail)

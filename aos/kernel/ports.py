@@ -6,10 +6,10 @@ All methods raise errors of `aos.errors`: a `TransientError` when trying again m
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aos.kernel.events import PlannedCall
+from aos.kernel.records import record
 from aos.kernel.types import (
     AgentRef,
     Arrival,
@@ -25,7 +25,7 @@ from aos.kernel.types import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FunctionDefinition:
     """A tool as the model sees it. `parameters` is a JSON Schema (2020-12) of type object."""
 
@@ -34,7 +34,7 @@ class FunctionDefinition:
     parameters: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ServiceFunction:
     """An Azure Function that the service calls itself: calls go into one storage queue, replies come from another.
 
@@ -48,7 +48,7 @@ class ServiceFunction:
     endpoint: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ServiceAgent:
     """A connected agent that the service runs itself. `version` is that of its `AgentRef`."""
 
@@ -57,7 +57,7 @@ class ServiceAgent:
     version: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AgentSpec:
     """All that makes an agent in Foundry what it is. Two specs with the same hash are the same agent.
 
@@ -74,7 +74,7 @@ class AgentSpec:
     service_agents: tuple[ServiceAgent, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RemoteItem:
     """An item of a Foundry conversation, reduced to what recovery compares.
 
@@ -217,7 +217,7 @@ class Outlet(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Lease:
     """Who may step a conversation. `fence` grows with every owner."""
 
@@ -226,7 +226,7 @@ class Lease:
     fence: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Snapshot:
     """A conversation as read: its state and what has arrived for it.
 
@@ -242,8 +242,14 @@ class Snapshot:
     inbox: tuple[Message, ...] = ()
     arrivals: tuple[Arrival, ...] = ()
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to be done: no turn, nothing that arrived, nothing to be sent."""
+        state = self.state
+        return state.turn is None and not (self.inbox or self.arrivals or state.outbox)
 
-@dataclass(frozen=True, slots=True)
+
+@record(frozen=True, slots=True)
 class Change:
     """One atomic write: the new state and lease, the arrivals that it consumed, the operations that changed.
 
@@ -257,7 +263,7 @@ class Change:
     operations: tuple[Operation, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Acceptance:
     """What is to be accepted.
 
@@ -274,7 +280,7 @@ class Acceptance:
     backlog: int = 100
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class HistoryEntry:
     """A message that was accepted once, and what became of it, as far as that is still known."""
 
@@ -282,7 +288,7 @@ class HistoryEntry:
     operation: Operation | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Due:
     """An entry of the due table: look at this conversation at this time. `row` identifies the entry."""
 

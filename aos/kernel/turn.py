@@ -37,6 +37,7 @@ from aos.kernel.records import replace
 from aos.kernel.types import (
     AgentRef,
     ApprovalState,
+    CallStatus,
     Conversation,
     Failure,
     Limits,
@@ -56,9 +57,19 @@ def step(state: Conversation, event: Event, limits: Limits) -> tuple[Conversatio
     Returns:
         The new state and the effects to save and carry out, in order. `CallModel` is always the last one.
     """
+    # The most frequent ones first.
     match event:
+        case TimePassed():
+            return _time(state, event.at)
+        case ModelAnswered() | ModelFailed() | ConversationLost() | RolledOver():
+            turn = state.turn
+            if turn is None or turn.phase != "model" or turn.step != event.step:
+                return state, ()
+            return _model_event(state, turn, event, limits)
         case TurnStarted():
             return _start(state, event)
+        case ResultArrived():
+            return _result(state, event)
         case MessageRefused():
             return _refused(state, event)
         case MessageCancelled():
@@ -74,17 +85,8 @@ def step(state: Conversation, event: Event, limits: Limits) -> tuple[Conversatio
             if state.turn is not None or not state.unsettled:
                 return state, ()
             return replace(state, anchor=event.anchor, orphans=event.orphans, unsettled=False), ()
-        case ModelAnswered() | ModelFailed() | ConversationLost() | RolledOver():
-            turn = state.turn
-            if turn is None or turn.phase != "model" or turn.step != event.step:
-                return state, ()
-            return _model_event(state, turn, event, limits)
-        case ResultArrived():
-            return _result(state, event)
         case ApprovalDecided():
             return _decided(state, event)
-        case TimePassed():
-            return _time(state, event.at)
 
 
 def _start(state: Conversation, event: TurnStarted) -> tuple[Conversation, tuple[Effect, ...]]:
@@ -177,7 +179,6 @@ def _answered(
     admissible = (admitted(state, turn, planned, turn.limits or limits) for planned in event.planned)
     calls = tuple(planned_call(turn, index, planned, event.at) for index, planned in enumerate(admissible))
     turn = replace(turn, phase="tools", calls=calls)
-    state = replace(state, turn=turn)
     over = _over_limit(turn, turn.limits or limits)
     if over is not None:
         return end(state, turn, event.at, "failed", failure=over)
@@ -211,17 +212,14 @@ def _result(state: Conversation, event: ResultArrived) -> tuple[Conversation, tu
     turn, result = state.turn, event.result
     if turn is None or turn.phase != "tools":
         return state, ()
-    calls = tuple(
-        replace(call, status="failed" if result.failed else "succeeded", output=result.output, finished_at=event.at)
-        if call.request_id == result.request_id and call.output is None and not call.parked
-        else call
-        for call in turn.calls
-    )
-    if calls == turn.calls:
+    asked = next((call for call in turn.calls if call.request_id == result.request_id), None)
+    if asked is None or asked.output is not None or asked.parked:
         return state, ()
+    status: CallStatus = "failed" if result.failed else "succeeded"
+    answered = replace(asked, status=status, output=result.output, finished_at=event.at)
+    turn = replace(turn, calls=tuple(answered if call is asked else call for call in turn.calls))
     # The answer proves that the request arrived.
     outbox = _without(state, {result.request_id})
-    turn = replace(turn, calls=calls)
     return _when_all_answered(replace(state, turn=turn, outbox=outbox), turn, event.at)
 
 
@@ -256,8 +254,10 @@ def _time(state: Conversation, at: float) -> tuple[Conversation, tuple[Effect, .
         title = "The turn passed its deadline."
         detail = f"No answer within {turn.message.deadline - turn.message.accepted_at:.0f} s."
         return end(state, turn, at, "failed", failure=Failure("deadline_exceeded", title, detail))
+    if turn.phase != "tools":
+        return state, ()
     late = {call.request_id for call in turn.calls if call.output is None and at >= call.deadline}
-    if not late or turn.phase != "tools":
+    if not late:
         return state, ()
     calls = tuple(too_late(call, at) if call.request_id in late else call for call in turn.calls)
     expired: tuple[Outgoing, ...] = tuple(
@@ -274,6 +274,8 @@ def _time(state: Conversation, at: float) -> tuple[Conversation, tuple[Effect, .
 
 def _without(state: Conversation, request_ids: set[str]) -> tuple[Outgoing, ...]:
     """The outbox without the requests of these calls."""
+    if not state.outbox:
+        return ()
     return tuple(
         out for out in state.outbox if not (out.kind in ("tool", "delegate") and out.request_id in request_ids)
     )

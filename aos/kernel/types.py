@@ -7,8 +7,9 @@ Times are seconds since the epoch (UTC) as floats.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
+
+from aos.kernel.records import record
 
 Status = Literal["queued", "running", "waiting", "completed", "failed", "cancelled"]
 """Of an operation; the last three are final."""
@@ -30,7 +31,7 @@ class ConversationKey(NamedTuple):
     conversation_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Usage:
     """Tokens of one or several model steps. `adopted` counts steps taken over from Foundry after a crash."""
 
@@ -48,7 +49,10 @@ class Usage:
         )
 
 
-@dataclass(frozen=True, slots=True)
+NO_USAGE = Usage()
+
+
+@record(frozen=True, slots=True)
 class AgentRef:
     """One immutable version of an agent in Foundry, and the hash of the definition that it was made from.
 
@@ -62,7 +66,7 @@ class AgentRef:
     generation: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ReplyAddress:
     """Where the sender of a bus message wants the answer: its ReplyTo, CorrelationId and ReplyToSessionId.
 
@@ -77,7 +81,7 @@ class ReplyAddress:
     workflow: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Routing:
     """Why a message that named no agent went to the one that it did.
 
@@ -90,7 +94,7 @@ class Routing:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Origin:
     """The bus message that an operation began with, for parking it when its turn fails.
 
@@ -107,7 +111,7 @@ class Origin:
     session_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Parent:
     """The call of another agent's turn that a message comes from.
 
@@ -129,7 +133,7 @@ class Parent:
         return len(self.agents)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Failure:
     """Why a turn ended without an answer; the shape that callers see as `error`."""
 
@@ -138,7 +142,7 @@ class Failure:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ToolOutput:
     """What the model is told about one call."""
 
@@ -146,7 +150,7 @@ class ToolOutput:
     output: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Approval:
     """What a person says of a call before it is made.
 
@@ -162,7 +166,7 @@ class Approval:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ToolCall:
     """One call of a tool within a turn.
 
@@ -198,7 +202,7 @@ class ToolCall:
         return self.output is None and self.approval is not None and self.approval.state == "pending"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Message:
     """An accepted message: the input of one turn.
 
@@ -223,7 +227,7 @@ class Message:
     routing: Routing | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ToolResult:
     """The answer of a tool, as it arrives from the MCP side."""
 
@@ -233,7 +237,7 @@ class ToolResult:
     kind: Literal["result"] = "result"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Cancellation:
     """Somebody asked that an operation be ended."""
 
@@ -246,7 +250,7 @@ class Cancellation:
         return f"{self.operation_id}.cancel"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Decision:
     """Somebody decided whether a call is to be made. The first one for an `approval_id` counts."""
 
@@ -266,7 +270,7 @@ Arrival = ToolResult | Cancellation | Decision
 holder of the lease."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Limits:
     """Bounds of one turn. Passing one ends the turn as `failed` with `limit_exceeded`; the detail says which.
 
@@ -283,7 +287,7 @@ class Limits:
     delegation_depth: int = 3
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Turn:
     """A message on its way through the model and the tools.
 
@@ -306,7 +310,7 @@ class Turn:
     outputs: tuple[ToolOutput, ...] = ()
     calls: tuple[ToolCall, ...] = ()
     past_calls: tuple[ToolCall, ...] = ()
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     model: str = ""
     limits: Limits | None = None
     parked_at: float | None = None
@@ -319,7 +323,7 @@ class Turn:
         return math.inf if self.parked_at is not None else self.message.deadline + self.parked_for
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Operation:
     """What became of an accepted message; what `GET operations/{id}` shows.
 
@@ -340,7 +344,7 @@ class Operation:
     reply: str | None = None
     error: Failure | None = None
     tool_calls: tuple[ToolCall, ...] = ()
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     model: str = ""
     event_type: str = ""
     agent_version: str = ""
@@ -357,7 +361,7 @@ class Operation:
         return self.status in FINAL
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SendTool:
     """Effect: ask the MCP side to run a tool. Harmless twice: the ledger answers a known `request_id`."""
 
@@ -368,7 +372,7 @@ class SendTool:
     kind: Literal["tool"] = "tool"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SendReply:
     """Effect: tell the sender of a bus message how its operation ended."""
 
@@ -376,7 +380,7 @@ class SendReply:
     kind: Literal["reply"] = "reply"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Park:
     """Effect: put the message of a failed turn where an operator can replay it."""
 
@@ -385,7 +389,7 @@ class Park:
     kind: Literal["park"] = "park"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ApprovalRecord:
     """A call that waits, or waited, for a person, as approvers see it. `arguments` are those that will be sent."""
 
@@ -400,7 +404,7 @@ class ApprovalRecord:
     approval: Approval
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ShowApproval:
     """Effect: show approvers a call that waits for them, or what became of it."""
 
@@ -408,7 +412,7 @@ class ShowApproval:
     kind: Literal["approval"] = "approval"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Delegate:
     """Effect: ask a connected agent. Harmless twice: the ids of its turn are derived from `request_id`."""
 
@@ -421,7 +425,7 @@ class Delegate:
     kind: Literal["delegate"] = "delegate"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Answer:
     """Effect: tell the turn that asked how the operation ended."""
 
@@ -429,7 +433,7 @@ class Answer:
     kind: Literal["answer"] = "answer"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Withdraw:
     """Effect: `operation_id` does not need the answer to this call of a connected agent any more."""
 
@@ -444,7 +448,7 @@ Outgoing = SendTool | SendReply | Park | ShowApproval | Delegate | Answer | With
 """Effects that leave the process. They are saved with the state and sent after it: the record is its own outbox."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Rollover:
     """Where a conversation went on in another Foundry conversation.
 
@@ -460,7 +464,7 @@ class Rollover:
     carried: Carried
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Conversation:
     """The state of a conversation: what one lease holder at a time steps.
 
@@ -499,7 +503,7 @@ class Conversation:
     rollovers: tuple[Rollover, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FunctionCall:
     """A call as the model asked for it, before anybody looked at it."""
 
@@ -508,7 +512,7 @@ class FunctionCall:
     arguments: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ModelReply:
     """One model step: text, or function calls, or both.
 
