@@ -147,7 +147,9 @@ class Intake:
         now = self._clock.now()
         message = Message(operation_id, ask_text(ask.message, ask.context), now, now + self._kernel.options.turn)
         deployment = bound.ref.deployment
-        operation, _ = await self._kernel.accept(key, message, fingerprint, fresh=fresh, deployment=deployment)
+        operation, _ = await self._kernel.accept(
+            key, message, fingerprint, fresh=fresh, deployment=deployment, unique=idempotency_key is None
+        )
         return operation
 
     # --- the bus

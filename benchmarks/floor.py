@@ -1,7 +1,20 @@
-"""The floor of a turn over the wire: the raw calls that a durable turn cannot avoid, with the SDKs, one after another.
+"""The floor of a turn over the wire: the raw calls that a durable turn cannot avoid before its caller has the answer.
 
-A turn that survives `kill -9` notes that it was accepted, that it is about to ask the model, and how it ended; a tool
-call is noted before it is sent, claimed where it runs, and its result noted. Nothing is computed in between.
+They are made with the SDKs, one after another; nothing is computed in between. What is in it, and why:
+
+- the hop: the caller's request to a bare server, or its event on the bus and the reply to it, each settled.
+- accepted: the id is claimed (insert), the sweep is told (put), what waits is looked at (query: the place of the
+  message in its conversation), and message and operation are written (transaction).
+- about to ask the model: the state (transaction), so that after a crash nobody asks twice. Once before each model step.
+- the model step, through the same client as the system's, with its time-outs and without its retries.
+- a tool call is written before it is sent (transaction), crosses the bus and back, and its result is written where any
+  process finds it (insert). The tool only reads, so that no claim is made where it runs.
+- ended: state and operation (transaction).
+
+What a turn leaves to be done when the answer is out (the sweep's entry, counters, the look at what arrived meanwhile)
+is not in it, though the system does it, and may be at it when the next turn of the same client begins. The system asks
+for several things at once: with that it pays for what it computes. Both sides look for a proxy only where the
+environment names one.
 """
 
 from __future__ import annotations
@@ -20,6 +33,7 @@ from openai import AsyncOpenAI
 
 from aos.config import load_settings
 from aos.foundry.clients import FoundryClients
+from aos.storage.account import transport_options
 from benchmarks.tools import Caller
 
 TABLE = "benchfloor"
@@ -58,7 +72,6 @@ class Floor:
         await self._batch(key, "call", "state")
         await self.bare.call()
         await self.table.create_entity({"PartitionKey": key, "RowKey": "result", "output": "hi"})
-        await self._read(key)
         await self._batch(key, "state")
         await self._respond([{"type": "function_call_output", "call_id": call.call_id, "output": "hi"}])
         await self._ended(key)
@@ -91,8 +104,8 @@ class Floor:
         key = uuid.uuid4().hex
         await self.table.create_entity({"PartitionKey": f"index{key}", "RowKey": "index"})
         await self.table.upsert_entity({"PartitionKey": "due", "RowKey": key}, mode=UpdateMode.REPLACE)
-        await self._batch(key, "message", "operation")
         await self._read(key)
+        await self._batch(key, "message", "operation")
         return key
 
     async def _read(self, key: str) -> None:
@@ -105,7 +118,6 @@ class Floor:
 
     async def _ended(self, key: str) -> None:
         await self._batch(key, "state", "operation")
-        await self.table.delete_entity("due", key)
 
     async def _model(self, text: str) -> Any:
         return await self._respond([_said(text)])
@@ -132,7 +144,9 @@ async def floor(environment: Mapping[str, str], address: str, bare: Caller, agen
     """
     name, _, version = agent.rpartition(":")
     clients = FoundryClients(load_settings(dict(environment)))
-    service = TableServiceClient.from_connection_string(environment["AZURE_STORAGE_CONNECTION_STRING"])
+    service = TableServiceClient.from_connection_string(
+        environment["AZURE_STORAGE_CONNECTION_STRING"], **transport_options()
+    )
     try:
         async with service, httpx2.AsyncClient(base_url=address) as http:
             await service.create_table_if_not_exists(TABLE)

@@ -102,12 +102,20 @@ class Kernel:
     # --- in
 
     async def accept(
-        self, key: ConversationKey, message: Message, fingerprint: str, *, fresh: bool, deployment: str | None = None
+        self,
+        key: ConversationKey,
+        message: Message,
+        fingerprint: str,
+        *,
+        fresh: bool,
+        deployment: str | None = None,
+        unique: bool = False,
     ) -> tuple[Operation, bool]:
         """Stores a message durably as an operation; see `ConversationStore.accept` for results and errors.
 
         Args:
             deployment: What the agent thinks with, if that is known.
+            fresh, unique: See `Acceptance`.
 
         Raises:
             CircuitOpen: The deployment is unavailable; nothing was accepted. What was accepted before is returned.
@@ -121,7 +129,7 @@ class Kernel:
         backlog = self.options.backlog
         if place := self._observer.place():
             message = replace(message, trace=place)
-        operation, new = await self._store.accept(Acceptance(key, message, fingerprint, fresh, backlog))
+        operation, new = await self._store.accept(Acceptance(key, message, fingerprint, fresh, backlog, unique))
         if new:
             self._backlog.accepted(operation)
         reached("accepted")

@@ -253,7 +253,8 @@ class Snapshot:
 class Change:
     """One atomic write: the new state and lease, the arrivals that it consumed, the operations that changed.
 
-    Stores forget the due entry of an operation in it that ended and whose reply is not (or no longer) in the outbox.
+    Stores forget the due entry of an operation in it that ended and whose reply is not (or no longer) in the outbox: if
+    the change gives the lease back, at the latest with the next read of the conversation.
     """
 
     state: Conversation
@@ -271,6 +272,7 @@ class Acceptance:
         fingerprint: Hash of what the message says; the same operation id with another fingerprint is a conflict.
         fresh: The conversation is new with this operation (its id was derived from it), so nothing needs to be read.
         backlog: How many messages may wait in the conversation.
+        unique: The operation id was made for this very message, so that no other one can have it.
     """
 
     key: ConversationKey
@@ -278,6 +280,7 @@ class Acceptance:
     fingerprint: str
     fresh: bool = False
     backlog: int = 100
+    unique: bool = False
 
 
 @record(frozen=True, slots=True)

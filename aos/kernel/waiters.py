@@ -45,6 +45,8 @@ class Waiters:
         ends = self._clock.now() + timeout
         interval = 0.025
         try:
+            # Who has just been asked to drive the conversation begins: its end will be told here.
+            await asyncio.sleep(0)
             while (left := ends - self._clock.now()) > 0:
                 pause = min(left, 1.0 if self._driven(key) else interval)
                 await asyncio.wait({done}, timeout=pause)

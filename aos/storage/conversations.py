@@ -15,14 +15,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from azure.core import MatchConditions
 from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
-from azure.data.tables import TableTransactionError, UpdateMode
-from azure.data.tables.aio import TableClient
 from pydantic import Field, TypeAdapter, ValidationError
 
 from aos.errors import BacklogFull, Conflict, ConversationUnreadable, OperationConflict, StorageUnavailable
@@ -32,8 +30,10 @@ from aos.kernel.records import replace
 from aos.kernel.types import Arrival, Conversation, ConversationKey, Message, Operation
 from aos.storage.account import StorageAccount, storage_errors
 from aos.storage.counters import Counters
+from aos.storage.foresight import Foresight
 from aos.storage.payloads import PayloadGone, Payloads
-from aos.storage.rows import FIRST_LOOK, SHARDS, due_row, erased, queued, replayable, settled, shard_of, table_key
+from aos.storage.rows import ETAG, FIRST_LOOK, SHARDS, due_row, erased, queued, replayable, settled, shard_of, table_key
+from aos.storage.rowtable import RowTable, Write
 from aos.storage.values import RowValues
 
 log = logging.getLogger("aos.storage")
@@ -51,9 +51,29 @@ TRANSACTION = 100
 """Rows that one transaction takes."""
 MOST_COUNTED = 200_000
 """Unfinished operations after which counting them ends: more than any bound."""
+MOST_ENDED = 1000
+"""Conversations whose ended operations wait to be counted; those beyond are left to the sweep."""
 KEPT_KEYS, KEPT_SECONDS = 4096, 600.0
 """Operations of which a process remembers to which conversation they belong, and for how long."""
-IF_UNCHANGED = MatchConditions.IfNotModified
+CHANGED = (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError)
+"""How a write is refused whose row is not as it was read."""
+
+
+@dataclass(slots=True)
+class _Queue:
+    """What waits in a conversation.
+
+    Attributes:
+        waiting: Messages.
+        highest: The highest place that was given.
+        rows: Messages and other arrivals.
+        etag: Of the state; None when there is none.
+    """
+
+    waiting: int = 0
+    highest: int = 0
+    rows: int = 0
+    etag: str | None = None
 
 
 class TableConversations:
@@ -79,13 +99,15 @@ class TableConversations:
         self._counters = counters
         self._first_look = first_look
         self._keys: OrderedDict[str, tuple[ConversationKey, float]] = OrderedDict()
+        self._foresight = Foresight(self._clock)
+        self._ended: OrderedDict[ConversationKey, tuple[Operation, ...]] = OrderedDict()
 
     # --- arrivals
 
     async def accept(self, acceptance: Acceptance) -> tuple[Operation, bool]:
         key, message = acceptance.key, acceptance.message
         operation_id = message.operation_id
-        index = await self._account.table("aosoperations")
+        index = await self._account.rows("aosoperations")
         new_row = {
             "PartitionKey": operation_id,
             "RowKey": "index",
@@ -93,22 +115,33 @@ class TableConversations:
             "conversation_id": key.conversation_id,
             "fingerprint": acceptance.fingerprint,
         }
-        with storage_errors("aosoperations"):
-            try:
-                await index.create_entity(new_row)
-            except ResourceExistsError:
-                known = await self.known(operation_id, acceptance.fingerprint)
-                if known is not None and not replayable(known, message):
-                    return known, False
-                # An acceptance that did not finish, or an attempt after one that failed: go on from there.
-        await self._insert_due(Due(key, operation_id, message.accepted_at + self._first_look, ""))
-        return await self._append(acceptance)
+
+        async def claim() -> bool:
+            with storage_errors("aosoperations"):
+                try:
+                    await index.insert(new_row)
+                except ResourceExistsError:
+                    return False
+            return True
+
+        due = Due(key, operation_id, message.accepted_at + self._first_look, "")
+        ahead = [self._insert_due(due)] if acceptance.unique else []
+        # A due entry of what turns out to be known would count as unfinished: it waits unless the id is unique.
+        first, queue, *_ = await _together(claim(), self._queue(acceptance), *ahead)
+        if not first:
+            known = await self.known(operation_id, acceptance.fingerprint)
+            if known is not None and not replayable(known, message):
+                return known, False
+            # An acceptance that did not finish, or an attempt after one that failed: go on from there.
+        if not ahead:
+            await self._insert_due(due)
+        return await self._append(acceptance, queue, first)
 
     async def known(self, operation_id: str, fingerprint: str) -> Operation | None:
-        index = await self._account.table("aosoperations")
+        index = await self._account.rows("aosoperations")
         with storage_errors("aosoperations"):
             try:
-                row = await index.get_entity(operation_id, "index")
+                row = await index.get(operation_id, "index")
             except ResourceNotFoundError:
                 return None
         if row["fingerprint"] != fingerprint:
@@ -117,81 +150,92 @@ class TableConversations:
             )
         return await self._operation(ConversationKey(row["agent_id"], row["conversation_id"]), operation_id)
 
-    async def _append(self, acceptance: Acceptance) -> tuple[Operation, bool]:
+    async def _append(self, acceptance: Acceptance, queue: _Queue, first: bool) -> tuple[Operation, bool]:
         key, message = acceptance.key, acceptance.message
         table, partition = await self._table(), table_key(*key)
-        highest = 0
-        if not acceptance.fresh:
-            waiting, highest = await self._queue(key)
-            if waiting >= acceptance.backlog:
-                raise BacklogFull(
-                    f"{waiting} messages wait in conversation {key.conversation_id}; at most {acceptance.backlog} may.",
-                    retry_after=5.0,
-                )
+        if queue.waiting >= acceptance.backlog:
+            raise BacklogFull(
+                f"{queue.waiting} messages wait in conversation {key.conversation_id}; "
+                f"at most {acceptance.backlog} may.",
+                retry_after=5.0,
+            )
         operation = queued(key, message)
         operation_row = await self._row(partition, f"OP:{message.operation_id}", OPERATION, operation)
-        write_operation: tuple[Any, ...] = ("create", operation_row)
+        write_operation = Write("insert", operation_row)
         if message.attempt > 1 and (failed := await self._failed(key, message)) is not None:
-            unchanged = {"mode": UpdateMode.REPLACE, "etag": failed, "match_condition": IF_UNCHANGED}
-            write_operation = ("update", operation_row, unchanged)
-        seq = max(int(self._clock.now() * 1e6), highest + 1)
+            write_operation = Write("replace", operation_row, failed)
+        seq = max(int(self._clock.now() * 1e6), queue.highest + 1)
         for _ in range(INSERT_TRIES):
-            row = await self._row(partition, f"in:{seq:020d}", MESSAGE, replace(message, seq=seq))
+            placed = replace(message, seq=seq)
+            row = await self._row(partition, f"in:{seq:020d}", MESSAGE, placed)
             # A long text lies in one blob that both rows name.
             kept = {**row, "RowKey": f"HI:{seq:020d}"}
             try:
                 with storage_errors("aosconversations"):
-                    await table.submit_transaction([("create", row), ("create", kept), write_operation])
+                    await table.transact([Write("insert", row), Write("insert", kept), write_operation])
                 self._remember(message.operation_id, key)
+                self._foresight.accepted(key, placed, queue.etag, alone=first and queue.rows == 0)
                 return operation, True
-            except TableTransactionError as error:
-                if error.status_code not in (409, 412):
-                    raise
+            except (ResourceExistsError, ResourceModifiedError):
                 known = await self._operation(key, message.operation_id)
                 if known is not None and not replayable(known, message):
                     return known, False
                 seq += 1
         raise StorageUnavailable(f"No free place in conversation {key.conversation_id} after {INSERT_TRIES} tries.")
 
-    async def _queue(self, key: ConversationKey) -> tuple[int, int]:
-        """How many messages wait, and the highest place that was given; reads no message."""
-        waiting, highest = 0, 0
-        query, parameters = "PartitionKey eq @p and RowKey ge 'in:'", {"p": table_key(*key)}
+    async def _queue(self, acceptance: Acceptance) -> _Queue:
+        """What waits in the conversation; reads no message."""
+        queue = _Queue()
+        if acceptance.fresh:
+            return queue
+        query, parameters = "PartitionKey eq @p and RowKey ge 'in:'", {"p": table_key(*acceptance.key)}
         async for row in _query(await self._table(), query, parameters, select=["RowKey", "last_seq"]):
             kind, _, seq = row["RowKey"].partition(":")
+            if kind == "state":
+                queue.etag = row[ETAG]
+                queue.highest = max(queue.highest, int(row.get("last_seq") or 0))
+                continue
+            queue.rows += 1
             if kind == "in":
-                waiting += 1
-                highest = max(highest, int(seq))
-            elif kind == "state":
-                highest = max(highest, int(row.get("last_seq") or 0))
-        return waiting, highest
+                queue.waiting += 1
+                queue.highest = max(queue.highest, int(seq))
+        return queue
 
     async def _failed(self, key: ConversationKey, message: Message) -> str | None:
         """The ETag of an operation that the message starts anew."""
         table = await self._table()
         with storage_errors("aosconversations"):
             try:
-                row = await table.get_entity(table_key(*key), f"OP:{message.operation_id}")
+                row = await table.get(table_key(*key), f"OP:{message.operation_id}")
             except ResourceNotFoundError:
                 return None
         known = await self._value(row, OPERATION)
-        return str(row.metadata["etag"]) if replayable(known, message) else None
+        return str(row[ETAG]) if replayable(known, message) else None
 
     async def add_arrival(self, key: ConversationKey, arrival: Arrival) -> bool:
         table = await self._table()
         row = await self._row(table_key(*key), f"res:{table_key(arrival.request_id)}", ARRIVAL, arrival)
-        with storage_errors("aosconversations"):
-            try:
-                await table.create_entity(row)
-            except ResourceExistsError:
-                return False
+        try:
+            with storage_errors("aosconversations"):
+                await table.insert(row)
+        except ResourceExistsError:
+            self._foresight.forget(key)
+            return False
+        self._foresight.arrived(key, arrival)
         return True
 
     # --- state
 
     async def read(self, key: ConversationKey) -> Snapshot:
+        ended = self._ended.pop(key, ())
+        if not ended and (foreseen := self._foresight.take(key)) is not None:
+            return foreseen
+        snapshot: Snapshot = (await _together(self._read(key), *map(self._settle, ended)))[0]
+        return snapshot
+
+    async def _read(self, key: ConversationKey) -> Snapshot:
         table, partition = await self._table(), table_key(*key)
-        state, lease, etag = Conversation(key), Lease(), None
+        state, lease, etag, short = Conversation(key), Lease(), None, False
         inbox: list[Message] = []
         arrivals: list[Arrival] = []
         async for row in _query(table, "PartitionKey eq @p and RowKey ge 'in:'", {"p": partition}):
@@ -203,9 +247,12 @@ class TableConversations:
                     arrivals.append(await self._value(row, ARRIVAL))
                 else:
                     state = await self._value(row, CONVERSATION)
-                    lease = Lease(row["owner"], row["lease_until"], int(row["fence"]))
-                    etag = row["etag"]
-        return Snapshot(state, lease, etag, tuple(inbox), tuple(arrivals))
+                    lease = Lease(row["owner"], float(row["lease_until"]), int(row["fence"]))
+                    etag, short = row[ETAG], "data" in row
+        snapshot = Snapshot(state, lease, etag, tuple(inbox), tuple(arrivals))
+        if short and not (lease.owner or inbox or arrivals):
+            self._foresight.rests(key, snapshot)
+        return snapshot
 
     async def keys(self) -> AsyncIterator[ConversationKey]:
         """Every conversation that has a state. Reads the whole table: for maintenance."""
@@ -213,41 +260,40 @@ class TableConversations:
             yield (await self._value(row, CONVERSATION)).key
 
     async def commit(self, key: ConversationKey, etag: str | None, change: Change) -> str:
+        self._foresight.forget(key)
         table, partition = await self._table(), table_key(*key)
         state = await self._row(partition, "state", CONVERSATION, change.state)
         state |= {**_lease_columns(change.lease), "last_seq": str(change.state.last_seq)}
-        if etag is None:
-            work: list[tuple[Any, ...]] = [("create", state)]
-        else:
-            replace_state = {"mode": UpdateMode.REPLACE, "etag": etag, "match_condition": IF_UNCHANGED}
-            work = [("update", state, replace_state)]
-        for message in change.messages:
-            work.append(("delete", {"PartitionKey": partition, "RowKey": f"in:{message.seq:020d}"}))
-        for arrival in change.arrivals:
-            work.append(("delete", {"PartitionKey": partition, "RowKey": f"res:{table_key(arrival.request_id)}"}))
+        work = [Write("insert", state) if etag is None else Write("replace", state, etag)]
+        gone = [f"in:{message.seq:020d}" for message in change.messages]
+        gone += [f"res:{table_key(arrival.request_id)}" for arrival in change.arrivals]
+        work += [Write("delete", {"PartitionKey": partition, "RowKey": row_key}) for row_key in gone]
         for operation in change.operations:
             row = await self._row(partition, f"OP:{operation.operation_id}", OPERATION, operation)
-            work.append(("upsert", row, {"mode": UpdateMode.REPLACE}))
+            work.append(Write("replace", row))
         with storage_errors("aosconversations"):
             try:
-                written = await table.submit_transaction(work)
-            except TableTransactionError as error:
-                if error.status_code in (404, 409, 412):
-                    raise Conflict(f"Conversation {key.conversation_id} was changed by somebody else.") from error
-                raise
-        for operation in settled(change):
-            await self._settle(operation)
-        return str(written[0]["etag"])
+                written = await table.transact(work)
+            except CHANGED as error:
+                raise Conflict(f"Conversation {key.conversation_id} was changed by somebody else.") from error
+        ended = settled(change)
+        if change.lease.owner:
+            await _together(*map(self._settle, ended))
+        elif ended:
+            # Whoever gives the lease back looks at the arrivals once more; nobody waits for what goes with that.
+            self._ended[key] = (*self._ended.pop(key, ()), *ended)
+            if len(self._ended) > MOST_ENDED:
+                self._ended.popitem(last=False)
+        return written[0]
 
     async def renew(self, key: ConversationKey, etag: str, lease: Lease) -> str:
         table = await self._table()
         row = {"PartitionKey": table_key(*key), "RowKey": "state", **_lease_columns(lease)}
         with storage_errors("aosconversations"):
             try:
-                written = await table.update_entity(row, mode=UpdateMode.MERGE, etag=etag, match_condition=IF_UNCHANGED)
+                return await table.merge(row, etag)
             except (ResourceModifiedError, ResourceNotFoundError) as error:
                 raise Conflict(f"Conversation {key.conversation_id} was changed by somebody else.") from error
-        return str(written["etag"])
 
     # --- operations and what is due
 
@@ -260,29 +306,26 @@ class TableConversations:
         table, partition = await self._table(), table_key(*key)
         row = await self._row(partition, f"OP:{operation.operation_id}", OPERATION, operation)
         with storage_errors("aosconversations"):
-            known = await table.get_entity(partition, row["RowKey"], select=["RowKey"])
-        unchanged = {"mode": UpdateMode.REPLACE, "etag": known.metadata["etag"], "match_condition": IF_UNCHANGED}
-        work: list[tuple[Any, ...]] = [("update", row, unchanged)]
+            known = await table.get(partition, row["RowKey"], select=["RowKey"])
+        work = [Write("replace", row, known[ETAG])]
         query = "PartitionKey eq @p and RowKey ge 'in:' and RowKey lt 'in;'"
         async for waiting in _query(table, query, {"p": partition}):
             with suppress(ConversationUnreadable), _readable(waiting):
                 if (await self._value(waiting, MESSAGE)).operation_id == operation.operation_id:
-                    work.append(("delete", {"PartitionKey": partition, "RowKey": waiting["RowKey"]}))
+                    work.append(Write("delete", {"PartitionKey": partition, "RowKey": waiting["RowKey"]}))
         with storage_errors("aosconversations"):
             try:
-                await table.submit_transaction(work)
-            except TableTransactionError as error:
-                if error.status_code in (404, 412):
-                    raise Conflict(f"Operation {operation.operation_id} was changed by somebody else.") from error
-                raise
+                await table.transact(work)
+            except (ResourceModifiedError, ResourceNotFoundError) as error:
+                raise Conflict(f"Operation {operation.operation_id} was changed by somebody else.") from error
 
     async def locate(self, operation_id: str) -> ConversationKey | None:
         if (known := self._keys.get(operation_id)) is not None and known[1] > self._clock.now():
             return known[0]
-        index = await self._account.table("aosoperations")
+        index = await self._account.rows("aosoperations")
         with storage_errors("aosoperations"):
             try:
-                row = await index.get_entity(operation_id, "index")
+                row = await index.get(operation_id, "index")
             except ResourceNotFoundError:
                 return None
         return ConversationKey(row["agent_id"], row["conversation_id"])
@@ -306,43 +349,50 @@ class TableConversations:
     async def erase(self, key: ConversationKey, etag: str) -> None:
         table, partition = await self._table(), table_key(*key)
         taken: list[str] = []
-        work: list[tuple[Any, ...]] = []
+        work: list[Write] = []
         async for row in _query(table, "PartitionKey eq @p and RowKey lt 'in:'", {"p": partition}):
             if row["RowKey"].startswith("HI:"):
                 taken.append(row["RowKey"])
             elif (known := await self._value(row, OPERATION)).final:
                 ended = await self._row(partition, row["RowKey"], OPERATION, erased(known))
-                work.append(("upsert", ended, {"mode": UpdateMode.REPLACE}))
+                work.append(Write("replace", ended))
         # Read after the history: what is not in the inbox now was taken up.
-        snapshot = await self.read(key)
+        self._foresight.forget(key)
+        snapshot = await self._read(key)
         if snapshot.etag != etag:
             raise Conflict(f"Conversation {key.conversation_id} was changed by somebody else.")
         waiting = {f"HI:{message.seq:020d}" for message in snapshot.inbox}
-        work += [("delete", {"PartitionKey": partition, "RowKey": place}) for place in taken if place not in waiting]
-        unchanged = {"etag": etag, "match_condition": IF_UNCHANGED}
+        work += [
+            Write("delete", {"PartitionKey": partition, "RowKey": place}) for place in taken if place not in waiting
+        ]
         # The state goes last: until then, erasing can be begun again.
-        work.append(("delete", {"PartitionKey": partition, "RowKey": "state"}, unchanged))
+        work.append(Write("delete", {"PartitionKey": partition, "RowKey": "state"}, etag))
         for start in range(0, len(work), TRANSACTION):
             with storage_errors("aosconversations"):
                 try:
-                    await table.submit_transaction(work[start : start + TRANSACTION])
-                except TableTransactionError as error:
-                    if error.status_code in (404, 412):
-                        raise Conflict(f"Conversation {key.conversation_id} is being changed.") from error
-                    raise
+                    await table.transact(work[start : start + TRANSACTION])
+                except (ResourceModifiedError, ResourceNotFoundError) as error:
+                    raise Conflict(f"Conversation {key.conversation_id} is being changed.") from error
+
+    async def _settle_all(self) -> None:
+        while self._ended:
+            _, ended = self._ended.popitem(last=False)
+            await _together(*map(self._settle, ended))
 
     async def unfinished(self) -> Mapping[str, int]:
-        table = await self._account.table("aosdue")
+        await self._settle_all()
+        table = await self._account.rows("aosdue")
         counts: Counter[str] = Counter()
         with storage_errors("aosdue"):
-            async for row in table.list_entities(select=["agent_id"], results_per_page=1000):
+            async for row in table.query("PartitionKey ge @p", {"p": ""}, select=["agent_id"], page=1000):
                 counts[str(row["agent_id"])] += 1
                 if counts.total() >= MOST_COUNTED:
                     break
         return counts
 
     async def due(self, before: float, limit: int) -> list[Due]:
-        table = await self._account.table("aosdue")
+        await self._settle_all()
+        table = await self._account.rows("aosdue")
         entries: list[Due] = []
 
         async def look(shard: int) -> None:
@@ -367,7 +417,7 @@ class TableConversations:
         await self._delete_due(entry.operation_id, entry.row)
 
     async def _insert_due(self, entry: Due) -> None:
-        table = await self._account.table("aosdue")
+        table = await self._account.rows("aosdue")
         row = {
             "PartitionKey": shard_of(entry.operation_id),
             "RowKey": due_row(entry.operation_id, entry.at),
@@ -375,13 +425,12 @@ class TableConversations:
             "conversation_id": entry.key.conversation_id,
         }
         with storage_errors("aosdue"):
-            await table.upsert_entity(row, mode=UpdateMode.REPLACE)
+            await table.put(row)
 
     async def _delete_due(self, operation_id: str, row_key: str) -> None:
-        table = await self._account.table("aosdue")
+        table = await self._account.rows("aosdue")
         with storage_errors("aosdue"):
-            # Deleting what is not there is no error in this SDK.
-            await table.delete_entity(shard_of(operation_id), row_key)
+            await table.delete(shard_of(operation_id), row_key)
 
     async def _settle(self, operation: Operation) -> None:
         try:
@@ -402,14 +451,14 @@ class TableConversations:
 
     # --- rows
 
-    async def _table(self) -> TableClient:
-        return await self._account.table("aosconversations")
+    async def _table(self) -> RowTable:
+        return await self._account.rows("aosconversations")
 
     async def _operation(self, key: ConversationKey, operation_id: str) -> Operation | None:
         table = await self._table()
         with storage_errors("aosconversations"):
             try:
-                row = await table.get_entity(table_key(*key), f"OP:{operation_id}")
+                row = await table.get(table_key(*key), f"OP:{operation_id}")
             except ResourceNotFoundError:
                 return None
         with _readable(row):
@@ -421,6 +470,15 @@ class TableConversations:
 
     async def _value(self, row: Mapping[str, Any], adapter: TypeAdapter[T]) -> T:
         return adapter.validate_json(await self._values.read(row))
+
+
+async def _together(*work: Awaitable[Any]) -> list[Any]:
+    """Waits for all of it, also when one fails; then the first failure is raised."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
 
 
 @contextmanager
@@ -441,7 +499,7 @@ def _lease_columns(lease: Lease) -> Row:
 
 
 async def _query(
-    table: TableClient,
+    table: RowTable,
     query: str,
     parameters: Mapping[str, str],
     limit: int | None = None,
@@ -449,11 +507,9 @@ async def _query(
 ) -> AsyncIterator[Row]:
     """Rows of a query with their ETags, at most `limit`; only the columns `select`, if given."""
     count = 0
-    with storage_errors(table.table_name):
-        async for row in table.query_entities(
-            query, parameters=dict(parameters), results_per_page=limit, select=select
-        ):
-            yield {**row, "etag": row.metadata["etag"]}
+    with storage_errors(table.name):
+        async for row in table.query(query, parameters, page=limit, select=select):
+            yield row
             count += 1
             if limit is not None and count >= limit:
                 return

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from aos.errors import StorageUnavailable
 from aos.kernel.types import Operation
 from aos.storage.account import StorageAccount, storage_errors
-from aos.storage.rows import table_key
+from aos.storage.rows import ETAG, table_key
 
 log = logging.getLogger("aos.turns")
 
@@ -30,6 +30,7 @@ TRIES = 10
 KEPT_ROWS = 128
 """Rows that a process keeps as it wrote them; one has up to 10 KB."""
 NAMES = ("turns", "failed_turns", "tool_calls", "input_tokens", "output_tokens", "total_tokens")
+COLUMNS = ("PartitionKey", "RowKey", "agent_id", *NAMES, "recent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +62,9 @@ class Counters:
         Raises:
             StorageUnavailable: It was not counted.
         """
-        from azure.core import MatchConditions
         from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
-        from azure.data.tables import UpdateMode
 
-        table = await self._account.table(TABLE)
+        table = await self._account.rows(TABLE)
         mark = f"{operation.operation_id}.{operation.attempt}"
         shard = hashlib.sha256(operation.operation_id.encode()).digest()[0] % SHARDS
         partition, row_key = table_key(operation.agent_id), f"{shard:02d}"
@@ -79,8 +78,8 @@ class Counters:
                         row, etag = dict(kept[0]), kept[1]
                     else:
                         with contextlib.suppress(ResourceNotFoundError):
-                            entity = await table.get_entity(partition, row_key)
-                            row, etag = dict(entity), str(entity.metadata["etag"])
+                            row = await table.get(partition, row_key)
+                            etag = str(row[ETAG])
                     recent: list[str] = json.loads(str(row.get("recent", "[]")))
                     if mark in recent:
                         return False
@@ -89,16 +88,9 @@ class Counters:
                     row |= {name: str(getattr(sums, name)) for name in NAMES}
                     row["recent"] = json.dumps([*recent, mark][-REMEMBERED:])
                     try:
-                        if etag is None:
-                            written = await table.create_entity(row)
-                        else:
-                            written = await table.update_entity(
-                                row,
-                                mode=UpdateMode.REPLACE,
-                                etag=etag,
-                                match_condition=MatchConditions.IfNotModified,
-                            )
-                        self._keep(partition, row_key, row, str(written["etag"]))
+                        row = {name: row[name] for name in COLUMNS}
+                        written = await (table.insert(row) if etag is None else table.put(row, etag))
+                        self._keep(partition, row_key, row, written)
                         _report(operation)
                         return True
                     except (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError):
@@ -112,11 +104,10 @@ class Counters:
 
     async def of(self, agent_id: str) -> Counts:
         """The counts of an agent."""
-        table = await self._account.table(TABLE)
+        table = await self._account.rows(TABLE)
         found = Counts()
         with storage_errors(TABLE):
-            rows = table.query_entities("PartitionKey eq @p", parameters={"p": table_key(agent_id)})
-            async for row in rows:
+            async for row in table.query("PartitionKey eq @p", {"p": table_key(agent_id)}):
                 found += _counts(row)
         return found
 

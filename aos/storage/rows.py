@@ -13,6 +13,8 @@ from aos.kernel.types import ConversationKey, Message, Operation
 FIRST_LOOK = 35.0
 """Seconds after acceptance when the sweep first looks at an operation that did not end: a lease (30 s) and a little."""
 SHARDS = 16
+ETAG = "etag"
+"""Where a row that was read has its ETag."""
 
 
 def table_key(*parts: str) -> str:

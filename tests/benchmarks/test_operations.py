@@ -12,12 +12,12 @@ from benchmarks.operations import operations
 async def test_a_turn_asks_no_more_of_its_neighbours_than_documented() -> None:
     found = await operations(turns=4)
     http, tool, bus = found["http"], found["http, one tool"], found["bus"]
-    assert 5 <= http.table_requests <= 13
+    assert 5 <= http.table_requests <= 12
     assert http.foundry_requests == 1
     assert http.bus_sent == http.bus_received == http.blob_requests == 0
-    assert http.table_requests < tool.table_requests <= 20
+    assert http.table_requests < tool.table_requests <= 19
     assert tool.foundry_requests == 2
     assert (tool.bus_sent, tool.bus_received, tool.bus_settled) == (2, 2, 2)
-    assert 5 <= bus.table_requests <= 13
+    assert 5 <= bus.table_requests <= 12
     assert bus.foundry_requests == 1
     assert (bus.bus_sent, bus.bus_received, bus.bus_settled) == (1, 1, 1)

@@ -76,7 +76,9 @@ async def test_a_failed_turn_is_parked_and_replayed_from_the_command_line(aos: W
 async def test_what_an_agent_did_is_still_known_after_a_crash(aos: World) -> None:
     before = (await aos.app.http.get("agents/coo")).json()["counters"]
     answer = await aos.app.ask("coo", "@say x")
-    counted = (await aos.app.http.get("agents/coo")).json()["counters"]
+    # Counted when the answer is out.
+    shown = await aos.app.until("agents/coo", lambda agent: bool(agent["counters"] != before))
+    counted = shown["counters"]
     assert counted["turns"] == before["turns"] + 1
     assert counted["total_tokens"] == before["total_tokens"] + answer["usage"]["total_tokens"]
     await aos.app.kill()

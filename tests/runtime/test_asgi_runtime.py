@@ -396,3 +396,10 @@ async def test_websockets_are_turned_away() -> None:
     scope = {"type": "websocket", "path": "/api/x", "headers": [], "query_string": b"", "root_path": ""}
     await make(RouteRegistry()).app(scope, receive, send)
     assert sent[0]["type"] == "websocket.close"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_answers_do_not_wait_for_acknowledgements(host: str) -> None:
+    """asyncio sets TCP_NODELAY on connections of sockets that name TCP, and on no others."""
+    with make(RouteRegistry())._bind(host, 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP

@@ -67,3 +67,18 @@ async def test_an_account_that_does_not_answer_is_unavailable(dead_account: Stor
         await dead_account.table("aostests")
     with pytest.raises(StorageUnavailable, match="container aos-tests"):
         await dead_account.container("aos-tests")
+
+
+@pytest.mark.parametrize("proxy", ["", "http://127.0.0.1:9"])
+async def test_a_proxy_of_the_environment_is_used(
+    storage_settings: Settings, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    if proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+    account = StorageAccount(storage_settings)
+    problems = await account.check()
+    await account.close()
+    assert set(problems) == ({"tables", "blobs", "queues"} if proxy else set())
