@@ -1,12 +1,10 @@
-"""Clients of models, and the pipeline that trains adapters.
-
-Names are resolved on first use (PEP 562), so that importing the package costs next to nothing.
-"""
+"""Clients of models, and the pipeline that trains adapters."""
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from aos.lazy import lazy
 
 if TYPE_CHECKING:
     from aos.config_ml import MLConfig
@@ -42,15 +40,4 @@ __all__ = [
     "ThreadInfo",
 ]
 
-
-def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'aos.ml' has no attribute {name!r}")
-    value: object = getattr(import_module(home), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -1,12 +1,10 @@
-"""One entry to all models: by name or the best that is there, with circuit breakers and fallback.
-
-Names are resolved on first use (PEP 562), so that importing the package costs next to nothing.
-"""
+"""One entry to all models: by name or the best that is there, with circuit breakers and fallback."""
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from aos.lazy import lazy
 
 if TYPE_CHECKING:
     from aos.ml.errors import ModelRefused, ModelUnavailable
@@ -27,15 +25,4 @@ __all__ = [
     "ModelUnavailable",
 ]
 
-
-def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'aos.orchestration' has no attribute {name!r}")
-    value: object = getattr(import_module(home), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _HOMES)

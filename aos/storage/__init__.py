@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aos.lazy import lazy
+
 if TYPE_CHECKING:
-    from aos.storage.manager import UnifiedStorageManager as UnifiedStorageManager
+    from aos.storage.manager import UnifiedStorageManager
 
 __all__ = ["UnifiedStorageManager"]
 
-
-def __getattr__(name: str) -> object:
-    # Lazy: importing one room of the house must not import the storage SDKs.
-    if name == "UnifiedStorageManager":
-        from aos.storage.manager import UnifiedStorageManager
-
-        return UnifiedStorageManager
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Importing one room of the house must not import the storage SDKs.
+__getattr__, __dir__ = lazy(__name__, {"UnifiedStorageManager": "aos.storage.manager"})
