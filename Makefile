@@ -51,7 +51,7 @@ bench-wire: $(BIN)/.local ## Measure turns over the wire on the local stack, bes
 	$(BIN)/python -m benchmarks.wire
 
 bench-growth: $(BIN)/.local ## Measure what grows with agents, conversations, history, tools and sizes (plots)
-	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.growth --plots docs/plots
 
 bench-cold: $(BIN)/.dev ## Measure a cold start
 	$(BIN)/python -m benchmarks.cold
@@ -60,7 +60,7 @@ bench-broker: $(BIN)/.local ## Measure the Service Bus emulator
 	$(BIN)/python -m benchmarks.broker
 
 bench-peers: $(BIN)/.local ## Measure AOS beside other agent frameworks (installs each under .aos/peers)
-	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.peers --plots docs/plots
 
 clean: ## Remove the environment, the local stack's state and all caches
 	rm -rf .venv .aos build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,7 +1,7 @@
 """`python -m benchmarks.growth`: what grows with agents, conversations, history, tools and sizes, and what must not.
 
 The cost of a message must not grow with the number of agents or conversations. Figures are CPU of this process, one
-model that answers at once; `storage` are whole turns on Table storage (Azurite), in wall time.
+model that answers at once; on Table storage (Azurite) they are whole turns, in wall time and in CPU.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 import time
 import tracemalloc
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
@@ -223,26 +223,30 @@ async def on_storage(history: int, largest: int) -> tuple[Series, Series]:
     numbers, bytes_of = sizes(history), [size for size in sizes(largest) if size >= 1000]
     async with stored() as world:
 
-        async def wall_us(text: str, conversation: str) -> float:
-            began = time.perf_counter()
+        async def timed(text: str, conversation: str) -> tuple[float, float]:
+            began, used = time.perf_counter(), time.process_time()
             await world.turn(conversation, text)
-            return (time.perf_counter() - began) * 1e6
+            return (time.perf_counter() - began) * 1e6, (time.process_time() - used) * 1e6
 
         for number in numbers:
             for _ in range(number):
                 await world.turn(f"history-{number}", "hello")
         # By turns, so that what else the machine does meets all of them.
-        after: dict[int, list[float]] = {number: [] for number in numbers}
-        large: dict[int, list[float]] = {size: [] for size in bytes_of}
+        after: dict[int, list[tuple[float, float]]] = {number: [] for number in numbers}
+        large: dict[int, list[tuple[float, float]]] = {size: [] for size in bytes_of}
         for _ in range(3 * REPEATS):
             for number, taken in after.items():
-                taken.append(await wall_us("hello", f"history-{number}"))
+                taken.append(await timed("hello", f"history-{number}"))
             for size, taken in large.items():
-                taken.append(await wall_us("x" * size, uuid.uuid4().hex))
-    return (
-        {"a message, us of wall time": [(number, median(taken)) for number, taken in after.items()]},
-        {"a message on Table storage, us of wall time": [(size, median(taken)) for size, taken in large.items()]},
-    )
+                taken.append(await timed("x" * size, uuid.uuid4().hex))
+    return (_medians("a message", after), _medians("a message on Table storage", large))
+
+
+def _medians(what: str, taken: Mapping[int, Sequence[tuple[float, float]]]) -> Series:
+    return {
+        f"{what}, us of {clock}": [(number, median([took[index] for took in found])) for number, found in taken.items()]
+        for index, clock in enumerate(("wall time", "CPU"))
+    }
 
 
 async def measure(scale: float) -> dict[str, tuple[str, Series]]:

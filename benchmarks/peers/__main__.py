@@ -35,6 +35,8 @@ COLUMNS = (
     ("import_ms", "import\nms"),
     ("first_ms", "first answer\nof a process ms"),
 )
+LONGEST_SECONDS = 600
+"""Of one measurement of one system; it takes about ten."""
 
 
 def say(console: Console, text: str) -> None:
@@ -74,7 +76,9 @@ class Runner:
         return figures
 
     def _run(self, *command: str) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, env=self._environ, cwd=ROOT, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=self._environ, cwd=ROOT, check=False, timeout=LONGEST_SECONDS
+        )
         if done.returncode:
             raise RuntimeError(f"{' '.join(command[1:])}: {done.stderr.strip()[-2000:]}")
         return done.stdout
@@ -186,6 +190,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.25, help="of one batch of turns")
     parser.add_argument("--agents", type=int, default=200, help="to create")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "benchmarks")
+    parser.add_argument("--plots", type=Path, help="folder of the plot; default: beside peers.json")
     parser.add_argument("--environments", type=Path, default=ROOT / ".aos" / "peers")
     return parser.parse_args()
 
@@ -223,10 +228,12 @@ def main() -> None:
         "what differs by less than that spread is not a difference.",
         highlight=False,
     )
-    given.out.mkdir(parents=True, exist_ok=True)
+    plots = given.plots or given.out
+    for folder in (given.out, plots):
+        folder.mkdir(parents=True, exist_ok=True)
     (given.out / "peers.json").write_text(json.dumps(document(results, skipped, given.rounds), indent=2) + "\n")
-    (given.out / "peers.svg").write_text(plot(results))
-    console.print(f"written: {given.out}/peers.json, peers.svg", highlight=False)
+    (plots / "peers.svg").write_text(plot(results))
+    console.print(f"written: {given.out}/peers.json, {plots}/peers.svg", highlight=False)
 
 
 if __name__ == "__main__":
