@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import secrets
 import socket
+import tempfile
 from collections.abc import Collection, Mapping
+from functools import cache
+from pathlib import Path
 
 from emulators.errors import PortInUse
 
@@ -17,6 +22,7 @@ So no outgoing connection and no other listener is given a port between its choi
 the part is started again.
 """
 FREE_ATTEMPTS = 100
+_ours: set[int] = set()
 
 
 def in_use(port: int) -> bool:
@@ -66,9 +72,28 @@ def settle(wanted: Mapping[str, tuple[str, int]]) -> dict[str, int]:
 def _free(taken: Collection[int]) -> int:
     for _ in range(FREE_ATTEMPTS):
         port = FREE.start + secrets.randbelow(len(FREE))
-        if port not in taken and not in_use(port):
+        if port not in taken and not in_use(port) and _reserve(port):
             return port
     raise PortInUse(f"no free port found between {FREE.start} and {FREE.stop - 1} on {HOST}: set the ports yourself")
+
+
+def _reserve(port: int) -> bool:
+    """Keeps a port, which nothing listens on yet, from other processes that choose one; until this process ends."""
+    if port in _ours:
+        return False
+    try:
+        fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except (BlockingIOError, PermissionError):
+        return False
+    _ours.add(port)
+    return True
+
+
+@cache
+def _reservations() -> int:
+    """A file with a byte for each port: whoever has locked it, has chosen the port."""
+    path = Path(tempfile.gettempdir(), f"aos-ports-{os.getuid()}")
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 async def accepts(port: int) -> None:

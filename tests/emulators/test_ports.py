@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -27,6 +29,20 @@ def test_no_free_port_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ports, "FREE", range(port, port + 1))
         with pytest.raises(PortInUse, match=f"no free port found between {port} and {port}"):
             settle({"A": ("a", 0)})
+    assert settle({"A": ("a", 0)}) == {"A": port}
+
+
+def test_a_port_that_another_process_chose_is_not_given_before_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from emulators.ports import settle; print(*settle({'A': ('a', 0)}).values(), flush=True); input()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        port = int(other.stdout.readline())
+        monkeypatch.setattr(ports, "FREE", range(port, port + 1))
+        assert not in_use(port)
+        with pytest.raises(PortInUse, match="no free port"):
+            settle({"A": ("a", 0)})
+        other.communicate("\n")
     assert settle({"A": ("a", 0)}) == {"A": port}
 
 
