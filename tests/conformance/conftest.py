@@ -22,7 +22,7 @@ SETTINGS = {
     "AOS_ENTRA_ISSUERS": "https://login.microsoftonline.com/tenant/v2.0",
     "AOS_ENTRA_AUDIENCES": "api://aos",
     # What a process leaves behind when it dies is taken up within seconds.
-    "AOS_LEASE_SECONDS": "3",
+    "AOS_LEASE_SECONDS": "5",
     "AOS_SWEEP_SECONDS": "1",
     "AOS_AGENT_BACKLOG": str(BACKLOG),
     "AOS_FUNCTION_OUTPUT_QUEUES": OUTPUT_QUEUE,

@@ -148,8 +148,11 @@ async def test_a_function_host_that_ends_during_a_request_leaves_the_same_operat
     environ = {**asgi.world.stack.environment, **SETTINGS, "AOS_ROLES": "agents", FAULT_POINT: "after-model-step"}
     body = {"message": "@say after all", "timeout_seconds": 40}
     async with FunctionsWorker(ROOT, environ=environ) as worker:
+        dying = Functions(worker)
+        # With all that it needs imported: while it did that, the other one would take the turn up.
+        await dying.until("agent_status", "GET agents/cmo/status", lambda status: bool(status.get("is_running")))
         with pytest.raises(WorkerError, match="the worker process ended"):
-            await Functions(worker).look("ask", "POST agents/cmo", body, key=FUNCTION_KEY, idempotency_key="ended")
+            await dying.look("ask", "POST agents/cmo", body, key=FUNCTION_KEY, idempotency_key="ended")
     answer = await asgi.look("ask", "POST agents/cmo", body, key=FUNCTION_KEY, idempotency_key="ended")
     assert (answer.status, answer.json["status"], answer.json["reply"]) == (200, "completed", "after all")
     # The model had answered, and was not asked again.
