@@ -156,11 +156,11 @@ def parse_agents(document: bytes) -> AgentRegistry:
             )
             continue
         entries[entry.agent_id], pointers[entry.agent_id] = entry, where
-    registry = AgentRegistry(
+    good, problems, warnings = check_connected(entries, pointers, parsed.problems)
+    return AgentRegistry(
         raw.version,
-        MappingProxyType(entries),
-        tuple(parsed.problems),
-        tuple(parsed.warnings),
+        MappingProxyType(good),
+        (*parsed.problems, *problems),
+        (*parsed.warnings, *warnings),
         MappingProxyType(pointers),
     )
-    return check_connected(registry)

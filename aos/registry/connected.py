@@ -2,50 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from types import MappingProxyType
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from aos.registry.problems import RegistryProblem, suggest
 
-if TYPE_CHECKING:
-    from aos.registry.agents import AgentEntry, AgentRegistry
+
+class Asking(Protocol):
+    """What is looked at of an agent's entry."""
+
+    @property
+    def agent_id(self) -> str: ...
+
+    @property
+    def enabled(self) -> bool: ...
+
+    @property
+    def connected_agents(self) -> Sequence[str]: ...
 
 
-def check_connected(registry: AgentRegistry) -> AgentRegistry:
+Entry = TypeVar("Entry", bound=Asking)
+
+
+def check_connected(
+    entries: Mapping[str, Entry], pointers: Mapping[str, str], problems: Sequence[RegistryProblem]
+) -> tuple[dict[str, Entry], list[RegistryProblem], list[RegistryProblem]]:
     """Checks that every connected agent exists.
 
     An id that stands nowhere in the registry makes the agent bad (a warning if it is disabled). One whose own entry is
     bad or disabled is a warning: the agent stays, and is offered that one again once it is mended. Agents may name each
     other in a circle: a message that would go round is refused when it happens.
 
+    Args:
+        pointers: Where each entry stands in the document.
+        problems: What made other entries bad.
+
     Returns:
-        The registry without the bad agents, with what was found added to its problems and warnings.
+        The entries without the bad ones, the new problems, and the new warnings.
     """
-    if not any(entry.connected_agents for entry in registry.entries.values()):
-        return registry
-    broken = {problem.agent_id: problem for problem in registry.problems if problem.agent_id is not None}
-    known = [*registry.entries, *broken]
-    good: dict[str, AgentEntry] = {}
-    problems, warnings = list(registry.problems), list(registry.warnings)
-    for agent_id, entry in registry.entries.items():
-        faults, cautions = _check(entry, registry.pointers.get(agent_id, ""), registry.entries, broken, known)
+    broken = {problem.agent_id: problem for problem in problems if problem.agent_id is not None}
+    known = [*entries, *broken]
+    good: dict[str, Entry] = {}
+    found: list[RegistryProblem] = []
+    warnings: list[RegistryProblem] = []
+    for agent_id, entry in entries.items():
+        faults, cautions = _check(entry, pointers.get(agent_id, ""), entries, broken, known)
         warnings += cautions
         if faults and entry.enabled:
-            problems += faults
+            found += faults
         else:
             warnings += faults
             good[agent_id] = entry
-    return replace(registry, entries=MappingProxyType(good), problems=tuple(problems), warnings=tuple(warnings))
+    return good, found, warnings
 
 
 def _check(
-    entry: AgentEntry,
+    entry: Asking,
     where: str,
-    entries: Mapping[str, AgentEntry],
+    entries: Mapping[str, Asking],
     broken: Mapping[str, RegistryProblem],
-    known: list[str],
+    known: Sequence[str],
 ) -> tuple[list[RegistryProblem], list[RegistryProblem]]:
     faults: list[RegistryProblem] = []
     cautions: list[RegistryProblem] = []
