@@ -18,16 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from aos.errors import AosError
 from aos.kernel.clock import Clock
 from aos.mcp.errors import (
-    TOO_LARGE,
-    RequestFailed,
     ServerDied,
     ServerNotConfigured,
-    ServerRefused,
     ServerReplyInvalid,
-    ServerReplyTooLarge,
     ServerUnavailable,
-    ToolTimeout,
 )
+from aos.mcp.faults import Asked, refused_by_http
 from aos.mcp.link import ATTEMPT, Attempt, Link
 from aos.mcp.pace import Pace
 from aos.mcp.secrets import SecretSource
@@ -35,7 +31,7 @@ from aos.mcp.tools import ServerTools, ToolInfo
 from aos.mcp.transport import open_target
 
 if TYPE_CHECKING:
-    from mcp import Client, MCPError
+    from mcp import Client
     from mcp.types import Tool
 
     from aos.registry.mcp_servers import ServerEntry
@@ -58,8 +54,6 @@ LAST_WORD = 1.0
 """Seconds that a call has to end by itself after its session did."""
 PATIENCE = 5.0
 """Seconds that a call waits for the next attempt to open the connection; if that is further away, it fails at once."""
-SAID_TOO_MUCH = ("the answer has more than", "Server-sent event exceeded the")
-"""How the SDK passes on that a bound on a body, or on an event, was met."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 STEADY = 60.0
 """Seconds after which a session counts as having worked: the next pause is short again."""
@@ -244,6 +238,7 @@ class McpConnection:
 
     async def _request(self, what: str, call: Callable[[Client], Awaitable[T]], session: _Session, timeout: float) -> T:
         attempt = Attempt()
+        asked = Asked(self.entry.server_id, what, session.link, attempt, self._limits.message_bytes)
         token = ATTEMPT.set(attempt)
         # In the caller's own task: one for the call and one for the end of the session cost more than the call.
         limit = asyncio.timeout(timeout)
@@ -260,78 +255,23 @@ class McpConnection:
                 return await call(session.client)
         except TimeoutError:
             if session.link.ended.is_set():
-                raise self._died(what, session, attempt) from None
+                raise asked.died() from None
             self._suspect(session)
-            raise ToolTimeout(
-                f"MCP server {self.entry.server_id} did not answer {what} within {timeout:g} s."
-            ) from None
+            raise asked.late(timeout) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if session.link.ended.is_set() and task is not None and not task.cancelling():
                 # Cancelled with the session, by the SDK and not by our caller.
-                raise self._died(what, session, attempt) from None
+                raise asked.died() from None
             raise
         except Exception as error:
-            failed = self._failed(what, error, session, attempt)
-            if failed is None:
+            if (failed := asked.failed(error)) is None:
                 raise
             # Not its cause: that may hold secrets, which are masked in what we say.
             raise failed from None
         finally:
             session.link.on_end.discard(ending)
             ATTEMPT.reset(token)
-
-    def _failed(self, what: str, error: Exception, session: _Session, attempt: Attempt) -> RequestFailed | None:
-        """What a call raised, as an error of ours; None if it is no fault of a server."""
-        from mcp import MCPError
-        from pydantic import ValidationError
-
-        server = f"MCP server {self.entry.server_id}"
-        match error:
-            case MCPError():
-                return self._refused(what, error, session, attempt)
-            case ValidationError():
-                return ServerReplyInvalid(f"{server} answered {what} with something that is not MCP.")
-            case RuntimeError() if session.link.ended.is_set():
-                return self._died(what, session, attempt)
-            case RuntimeError():
-                # The SDK compares structured content with the tool's output schema, and bounds rounds of questions.
-                return ServerReplyInvalid(f"{server} gave no valid answer to {what}: {self._masked(session, error)}")
-        return None
-
-    def _refused(self, what: str, error: MCPError, session: _Session, attempt: Attempt) -> RequestFailed:
-        """What an error of the protocol, or of HTTP below it, means for the request."""
-        from mcp.types import CONNECTION_CLOSED, INVALID_REQUEST, PARSE_ERROR, REQUEST_TIMEOUT
-
-        server = f"MCP server {self.entry.server_id}"
-        if error.code == TOO_LARGE or any(said in error.message for said in SAID_TOO_MUCH):
-            return ServerReplyTooLarge(
-                f"{server} answered {what} with more than metadata.limits.message_bytes, which is "
-                f"{self._limits.message_bytes}: ask it for less at once."
-            )
-        if error.code == CONNECTION_CLOSED:
-            return self._died(what, session, attempt)
-        if error.code == REQUEST_TIMEOUT:
-            return ToolTimeout(f"{server} did not answer {what} in time.")
-        if (refused := _refused_by_http(server, attempt)) is not None:
-            return refused
-        if attempt.status == 404 and error.code == INVALID_REQUEST:
-            # The server was restarted, or forgot us: the request was not carried out, and the next needs a session.
-            session.link.end("it does not know the session any more")
-            return ServerUnavailable(f"{server} does not know the session any more; a new one is opened.")
-        if error.code == PARSE_ERROR and attempt.status is not None:
-            return ServerReplyInvalid(f"{server} answered {what} with something that is not MCP.")
-        return ServerRefused(f"{server} refused {what}: {self._masked(session, error.message)}", error.code)
-
-    def _masked(self, session: _Session, text: object) -> str:
-        return session.link.mask(str(text))[:500]
-
-    def _died(self, what: str, session: _Session, attempt: Attempt) -> RequestFailed:
-        server = f"MCP server {self.entry.server_id}"
-        if attempt.unsent:
-            return ServerUnavailable(f"{server} cannot be reached; {what} was not sent.")
-        why = f": {session.link.reason}" if session.link.reason else ""
-        return ServerDied(f"{server} died while it worked on {what}{why}.")
 
     # --- hanging
 
@@ -474,7 +414,7 @@ class McpConnection:
             return ServerUnavailable(f"{server} did not start within {START_SECONDS:g} s.")
         except Exception as error:
             # The transports raise groups of whatever their tasks met; none of it may end the supervision.
-            if not opened and (refused := _refused_by_http(server, attempt)) is not None:
+            if not opened and (refused := refused_by_http(server, attempt)) is not None:
                 return refused
             reason = _innermost(error)
             verb = "failed" if opened else "could not be started"
@@ -508,18 +448,6 @@ def _tool_info(tool: Tool) -> ToolInfo:
         read_only=bool(hints and hints.read_only_hint),
         idempotent=bool(hints and hints.idempotent_hint),
     )
-
-
-def _refused_by_http(server: str, attempt: Attempt) -> RequestFailed | None:
-    """What the status of the HTTP response says by itself (RFC 9110 section 15)."""
-    match attempt.status:
-        case 401 | 403:
-            return ServerNotConfigured(f"{server} refuses our credentials (HTTP {attempt.status}): see its headers.")
-        case 429 | 503:
-            return ServerUnavailable(f"{server} takes no requests at the moment (HTTP {attempt.status}).")
-        case 502 | 504:
-            return ServerDied(f"{server} did not answer the gateway before it (HTTP {attempt.status}).")
-    return None
 
 
 async def _first(*events: asyncio.Event) -> None:
