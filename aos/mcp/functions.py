@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ LONGEST_DESCRIPTION = 1024
 LONGEST_ARGUMENTS = 1024 * 1024
 DEEPEST_ARGUMENTS = 64
 """Levels of objects and lists in the arguments of a call: what is much deeper cannot be written or read on the way."""
+KEPT_SCHEMAS = 1024
+"""Input schemas that stay prepared: agents share tools."""
 MOST_PROBLEMS = 5
 LONGEST_PROBLEM = 500
 
@@ -79,6 +82,15 @@ class ToolSource:
 class _Function:
     source: ToolSource
     validator: jsonschema_rs.Validator
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A tool's input schema, ready for use. `shown` is what the model sees where no arguments are set for it."""
+
+    schema: Mapping[str, Any]
+    validator: jsonschema_rs.Validator
+    shown: Mapping[str, Any]
 
 
 class FunctionTools:
@@ -173,28 +185,44 @@ def _hashed(name: str, server: str, tool: str) -> str:
 
 
 def _function(name: str, source: ToolSource) -> tuple[_Function, FunctionDefinition]:
-    import jsonschema_rs
-
-    schema: dict[str, Any] = {"type": "object", "properties": {}, **source.info.input_schema}
-    if (fault := schema_fault(schema)) is not None:
-        raise _unusable(source, f"/{'/'.join(map(str, fault[0]))}: {fault[1]}")
-    validator = jsonschema_rs.validator_for(schema, validate_formats=True)
-    if (wrong := _misconfigured(source, schema, validator)) is not None:
-        raise AgentNotReady(f"The configuration of {_said(source)}: {wrong}", code="invalid_tool_configuration")
     try:
-        shown = parameters(schema, source.defaults, source.locked)
+        prepared = _prepared(json.dumps(source.info.input_schema))
+        shown = prepared.shown
+        if source.defaults or source.locked:
+            if (wrong := _misconfigured(source, prepared)) is not None:
+                raise AgentNotReady(f"The configuration of {_said(source)}: {wrong}", code="invalid_tool_configuration")
+            shown = parameters(prepared.schema, source.defaults, source.locked)
     except RecursionError:
         raise _unusable(source, "it is nested too deep") from None
+    except ValueError as error:
+        raise _unusable(source, str(error)) from None
     description = source.info.description
     if len(description) > LONGEST_DESCRIPTION:
         # The service refuses longer ones; the whole of it stands where it takes more.
-        shown["description"] = "\n".join(filter(None, (description, shown.get("description"))))
+        shown = {**shown, "description": "\n".join(filter(None, (description, shown.get("description"))))}
         description = f"{description[: LONGEST_DESCRIPTION - 3]}..."
-    return _Function(source, validator), FunctionDefinition(name, description, shown)
+    return _Function(source, prepared.validator), FunctionDefinition(name, description, shown)
 
 
-def _misconfigured(source: ToolSource, schema: Mapping[str, Any], validator: jsonschema_rs.Validator) -> str | None:
+@lru_cache(maxsize=KEPT_SCHEMAS)
+def _prepared(text: str) -> _Prepared:
+    """Of an input schema in JSON, what all agents with the tool share.
+
+    Raises:
+        ValueError: It cannot be used.
+    """
+    import jsonschema_rs
+
+    schema: dict[str, Any] = {"type": "object", "properties": {}, **json.loads(text)}
+    if (fault := schema_fault(schema)) is not None:
+        raise ValueError(f"/{'/'.join(map(str, fault[0]))}: {fault[1]}")
+    validator = jsonschema_rs.validator_for(schema, validate_formats=True)
+    return _Prepared(schema, validator, parameters(schema, {}, frozenset()))
+
+
+def _misconfigured(source: ToolSource, prepared: _Prepared) -> str | None:
     """What is wrong with the arguments that the entry sets, if anything."""
+    schema = prepared.schema
     takes_any = schema.get("additionalProperties", True) is not False or "patternProperties" in schema
     names = {*source.defaults, *source.locked}
     known = schema["properties"].keys()
@@ -204,7 +232,7 @@ def _misconfigured(source: ToolSource, schema: Mapping[str, Any], validator: jso
     missing = sorted((source.locked - values.keys()) & set(schema.get("required", ())))
     if missing:
         return f"{missing[0]!r} is hidden, but required: give it a value in `defaults` or `fixed`."
-    for error in validator.iter_errors(values):
+    for error in prepared.validator.iter_errors(values):
         if error.instance_path and error.instance_path[0] in names:
             return f"/{'/'.join(map(str, error.instance_path))}: {error.message}"[:LONGEST_PROBLEM]
     return None
