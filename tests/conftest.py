@@ -1,8 +1,10 @@
-"""What tests of several areas share: one Azurite for the whole run."""
+"""What tests of several areas share: one Azurite for the whole run, or one for a module."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -11,11 +13,17 @@ from emulators.azurite import Azurite
 from emulators.settings import load_settings as load_stack_settings
 
 
-@pytest.fixture(scope="session")
-async def azurite(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Azurite]:
+@asynccontextmanager
+async def _azurite(state_dir: Path) -> AsyncIterator[Azurite]:
     stack = load_stack_settings()
     installed = stack.azurite_dir or stack.state_dir
-    async with Azurite(state_dir=tmp_path_factory.mktemp("azurite"), install_dir=installed) as running:
+    async with Azurite(state_dir=state_dir, install_dir=installed) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def azurite(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Azurite]:
+    async with _azurite(tmp_path_factory.mktemp("azurite")) as running:
         yield running
 
 
@@ -23,3 +31,10 @@ async def azurite(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Azu
 def storage_settings(azurite: Azurite) -> Settings:
     """Settings of an app whose storage account is Azurite; tests keep apart by using ids of their own."""
     return load_settings({"AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string})
+
+
+@pytest.fixture(scope="module")
+async def own_storage_settings(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Settings]:
+    """The same with an account of the module's own: for tests of what reads, or forgets, everything in it."""
+    async with _azurite(tmp_path_factory.mktemp("own-azurite")) as running:
+        yield load_settings({"AZURE_STORAGE_CONNECTION_STRING": running.connection_string})

@@ -65,11 +65,11 @@ class Site:
 
 
 @pytest.fixture(params=APIS)
-async def site(request: pytest.FixtureRequest, storage_settings: Settings, tmp_path: Path) -> AsyncIterator[Site]:
+async def site(request: pytest.FixtureRequest, own_storage_settings: Settings, tmp_path: Path) -> AsyncIterator[Site]:
     mark = uuid.uuid4().hex[:8]
     async with running(FoundryEmulator(), request.param) as project:
         values = {
-            "AZURE_STORAGE_CONNECTION_STRING": storage_settings.storage or "",
+            "AZURE_STORAGE_CONNECTION_STRING": own_storage_settings.storage or "",
             "AZURE_AI_PROJECT_ENDPOINT": project.emulator.endpoint,
             "AZURE_AI_API_KEY": "local",
             "AOS_APP_NAME": f"aos{mark}",

@@ -11,7 +11,7 @@ from datetime import datetime
 
 import pytest
 
-from aos.config import load_settings
+from aos.config import Settings
 from aos.kernel.ports import Acceptance, Change, Lease
 from aos.kernel.types import Conversation, ConversationKey, Message, ReplyAddress
 from aos.mcp.ledger import CallKey, Claimed, Finished, TableLedger
@@ -21,8 +21,6 @@ from aos.storage.payloads import CONTAINER, STATE_CONTAINER, PayloadGone, Payloa
 from aos.storage.requests import RequestRecord, RequestRecords
 from aos.storage.retention import Retention, Row
 from aos.storage.rows import queued
-from emulators.azurite import Azurite
-from emulators.settings import load_settings as load_stack_settings
 
 DAY = 86400.0
 LONG = "x" * 60_000
@@ -42,14 +40,10 @@ class Later:
 
 
 @pytest.fixture(scope="module")
-async def account(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[StorageAccount]:
-    """An account of its own: this forgets everything that is old."""
-    stack = load_stack_settings()
-    installed = stack.azurite_dir or stack.state_dir
-    async with Azurite(state_dir=tmp_path_factory.mktemp("retention"), install_dir=installed) as own:
-        account = StorageAccount(load_settings({"AZURE_STORAGE_CONNECTION_STRING": own.connection_string}))
-        yield account
-        await account.close()
+async def account(own_storage_settings: Settings) -> AsyncIterator[StorageAccount]:
+    account = StorageAccount(own_storage_settings)
+    yield account
+    await account.close()
 
 
 @pytest.fixture
