@@ -47,7 +47,10 @@ async def test_a_message_arrives_with_all_that_it_says(bus: Bus, inbox: Inbox) -
     assert (body(message), message.message_id, message.correlation_id) == (b'{"a": 1}', "m1", "c1")
     assert (message.session_id, message.reply_to, message.subject) == ("s1", "somewhere", "sub")
     assert message.content_type == "application/json"
-    assert message.application_properties == {b"aos-source": b"agent-events", b"count": 7}
+    properties = dict(message.application_properties or {})
+    # Where some other test switched tracing on in this process, the message says so.
+    properties.pop(b"traceparent", None)
+    assert properties == {b"aos-source": b"agent-events", b"count": 7}
 
 
 async def test_many_messages_arrive_in_order(bus: Bus, inbox: Inbox) -> None:

@@ -6,12 +6,13 @@ import asyncio
 import itertools
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
 import pytest
 from azure.data.tables import UpdateMode
 
+from aos.config import Settings
 from aos.errors import BacklogFull, Conflict, ConversationUnreadable, OperationConflict, StorageUnavailable
 from aos.kernel.clock import Clock
 from aos.kernel.ports import Acceptance, Change, ConversationStore, Due, Lease, Snapshot
@@ -49,6 +50,14 @@ class FixedClock:
 
     async def sleep(self, seconds: float) -> None:
         self.time += seconds
+
+
+@pytest.fixture(scope="module")
+async def account(own_storage_settings: Settings) -> AsyncIterator[StorageAccount]:
+    """Of its own: what is due comes from all conversations of an account."""
+    account = StorageAccount(own_storage_settings)
+    yield account
+    await account.close()
 
 
 @pytest.fixture(params=["memory", "table"])
