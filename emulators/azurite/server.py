@@ -19,6 +19,9 @@ logger = logging.getLogger("emulators.azurite")
 ACCOUNT_NAME = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 READY_SECONDS = 60.0
+KEEP_ALIVE_SECONDS = 60
+"""For which it keeps an idle connection: longer than clients do (aiohttp 15 s). With its own 5 s it closes some in the
+very moment in which a client writes on them."""
 
 
 class Azurite:
@@ -94,6 +97,7 @@ class Azurite:
         flags = ["--silent", "--disableTelemetry", "--skipApiVersionCheck", *where]
         for service, port in zip(("blob", "queue", "table"), self.ports.values(), strict=True):
             flags += [f"--{service}Host", ports.HOST, f"--{service}Port", str(port)]
+            flags += [f"--{service}KeepAliveTimeout", str(KEEP_ALIVE_SECONDS)]
         self._child = Child(
             self.name,
             [node.binary, script, *flags],
