@@ -14,7 +14,11 @@ def test_the_app_is_indexed_without_any_sdk() -> None:
 
 def test_the_app_is_imported_for_little_more_than_what_every_function_app_imports() -> None:
     cpu_ms(ENTRY)
-    # The least of some runs by turns: neighbours on the machine only ever add.
-    rounds = [(cpu_ms("pass"), cpu_ms(FLOOR), cpu_ms(ENTRY)) for _ in range(4)]
-    bare, floor, ours = (min(figures) for figures in zip(*rounds, strict=True))
-    assert (ours - bare) / (floor - bare) < MOST, rounds
+    rounds: list[tuple[float, float, float]] = []
+    ratios: list[float] = []
+    for _ in range(6):
+        # All of one round meet the same neighbours on the machine; in the best round these disturbed them the least.
+        bare, floor, ours = cpu_ms("pass"), cpu_ms(FLOOR), cpu_ms(ENTRY)
+        rounds.append((bare, floor, ours))
+        ratios.append((ours - bare) / (floor - bare))
+    assert min(ratios) < MOST, rounds
