@@ -117,8 +117,10 @@ class ConcurrentConsumer(Consumer):
     async def _handle(
         self, receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage, renewal: asyncio.TimerHandle
     ) -> None:
-        done = await self._hand_over(message)
-        renewal.cancel()
+        try:
+            done = await self._hand_over(message)
+        finally:
+            renewal.cancel()
         self._ended.append(_Outcome(receiver, message, done))
 
     def _handler_ended(self, task: asyncio.Task[None]) -> None:

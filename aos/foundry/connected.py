@@ -140,13 +140,14 @@ class TemporaryAgents:
         return "" if answer is None else answer.text.value
 
     async def _ended(self, run: ThreadRun, functions: Mapping[str, Function]) -> ThreadRun:
-        from azure.ai.agents.models import ToolOutput
+        from azure.ai.agents.models import RequiredFunctionToolCall, SubmitToolOutputsAction, ToolOutput
 
         pause = FIRST_PAUSE
         while run.status not in ENDED:
             action = run.required_action
-            if run.status == "requires_action" and action is not None:
-                calls = action.submit_tool_outputs.tool_calls  # type: ignore[attr-defined]  # of its only kind here
+            if run.status == "requires_action" and isinstance(action, SubmitToolOutputsAction):
+                required = action.submit_tool_outputs.tool_calls
+                calls = [call for call in required if isinstance(call, RequiredFunctionToolCall)]
                 outputs = await asyncio.gather(*(_called(call.function, functions) for call in calls))
                 answers = [
                     ToolOutput(tool_call_id=call.id, output=output) for call, output in zip(calls, outputs, strict=True)
