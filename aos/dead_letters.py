@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -76,6 +76,20 @@ class Letter:
     session_id: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a replay came to.
+
+    Attributes:
+        sent: Letters that were sent again and removed.
+        held: Letters that were wanted and were there, and could not be received: another receiver holds them, unless it
+            renews that for as long as the entity locks messages, or has taken them by now.
+    """
+
+    sent: tuple[Letter, ...]
+    held: tuple[Letter, ...]
+
+
 class DeadLetters:
     """Lists and replays dead letters."""
 
@@ -113,7 +127,7 @@ class DeadLetters:
             raise UnknownLetter(f"{place} has no message {number}; `dead-letters list` shows what there is.")
         return replace(letters[0], body=await self._claim_check.unpack(letters[0].body))
 
-    async def replay(self, wanted: Callable[[Letter], bool], places: Sequence[str], limit: int) -> list[Letter]:
+    async def replay(self, wanted: Callable[[Letter], bool], places: Sequence[str], limit: int) -> Replayed:
         """Sends letters again, then removes them.
 
         A letter that is sent but not removed (this process dies in between) does no harm when it is replayed once more:
@@ -122,20 +136,22 @@ class DeadLetters:
 
         Args:
             limit: Letters looked at in each place.
-
-        Returns:
-            What was sent again.
         """
 
-        async def look(place: str) -> list[Letter]:
+        async def look(place: str) -> tuple[list[Letter], list[Letter]]:
             async with self._receiver(place) as receiver:
                 if receiver is None:
-                    return []
-                there = {letter.id for letter in await self._peek(receiver, place, limit) if wanted(letter)}
-                return await self._replay(receiver, place, there, limit) if there else []
+                    return [], []
+                there = {letter.id: letter for letter in await self._peek(receiver, place, limit) if wanted(letter)}
+                sent = await self._replay(receiver, place, there.keys(), limit) if there else []
+                gone = {letter.id for letter in sent}
+                return sent, [letter for letter in there.values() if letter.id not in gone]
 
         found = await asyncio.gather(*map(look, places))
-        return [letter for letters in found for letter in letters]
+        return Replayed(
+            sent=tuple(letter for sent, _ in found for letter in sent),
+            held=tuple(letter for _, held in found for letter in held),
+        )
 
     async def _peek(self, receiver: ServiceBusReceiver, place: str, limit: int) -> list[Letter]:
         found: list[Letter] = []
@@ -148,7 +164,7 @@ class DeadLetters:
             next_number = (page[-1].sequence_number or 0) + 1
         return found
 
-    async def _replay(self, receiver: ServiceBusReceiver, place: str, wanted: set[str], limit: int) -> list[Letter]:
+    async def _replay(self, receiver: ServiceBusReceiver, place: str, wanted: Set[str], limit: int) -> list[Letter]:
         sent: list[Letter] = []
         others: list[ServiceBusReceivedMessage] = []
         try:

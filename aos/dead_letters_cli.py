@@ -67,19 +67,22 @@ def replay(
     if bool(letter_ids) == (everything or reason is not None):
         typer.secho("Name the messages to replay, or say --all or --reason.", fg="red", err=True)
         raise typer.Exit(2)
-    from aos.dead_letters import DeadLetters, letter_filter
+    from aos.dead_letters import DeadLetters, Replayed, letter_filter
 
-    async def work(dead_letters: DeadLetters) -> tuple[set[str], int]:
+    async def work(dead_letters: DeadLetters) -> Replayed:
         wanted, places = letter_filter(letter_ids or [], reason)
-        sent = await dead_letters.replay(wanted, places, limit)
-        for letter in sent:
-            typer.echo(f"{letter.id} {letter.message_id}: attempt {letter.attempt + 1} sent to {letter.source}")
-        return set(letter_ids or []) - {letter.id for letter in sent}, len(sent)
+        return await dead_letters.replay(wanted, places, limit)
 
-    missing, count = _run(work)
-    typer.echo(f"{count} replayed.")
+    replayed = _run(work)
+    for letter in replayed.sent:
+        typer.echo(f"{letter.id} {letter.message_id}: attempt {letter.attempt + 1} sent to {letter.source}")
+    typer.echo(f"{len(replayed.sent)} replayed.")
+    for letter in replayed.held:
+        typer.secho(f"{letter.id} {letter.message_id}: another receiver holds it; try again in a minute.", err=True)
+    missing = set(letter_ids or []) - {letter.id for letter in (*replayed.sent, *replayed.held)}
     if missing:
         typer.secho(f"Not there: {', '.join(sorted(missing))}", fg="red", err=True)
+    if missing or replayed.held:
         raise typer.Exit(1)
 
 

@@ -77,8 +77,9 @@ async def test_one_is_replayed_and_the_others_stay(bus: Bus, letters: DeadLetter
     await bus.send([park("m1"), park("m2"), park("m3")])
     listed = await letters.letters(10, HERE)
     wanted, places = letter_filter([listed[1].id], None)
-    sent = await letters.replay(wanted, places, 100)
-    assert [letter.id for letter in sent] == [listed[1].id]
+    replayed = await letters.replay(wanted, places, 100)
+    assert [letter.id for letter in replayed.sent] == [listed[1].id]
+    assert replayed.held == ()
     assert [letter.message_id for letter in await letters.letters(10, HERE)] == ["m1", "m3"]
     (message,) = await drained(bus.client(), "agent-commands", 1)
     assert message.message_id == "m2.replay2"
@@ -90,10 +91,25 @@ async def test_one_is_replayed_and_the_others_stay(bus: Bus, letters: DeadLetter
         await letters.show(listed[1].id)
 
 
+async def test_a_letter_that_another_receiver_holds_is_named(bus: Bus, letters: DeadLetters) -> None:
+    await bus.send([park("m1"), park("m2")])
+    async with bus.client().get_queue_receiver("aos-poison") as other:
+        (held,) = await other.receive_messages(1, max_wait_time=5)
+        replayed = await letters.replay(lambda letter: True, HERE, 100)
+        assert [letter.message_id for letter in replayed.sent] == ["m2"]
+        assert [letter.message_id for letter in replayed.held] == [held.message_id] == ["m1"]
+        await other.abandon_message(held)
+    again = await letters.replay(lambda letter: True, HERE, 100)
+    assert [letter.message_id for letter in again.sent] == ["m1"]
+    assert again.held == ()
+    commands = await drained(bus.client(), "agent-commands", 2)
+    assert [message.message_id for message in commands] == ["m2.replay2", "m1.replay2"]
+
+
 async def test_where_letters_are_sent_again(bus: Bus, letters: DeadLetters) -> None:
     sources = ("mcp-requests", "mcp-server-commands", "businessinfinity-responses")
     await bus.send([park(source, source) for source in sources])
-    assert len(await letters.replay(lambda letter: True, HERE, 100)) == 3
+    assert len((await letters.replay(lambda letter: True, HERE, 100)).sent) == 3
     commands, replies = await asyncio.gather(
         drained(bus.client(), "mcp-server-commands", 2), drained(bus.client(), "businessinfinity-responses", 1)
     )
@@ -157,6 +173,12 @@ async def test_the_command_line(
     await said("replay", letter.id, "--all", code=2)
     assert "no id of a dead letter" in await said("replay", "nothing", code=2)
     assert "Not there: aos-poison:999999" in await said("replay", "aos-poison:999999", code=1)
+    async with bus.client().get_queue_receiver("aos-poison") as other:
+        (held,) = await other.receive_messages(1, max_wait_time=5)
+        refused = await said("replay", letter.id, code=1)
+        assert "0 replayed." in refused
+        assert f"{letter.id} m1: another receiver holds it" in refused
+        await other.abandon_message(held)
     assert "1 replayed." in await said("replay", letter.id)
     assert "No dead letters." in await said("list")
 

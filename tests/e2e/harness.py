@@ -97,7 +97,7 @@ class Client:
     def __init__(self, connection_string: str) -> None:
         self.bus = ServiceBusClient.from_connection_string(connection_string)
         self._senders: dict[str, ServiceBusSender] = {}
-        self._receivers: dict[str, ServiceBusReceiver] = {}
+        self._replies: ServiceBusReceiver | None = None
 
     async def send(self, entity: str, body: object, **properties: Any) -> None:
         if entity not in self._senders:
@@ -107,32 +107,46 @@ class Client:
 
     async def receive(self, queue: str = REPLIES, seconds: float = 20.0) -> ServiceBusReceivedMessage:
         """The next message, completed."""
-        messages = await self._receiver(queue).receive_messages(1, max_wait_time=seconds)
-        assert messages, f"no message on {queue} within {seconds} s"
-        await self._receiver(queue).complete_message(messages[0])
+        async with self._receiver(queue) as receiver:
+            messages = await receiver.receive_messages(1, max_wait_time=seconds)
+            assert messages, f"no message on {queue} within {seconds} s"
+            await receiver.complete_message(messages[0])
         return messages[0]
 
     async def empty(self, queue: str) -> None:
         """Throws away what lies in a queue."""
-        # Entered, because the SDK takes the waiting time as that of opening the link, too.
-        receiver = await self._receiver(queue).__aenter__()
-        while messages := await receiver.receive_messages(100, max_wait_time=0.3):
-            for message in messages:
-                await receiver.complete_message(message)
+        async with self._receiver(queue) as receiver:
+            while messages := await receiver.receive_messages(100, max_wait_time=0.3):
+                for message in messages:
+                    await receiver.complete_message(message)
 
     async def nothing(self, queue: str = REPLIES, seconds: float = 1.0) -> None:
         """No message comes."""
-        messages = await self._receiver(queue).receive_messages(1, max_wait_time=seconds)
+        async with self._receiver(queue) as receiver:
+            messages = await receiver.receive_messages(1, max_wait_time=seconds)
         assert not messages, f"unexpected on {queue}: {messages[0]}"
 
-    def _receiver(self, queue: str) -> ServiceBusReceiver:
-        if queue not in self._receivers:
-            self._receivers[queue] = self.bus.get_queue_receiver(queue)
-        return self._receivers[queue]
+    @asynccontextmanager
+    async def _receiver(self, queue: str) -> AsyncIterator[ServiceBusReceiver]:
+        """An open receiver. Only that of the replies stays open: nobody else wants them.
+
+        One that has waited in vain has still asked the broker for messages. They would be locked for it, although
+        it does not look at them, and an operator's command would not get them.
+        """
+        if queue != REPLIES:
+            async with self.bus.get_queue_receiver(queue) as receiver:
+                yield receiver
+            return
+        if self._replies is None:
+            # Entered, because the SDK takes the waiting time as that of opening the link, too.
+            self._replies = await self.bus.get_queue_receiver(queue).__aenter__()
+        yield self._replies
 
     async def close(self) -> None:
-        for link in [*self._senders.values(), *self._receivers.values()]:
-            await link.close()
+        for sender in self._senders.values():
+            await sender.close()
+        if self._replies is not None:
+            await self._replies.close()
         await self.bus.close()
 
 
