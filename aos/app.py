@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from aos import endpoints, triggers
-from aos.answers import (
-    AgentAnswer,
-    AgentListAnswer,
-    AgentStatusAnswer,
-    ApprovalAnswer,
-    ApprovalPageAnswer,
-    CommandAnswer,
-    HealthAnswer,
-    OperationAnswer,
-    ReloadAnswer,
-    ServerListAnswer,
-    ServerStatusAnswer,
-    WorkflowAnswer,
-)
 from aos.approvals import ApprovalDecision
 from aos.commands import AgentOrder
 from aos.config import SERVICE_BUS, STORAGE, Settings
@@ -43,9 +29,6 @@ from runtime import (
     RouteRegistry,
 )
 
-if TYPE_CHECKING:
-    pass
-
 AGENTS_SUBSCRIPTION = "realm-agents"
 SERVERS_SUBSCRIPTION = "mcp-servers"
 
@@ -53,8 +36,8 @@ SERVERS_SUBSCRIPTION = "mcp-servers"
 # approve its writes.
 READ, RUN, READ_ALL, APPROVER = "agents/{agent_id}:read", "agents/{agent_id}:run", "agents/*:read", "approver"
 
-_OPERATION = Answers("The operation as it ended.", OperationAnswer)
-_GOES_ON = Answers("The operation goes on.", OperationAnswer)
+_OPERATION = Answers("The operation as it ended.", "aos.answers:OperationAnswer")
+_GOES_ON = Answers("The operation goes on.", "aos.answers:OperationAnswer")
 _LATER = {"Location": "Where the operation is found.", "Retry-After": "Seconds after which to look."}
 _ASKING = (
     Parameter("idempotency-key", "header", description="The same key names the same operation for ever."),
@@ -71,10 +54,10 @@ def routes(settings: Settings) -> RouteRegistry:
         auth_level=AuthLevel.ANONYMOUS,
         name="health",
         tags=["system"],
-        response_model=HealthAnswer,
+        response_model="aos.answers:HealthAnswer",
         answers={
             # Not only a problem: the body of an unhealthy system says what is wrong with it.
-            503: Answers("It cannot do its work, or could not start.", HealthAnswer)
+            503: Answers("It cannot do its work, or could not start.", "aos.answers:HealthAnswer")
         },
     )
     registry.register(
@@ -82,7 +65,7 @@ def routes(settings: Settings) -> RouteRegistry:
         endpoints.mcp_servers,
         name="mcp_servers",
         tags=["system"],
-        response_model=ServerListAnswer,
+        response_model="aos.answers:ServerListAnswer",
         scopes=(READ_ALL,),
         problems=(502,),
     )
@@ -91,7 +74,7 @@ def routes(settings: Settings) -> RouteRegistry:
         endpoints.mcp_server_status,
         name="mcp_server_status",
         tags=["system"],
-        response_model=ServerStatusAnswer,
+        response_model="aos.answers:ServerStatusAnswer",
         scopes=(READ_ALL,),
         problems=(404, 502),
     )
@@ -118,7 +101,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         endpoints.agent_list,
         name="agent_list",
         tags=["agents"],
-        response_model=AgentListAnswer,
+        response_model="aos.answers:AgentListAnswer",
         problems=(502,),
     )
     registry.register(
@@ -126,7 +109,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         endpoints.agent,
         name="agent",
         tags=["agents"],
-        response_model=AgentAnswer,
+        response_model="aos.answers:AgentAnswer",
         scopes=(READ,),
         problems=(404, 502),
     )
@@ -135,7 +118,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         endpoints.agent_status,
         name="agent_status",
         tags=["agents"],
-        response_model=AgentStatusAnswer,
+        response_model="aos.answers:AgentStatusAnswer",
         scopes=(READ,),
         problems=(404, 502),
     )
@@ -147,8 +130,12 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         tags=["agents"],
         request_model=Ask,
         answers={
-            200: Answers("The answer.", OperationAnswer, {"text/event-stream": "The turn as it goes, event by event."}),
-            202: Answers("The turn goes on.", OperationAnswer, headers=_LATER),
+            200: Answers(
+                "The answer.",
+                "aos.answers:OperationAnswer",
+                {"text/event-stream": "The turn as it goes, event by event."},
+            ),
+            202: Answers("The turn goes on.", "aos.answers:OperationAnswer", headers=_LATER),
         },
         parameters=_ASKING,
         scopes=(RUN,),
@@ -163,8 +150,12 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         tags=["agents"],
         request_model=Ask,
         answers={
-            200: Answers("The answer.", OperationAnswer, {"text/event-stream": "The turn as it goes, event by event."}),
-            202: Answers("The turn goes on.", OperationAnswer, headers=_LATER),
+            200: Answers(
+                "The answer.",
+                "aos.answers:OperationAnswer",
+                {"text/event-stream": "The turn as it goes, event by event."},
+            ),
+            202: Answers("The turn goes on.", "aos.answers:OperationAnswer", headers=_LATER),
         },
         parameters=_ASKING,
         sensitive=True,
@@ -175,7 +166,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         endpoints.operation,
         name="operation",
         tags=["operations"],
-        response_model=OperationAnswer,
+        response_model="aos.answers:OperationAnswer",
         sensitive=True,
         problems=(404, 502),
     )
@@ -187,8 +178,8 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         tags=["workflows"],
         request_model=WorkflowRequest,
         answers={
-            200: Answers("It had been begun, and has ended.", WorkflowAnswer),
-            202: Answers("It goes on.", WorkflowAnswer, headers=_LATER),
+            200: Answers("It had been begun, and has ended.", "aos.answers:WorkflowAnswer"),
+            202: Answers("It goes on.", "aos.answers:WorkflowAnswer", headers=_LATER),
         },
         parameters=(
             Parameter("idempotency-key", "header", description="The same key names the same workflow for ever."),
@@ -201,7 +192,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         endpoints.workflow,
         name="workflow",
         tags=["workflows"],
-        response_model=WorkflowAnswer,
+        response_model="aos.answers:WorkflowAnswer",
         sensitive=True,
         problems=(404, 502),
     )
@@ -211,7 +202,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         [HttpMethod.DELETE],
         name="cancel_workflow",
         tags=["workflows"],
-        response_model=WorkflowAnswer,
+        response_model="aos.answers:WorkflowAnswer",
         sensitive=True,
         problems=(404, 409, 502),
     )
@@ -246,7 +237,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         name="command_agent",
         tags=["agents"],
         request_model=AgentOrder,
-        response_model=CommandAnswer,
+        response_model="aos.answers:CommandAnswer",
         problems=(404, 502),
     )
     registry.register(
@@ -256,7 +247,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         auth_level=AuthLevel.ADMIN,
         name="reload_registry",
         tags=["system"],
-        response_model=ReloadAnswer,
+        response_model="aos.answers:ReloadAnswer",
         problems=(502,),
     )
     registry.register(
@@ -275,7 +266,7 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         auth_level=AuthLevel.ADMIN,
         name="approvals",
         tags=["approvals"],
-        response_model=ApprovalPageAnswer,
+        response_model="aos.answers:ApprovalPageAnswer",
         parameters=(
             Parameter("state", kind=Literal["pending", "decided"], description="pending, if it is not given"),
             Parameter("after", kind=Annotated[str, Field(max_length=256)], description="`next` of the page before"),
@@ -292,7 +283,10 @@ def _agent_routes(registry: RouteRegistry, settings: Settings) -> None:
         name="decide",
         tags=["approvals"],
         request_model=ApprovalDecision,
-        answers={200: Answers("Done.", ApprovalAnswer), 202: Answers("On its way.", ApprovalAnswer)},
+        answers={
+            200: Answers("Done.", "aos.answers:ApprovalAnswer"),
+            202: Answers("On its way.", "aos.answers:ApprovalAnswer"),
+        },
         scopes=(APPROVER,),
         sensitive=True,
         problems=(404, 409, 502),

@@ -6,6 +6,7 @@ It is made from declarations alone, so it is there before, and whether or not, t
 from __future__ import annotations
 
 import inspect
+import pkgutil
 from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 from runtime.auth import ADMIN_KEY_HEADER, FUNCTION_KEY_HEADER, KEY_QUERY_PARAMETER
 from runtime.messages import Request, Response
 from runtime.problems import PROBLEM_MEDIA_TYPE
-from runtime.route_checks import function_of
-from runtime.routes import Answers, AuthLevel, HttpMethod, Route
+from runtime.route_checks import RouteError, describe, function_of
+from runtime.routes import Answers, AuthLevel, HttpMethod, Model, Route
 from runtime.routes_registry import RouteRegistry
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def openapi_document(
     }
 
 
-def _schemas(routes: Iterable[Route]) -> tuple[dict[str, Schema], Callable[[type[BaseModel], Mode], Schema]]:
+def _schemas(routes: Iterable[Route]) -> tuple[dict[str, Schema], Callable[[Model, Mode], Schema]]:
     """The schemas of all models by name, and what refers to one of them."""
     from pydantic.json_schema import models_json_schema
 
@@ -136,18 +137,32 @@ def _schemas(routes: Iterable[Route]) -> tuple[dict[str, Schema], Callable[[type
         if route.request_model is not None:
             inputs.append((route.request_model, "validation"))
         models = [route.response_model, *(answer.model for answer in route.answers.values())]
-        inputs += [(model, "serialization") for model in models if model is not None]
+        inputs += [(_found(model, route), "serialization") for model in models if model is not None]
     unique = list(dict.fromkeys(inputs))
     if not unique:
         return {}, lambda model, mode: {}
     references, definitions = models_json_schema(unique, ref_template="#/components/schemas/{model}")
     known: dict[str, Schema] = definitions.get("$defs", {})
-    return known, lambda model, mode: dict(references[model, mode])
+    return known, lambda model, mode: dict(references[_imported(model), mode])
 
 
-def _operation(
-    route: Route, method: HttpMethod, reference: Callable[[type[BaseModel], Mode], Schema], tokens: bool
-) -> Schema:
+def _found(model: Model, route: Route) -> type[BaseModel]:
+    try:
+        return _imported(model)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise RouteError([describe(route, f"the model {model!r} cannot be had: {error}")]) from error
+
+
+def _imported(model: Model) -> type[BaseModel]:
+    from pydantic import BaseModel
+
+    found = pkgutil.resolve_name(model) if isinstance(model, str) else model
+    if not (isinstance(found, type) and issubclass(found, BaseModel)):
+        raise TypeError("it is no pydantic model")
+    return found
+
+
+def _operation(route: Route, method: HttpMethod, reference: Callable[[Model, Mode], Schema], tokens: bool) -> Schema:
     name = route.name if len(route.methods) == 1 else f"{route.name}_{method.lower()}"
     operation: Schema = {"operationId": name, "responses": _responses(route, method, reference)}
     if route.description:
@@ -189,9 +204,7 @@ def _parameters(route: Route) -> list[Schema]:
     return described
 
 
-def _responses(
-    route: Route, method: HttpMethod, reference: Callable[[type[BaseModel], Mode], Schema]
-) -> dict[str, Schema]:
+def _responses(route: Route, method: HttpMethod, reference: Callable[[Model, Mode], Schema]) -> dict[str, Schema]:
     answers = dict(route.answers)
     if route.response_model is not None:
         answers.setdefault(200, Answers("The answer.", route.response_model))

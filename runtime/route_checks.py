@@ -24,6 +24,7 @@ from runtime.routes import (
 
 PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
+_MODEL = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 # Function names of the Functions host; `host` is a segment of its own API, `warmup` is bound by the runtime.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,127}")
 _RESERVED_NAMES = frozenset({"host", "warmup"})
@@ -53,6 +54,7 @@ def route_faults(route: AnyRoute) -> Iterator[str]:
     if isinstance(route, Route):
         yield from _path_faults(route.path)
         yield from _parameter_faults(route)
+        yield from _model_faults(route)
         if route.max_body_bytes < 0:
             yield f"max_body_bytes must not be negative, but is {route.max_body_bytes}"
     elif isinstance(route, TimerRoute):
@@ -103,6 +105,12 @@ def shadowed(routes: Iterable[Route]) -> Iterator[tuple[Route, str]]:
                     f"on Azure Functions {earlier.path!r} ({earlier.name}) takes its requests, because functions are "
                     f"tried in the order of their names; pass a name= that sorts before {earlier.name!r}",
                 )
+
+
+def _model_faults(route: Route) -> Iterator[str]:
+    for model in (route.response_model, *(answer.model for answer in route.answers.values())):
+        if isinstance(model, str) and not _MODEL.fullmatch(model):
+            yield f"{model!r} names no model; write package.module:Name"
 
 
 def describe(route: AnyRoute, fault: str) -> str:

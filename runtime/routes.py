@@ -17,6 +17,9 @@ BusHandler: TypeAlias = "Callable[[BusMessage], object]"
 TimerHandler: TypeAlias = "Callable[[TimerTick], object]"
 StorageHandler: TypeAlias = "Callable[[StorageMessage], object]"
 
+Model: TypeAlias = "type[BaseModel] | str"
+"""A model of an answer; as `package.module:Name` it is imported when the OpenAPI document is made, not before."""
+
 DEFAULT_MAX_BODY_BYTES = 1_048_576
 
 
@@ -64,7 +67,7 @@ class Answers:
     """
 
     description: str
-    model: type[BaseModel] | None = None
+    model: Model | None = None
     media_types: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -105,7 +108,7 @@ class Route:
     description: str = ""
     tags: tuple[str, ...] = ()
     request_model: type[BaseModel] | None = None
-    response_model: type[BaseModel] | None = None
+    response_model: Model | None = None
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     parameters: tuple[Parameter, ...] = ()
     answers: Mapping[int, Answers] = field(default_factory=dict)

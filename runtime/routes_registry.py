@@ -31,6 +31,7 @@ from runtime.routes import (
     BusRoute,
     HttpHandler,
     HttpMethod,
+    Model,
     QueueRoute,
     Route,
     RouteOptions,
@@ -90,7 +91,7 @@ class RouteRegistry:
         description: str = "",
         tags: Iterable[str] = (),
         request_model: type[BaseModel] | None = None,
-        response_model: type[BaseModel] | None = None,
+        response_model: Model | None = None,
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
         **options: Unpack[RouteOptions],
     ) -> Route:
@@ -278,7 +279,7 @@ def route(
     description: str = "",
     tags: Iterable[str] = (),
     request_model: type[BaseModel] | None = None,
-    response_model: type[BaseModel] | None = None,
+    response_model: Model | None = None,
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     **options: Unpack[RouteOptions],
 ) -> Callable[[HandlerT], HandlerT]:

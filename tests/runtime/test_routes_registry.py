@@ -214,6 +214,9 @@ def test_bad_methods_levels_and_limits(registry: RouteRegistry) -> None:
     registry.register("a", handler, max_body_bytes=-1)
     with pytest.raises(RouteError, match="max_body_bytes"):
         registry.check()
+    registry.register("a", handler, response_model="package.module.Name")
+    with pytest.raises(RouteError, match="names no model; write package"):
+        registry.check()
 
 
 def test_bad_bus_and_timer_routes(registry: RouteRegistry) -> None:
