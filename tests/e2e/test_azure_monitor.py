@@ -98,7 +98,13 @@ async def test_each_span_line_and_metric_is_exported_once(aos: World, ingestion:
         # By default some five traces a second are kept.
         "OTEL_TRACES_SAMPLER": "always_on",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "OTEL_BLRP_SCHEDULE_DELAY": "100",
     }
+
+    def failures() -> list[str]:
+        lines = [line["message"] for line in ingestion.of("MessageData")]
+        return [line for line in lines if line.startswith("turn failed: ")]
+
     async with FunctionsWorker(ROOT, environ=environ) as worker:
         worker.host_span = f"00-{TRACE_ID}-{HOST_SPAN}-01"
         operations = []
@@ -112,9 +118,9 @@ async def test_each_span_line_and_metric_is_exported_once(aos: World, ingestion:
         assert [operation["status"] for operation in operations] == ["completed", "failed"]
         # So the worker tells the host that it exports by itself, and that its lines are not the host's to export.
         assert worker.capabilities["WorkerOpenTelemetryEnabled"] == "true"
-        # A turn is told of after its answer.
+        # A turn is told of and counted after its answer.
         async with asyncio.timeout(20):
-            while ingestion.names()["invoke_agent cto"] < 2:  # noqa: ASYNC110  # its server is a thread
+            while not (ingestion.names()["invoke_agent cto"] == 2 and failures()):  # noqa: ASYNC110  # a thread serves
                 await asyncio.sleep(0.05)
         printed = worker.log()
     # The rest is sent when the process ends.
@@ -130,8 +136,7 @@ async def test_each_span_line_and_metric_is_exported_once(aos: World, ingestion:
     assert {span["tags"]["ai.operation.parentId"] for span in requests} == {HOST_SPAN}
     assert [one for one in ingestion.of("RequestData") if one["tags"]["ai.operation.id"] == TRACE_ID] == []
 
-    lines = [line["message"] for line in ingestion.of("MessageData")]
-    assert len([line for line in lines if line.startswith("turn failed: ") and failed in line]) == 1
+    assert len([line for line in failures() if failed in line]) == 1
 
     turns = [
         (point["value"], metrics["properties"])
