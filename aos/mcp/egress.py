@@ -139,7 +139,8 @@ class GuardedTransport(httpx2.AsyncHTTPTransport):
         try:
             response = await super().handle_async_request(request)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout):
-            if attempt is not None:
+            # What had a response was sent: this is the attempt to read the rest of its answer.
+            if attempt is not None and attempt.status is None:
                 attempt.unsent = True
             raise
         if attempt is not None:

@@ -1,0 +1,96 @@
+"""HTTP servers of the older protocol, with sessions, that fail in ways in which one built with the SDK does not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from aos.mcp.errors import ServerDied
+from aos.registry.mcp_servers import ServerEntry
+from tests.mcp.conftest import Connect, server_entry
+
+Answer = Callable[[dict[str, Any], asyncio.StreamWriter], Awaitable[None]]
+
+
+class OldServer:
+    """MCP 2025-06-18 over streamable HTTP, one request per connection; `on` says how methods are answered."""
+
+    def __init__(self) -> None:
+        self.on: dict[str, Answer] = {}
+        self.asked: list[str] = []
+        self.sockets: asyncio.Server | None = None
+
+    def entry(self, **changes: Any) -> ServerEntry:
+        assert self.sockets is not None
+        url = f"http://127.0.0.1:{self.sockets.sockets[0].getsockname()[1]}/mcp"
+        return server_entry("old", command=None, args=(), **{"server_type": "streamable_http", "url": url, **changes})
+
+    async def start(self) -> None:
+        self.sockets = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            verb = head.partition(" ")[0]
+            lengths = [line for line in head.lower().split("\r\n") if line.startswith("content-length:")]
+            body = await reader.readexactly(int(lengths[0].partition(":")[2])) if lengths else b""
+            message = json.loads(body) if body else {}
+            method = message.get("method", verb)
+            self.asked.append(method)
+            await self.on.get(method, _usual)(message, writer)
+            await writer.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            return  # the client has gone
+        finally:
+            writer.close()
+
+
+async def _usual(message: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+    method = message.get("method", "")
+    if method == "initialize":
+        told = {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {"tools": {}},
+            "serverInfo": {"name": "old", "version": "1"},
+        }
+        respond(writer, {"jsonrpc": "2.0", "id": message["id"], "result": told}, "Mcp-Session-Id: s1\r\n")
+    elif "id" in message:
+        error = {"code": -32601, "message": "Method not found"}
+        respond(writer, {"jsonrpc": "2.0", "id": message["id"], "error": error})
+    else:
+        writer.write(b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % (b"202 Accepted" if method else b"405 No"))
+
+
+def respond(writer: asyncio.StreamWriter, body: dict[str, Any], headers: str = "") -> None:
+    data = json.dumps(body).encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{headers}Content-Length: {len(data)}\r\n\r\n"
+    writer.write(head.encode() + data)
+
+
+@pytest.fixture
+async def old_server() -> AsyncIterator[OldServer]:
+    server = OldServer()
+    await server.start()
+    yield server
+    assert server.sockets is not None
+    server.sockets.close()
+
+
+async def test_a_call_whose_answer_cannot_be_fetched_again_was_sent(old_server: OldServer, connect: Connect) -> None:
+    async def dies(message: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        # The stream can be resumed, says its first event; but then there is nobody who would answer.
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nid: 1\nretry: 1\ndata:\n\n")
+        await writer.drain()
+        assert old_server.sockets is not None
+        old_server.sockets.close()
+
+    old_server.on["tools/call"] = dies
+    connection = connect(old_server.entry())
+    await connection.ready()
+    with pytest.raises(ServerDied):
+        await connection.call_tool("append", {}, 10)
+    assert old_server.asked.count("tools/call") == 1
