@@ -44,6 +44,8 @@ State = Literal["idle", "starting", "running", "failed", "not_configured", "stop
 
 START_SECONDS = 30.0
 """For starting a server and shaking hands with it."""
+END_SECONDS = 8.0
+"""For saying goodbye to a server, which may hang: longer than a child is given to end by itself."""
 LIST_SECONDS = 30.0
 """For all pages of a listing, and for reading a resource."""
 PING_EVERY = 60.0
@@ -396,10 +398,10 @@ class McpConnection:
         attempt = Attempt()
         ATTEMPT.set(attempt)
         try:
-            async with asyncio.timeout(START_SECONDS) as starting:
+            async with asyncio.timeout(START_SECONDS) as limit:
                 transport = await open_target(self.entry, self._secrets, link, private_networks=self._private_networks)
                 async with Client(transport, cache=None) as client:
-                    starting.reschedule(None)
+                    limit.reschedule(None)
                     opened = True
                     self._session = session = _Session(client, link)
                     if self._sessions:
@@ -408,10 +410,14 @@ class McpConnection:
                     self.last_error = None
                     await self._become("running")
                     await self._watch(session)
+                    # To end a session is a request, too (MCP specification, streamable HTTP, session management).
+                    limit.reschedule(asyncio.get_running_loop().time() + END_SECONDS)
         except AosError as error:
             return error
         except TimeoutError:
-            return ServerUnavailable(f"{server} did not start within {START_SECONDS:g} s.")
+            if not opened:
+                return ServerUnavailable(f"{server} did not start within {START_SECONDS:g} s.")
+            log.warning("%s did not let its session be ended within %g s", server, END_SECONDS)
         except Exception as error:
             # The transports raise groups of whatever their tasks met; none of it may end the supervision.
             if not opened and (refused := refused_by_http(server, attempt)) is not None:

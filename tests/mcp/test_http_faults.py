@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from aos.mcp import connections
 from aos.mcp.errors import ServerDied
 from aos.registry.mcp_servers import ServerEntry
 from tests.mcp.conftest import Connect, server_entry
@@ -94,3 +95,23 @@ async def test_a_call_whose_answer_cannot_be_fetched_again_was_sent(old_server: 
     with pytest.raises(ServerDied):
         await connection.call_tool("append", {}, 10)
     assert old_server.asked.count("tools/call") == 1
+
+
+async def test_a_session_that_cannot_be_ended_holds_nobody_up(
+    old_server: OldServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "END_SECONDS", 0.3)
+    silent = asyncio.Event()
+
+    async def hangs(message: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        await silent.wait()
+
+    old_server.on["DELETE"] = hangs
+    connection = connect(old_server.entry())
+    await connection.ready()
+    try:
+        async with asyncio.timeout(8):
+            await connection.close()
+    finally:
+        silent.set()
+    assert "DELETE" in old_server.asked
