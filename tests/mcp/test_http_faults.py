@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from aos.mcp import connections
-from aos.mcp.errors import ServerDied
+from aos.mcp.errors import ServerDied, ServerUnavailable
 from aos.registry.mcp_servers import ServerEntry
 from tests.mcp.conftest import Connect, server_entry
 
@@ -115,3 +116,23 @@ async def test_a_session_that_cannot_be_ended_holds_nobody_up(
     finally:
         silent.set()
     assert "DELETE" in old_server.asked
+
+
+async def test_an_address_that_holds_a_secret_is_masked(
+    old_server: OldServer, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuses(message: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n")
+
+    old_server.on = dict.fromkeys(("GET", "initialize", "server/discover"), refuses)
+    url = f"{old_server.entry().url}?key=s3cr3t-value"
+    caplog.set_level(logging.INFO)
+    for kind in ("sse", "streamable_http"):
+        connection = connect(old_server.entry(server_type=kind, url="${CRM_URL}"), {"CRM_URL": url})
+        with pytest.raises(ServerUnavailable) as caught:
+            await connection.ready()
+        assert "s3cr3t" not in caught.value.detail
+        assert "s3cr3t" not in (connection.last_error or "")
+        await connection.close()
+    assert "HTTP Request: POST ***" in caplog.text
+    assert "s3cr3t" not in caplog.text
