@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from aos.mcp import connections
-from aos.mcp.errors import ServerDied, ServerUnavailable
+from aos.mcp.errors import ServerDied, ServerReplyInvalid, ServerUnavailable
 from aos.registry.mcp_servers import ServerEntry
 from tests.mcp.conftest import Connect, server_entry
 
@@ -136,3 +137,16 @@ async def test_an_address_that_holds_a_secret_is_masked(
         await connection.close()
     assert "HTTP Request: POST ***" in caplog.text
     assert "s3cr3t" not in caplog.text
+
+
+async def test_a_compressed_answer_is_bounded_by_what_it_holds(old_server: OldServer, connect: Connect) -> None:
+    async def explodes(message: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        result = {"content": [{"type": "text", "text": "x" * 4_000_000}]}
+        bomb = gzip.compress(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}).encode())
+        head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
+        writer.write(f"{head}Content-Length: {len(bomb)}\r\n\r\n".encode() + bomb)
+
+    old_server.on["tools/call"] = explodes
+    connection = connect(old_server.entry(metadata={"limits": {"message_bytes": 65536}}))
+    with pytest.raises(ServerReplyInvalid):
+        await connection.call_tool("find", {}, 10)
