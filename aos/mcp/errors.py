@@ -7,6 +7,8 @@ from aos.errors import AosError, TransientError
 TOO_LARGE = -32099
 """JSON-RPC code with which a transport of ours answers for a server that said too much (2.0 section 5.1, server
 errors)."""
+UNREADABLE = -32098
+"""JSON-RPC code with which a transport of ours answers for a server whose answer is not MCP."""
 
 
 class RequestFailed(AosError):
