@@ -187,6 +187,13 @@ class UnknownEntity(AosError):
     title = "The Service Bus namespace has no such queue or topic."
 
 
+class EntityRefuses(UnknownEntity):
+    """The entity is there, but not for such a message: it requires a session, or takes none from senders."""
+
+    code = "entity_refuses"
+    title = "The queue or topic does not take this message."
+
+
 class ConversationUnreadable(TransientError):
     """A row of the conversation is not what AOS writes, so that nothing can go on in it.
 

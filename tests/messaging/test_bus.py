@@ -10,7 +10,7 @@ from azure.servicebus import ServiceBusReceivedMessage, ServiceBusReceiveMode
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 
 from aos.config import load_settings
-from aos.errors import BusUnavailable, SettingError, UnknownEntity
+from aos.errors import BusUnavailable, EntityRefuses, SettingError, UnknownEntity
 from aos.messaging.bus import Bus, Outbound
 from aos.messaging.envelopes import EnvelopeInvalid
 from emulators.servicebus import ServiceBusEmulator, load_entities
@@ -101,6 +101,12 @@ async def test_an_entity_that_is_not_there(bus: Bus) -> None:
     for entity, outcome in zip(entities, await asyncio.gather(*sent, return_exceptions=True), strict=True):
         assert isinstance(outcome, UnknownEntity)
         assert repr(entity) in outcome.detail
+
+
+@pytest.mark.parametrize("entity", ["in-sessions", "answers/$deadletterqueue"])
+async def test_an_entity_that_never_takes_such_a_message(bus: Bus, entity: str) -> None:
+    with pytest.raises(EntityRefuses, match=r"in-sessions|deadletterqueue"):
+        await bus.send([Outbound(entity, b"x", "1")])
 
 
 async def test_names_that_were_tried_are_not_kept(bus: Bus) -> None:
