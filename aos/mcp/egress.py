@@ -150,6 +150,7 @@ class GuardedTransport(httpx2.AsyncHTTPTransport):
             raise
         if attempt is not None:
             attempt.status = response.status_code
+            attempt.later = "retry-after" in response.headers
         encoding = response.headers.get("content-encoding", "identity")
         if encoding != "identity":
             response.stream = _Refused(response.stream, encoding)

@@ -106,6 +106,9 @@ def refused_by_http(server: str, attempt: Attempt) -> RequestFailed | None:
     match attempt.status:
         case 401 | 403:
             return ServerNotConfigured(f"{server} refuses our credentials (HTTP {attempt.status}): see its headers.")
+        case 503 if not attempt.later:
+            # Envoy, as in front of Azure Container Apps, says so also of a server that broke off while it worked.
+            return ServerDied(f"{server} did not answer, or a proxy before it lost the answer (HTTP {attempt.status}).")
         case 429 | 503:
             return ServerUnavailable(f"{server} takes no requests at the moment (HTTP {attempt.status}).")
         case 502 | 504:

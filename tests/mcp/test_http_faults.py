@@ -99,6 +99,25 @@ async def test_a_call_whose_answer_cannot_be_fetched_again_was_sent(old_server: 
     assert old_server.asked.count("tools/call") == 1
 
 
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b"503 Service Unavailable\r\nServer: envoy", ServerDied),
+        (b"503 Service Unavailable\r\nRetry-After: 1", ServerUnavailable),
+        (b"429 Too Many Requests", ServerUnavailable),
+    ],
+)
+async def test_what_may_have_run_is_told_from_what_did_not(
+    old_server: OldServer, connect: Connect, answer: bytes, error: type[Exception]
+) -> None:
+    async def refuses(message: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % answer)
+
+    old_server.on["tools/call"] = refuses
+    with pytest.raises(error):
+        await connect(old_server.entry()).call_tool("append", {}, 10)
+
+
 async def test_a_session_that_cannot_be_ended_holds_nobody_up(
     old_server: OldServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
