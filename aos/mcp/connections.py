@@ -254,7 +254,11 @@ class McpConnection:
         try:
             async with limit:
                 session.link.on_end.add(ending)
-                return await call(session.client)
+                try:
+                    return await call(session.client)
+                finally:
+                    # Before the limit is over: what is found out below may end the session.
+                    session.link.on_end.discard(ending)
         except TimeoutError:
             if session.link.ended.is_set():
                 raise asked.died() from None
@@ -272,7 +276,6 @@ class McpConnection:
             # Not its cause: that may hold secrets, which are masked in what we say.
             raise failed from None
         finally:
-            session.link.on_end.discard(ending)
             ATTEMPT.reset(token)
 
     # --- hanging

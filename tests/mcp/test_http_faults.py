@@ -74,6 +74,10 @@ def respond(writer: asyncio.StreamWriter, body: dict[str, Any], headers: str = "
     writer.write(head.encode() + data)
 
 
+async def lists(message: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+    respond(writer, {"jsonrpc": "2.0", "id": message["id"], "result": {"tools": []}})
+
+
 @pytest.fixture
 async def old_server() -> AsyncIterator[OldServer]:
     server = OldServer()
@@ -116,6 +120,19 @@ async def test_what_may_have_run_is_told_from_what_did_not(
     old_server.on["tools/call"] = refuses
     with pytest.raises(error):
         await connect(old_server.entry()).call_tool("append", {}, 10)
+
+
+async def test_a_server_that_forgot_the_session_gets_a_new_one(old_server: OldServer, connect: Connect) -> None:
+    async def forgot(message: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        old_server.on["tools/list"] = lists
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+    old_server.on["tools/list"] = forgot
+    connection = connect(old_server.entry())
+    with pytest.raises(ServerUnavailable, match="does not know the session any more"):
+        await connection.tools()
+    assert (await connection.tools()).tools == ()
+    assert connection.restarts == 1
 
 
 async def test_a_session_that_cannot_be_ended_holds_nobody_up(
