@@ -273,6 +273,9 @@ class McpConnection:
         except Exception as error:
             if (failed := asked.failed(error)) is None:
                 raise
+            if attempt.status == 401 and self._calls == 1:
+                # The next session reads the secrets again: they may have been replaced. Others may still be at work.
+                session.link.end("it does not accept our credentials any more")
             # Not its cause: that may hold secrets, which are masked in what we say.
             raise failed from None
         finally:

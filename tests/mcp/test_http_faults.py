@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aos.mcp import connections
-from aos.mcp.errors import ServerDied, ServerReplyInvalid, ServerUnavailable
+from aos.mcp.errors import ServerDied, ServerNotConfigured, ServerReplyInvalid, ServerUnavailable
 from aos.registry.mcp_servers import ServerEntry
 from tests.mcp.conftest import Connect, server_entry
 
@@ -25,6 +25,7 @@ class OldServer:
     def __init__(self) -> None:
         self.on: dict[str, Answer] = {}
         self.asked: list[str] = []
+        self.key = ""
         self.sockets: asyncio.Server | None = None
 
     def entry(self, **changes: Any) -> ServerEntry:
@@ -44,7 +45,10 @@ class OldServer:
             message = json.loads(body) if body else {}
             method = message.get("method", verb)
             self.asked.append(method)
-            await self.on.get(method, _usual)(message, writer)
+            if self.key and f"x-key: {self.key}" not in head:
+                writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+            else:
+                await self.on.get(method, _usual)(message, writer)
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
             return  # the client has gone
@@ -153,6 +157,26 @@ async def test_a_session_that_cannot_be_ended_holds_nobody_up(
     finally:
         silent.set()
     assert "DELETE" in old_server.asked
+
+
+async def test_a_key_that_is_replaced_is_read_again(old_server: OldServer, connect: Connect) -> None:
+    old_server.on["tools/list"] = lists
+    environment = {"CRM_KEY": "first-key"}
+    old_server.key = "first-key"
+    connection = connect(old_server.entry(headers={"x-key": "${CRM_KEY}"}), environment)
+    await connection.tools()
+    old_server.key = "second-key"
+    with pytest.raises(ServerNotConfigured, match="HTTP 401"):
+        await connection.tools()
+    environment["CRM_KEY"] = "second-key"
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await connection.tools()
+                break
+            except (ServerNotConfigured, ServerUnavailable):
+                await asyncio.sleep(0.05)
+    assert connection.state == "running"
 
 
 async def test_an_address_that_holds_a_secret_is_masked(
