@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from aos.errors import AosError
 from aos.kernel.clock import Clock
 from aos.mcp.errors import (
+    ServerBusy,
     ServerDied,
     ServerNotConfigured,
     ServerReplyInvalid,
@@ -318,7 +319,7 @@ class McpConnection:
     @contextlib.asynccontextmanager
     async def _turn(self, timeout: float) -> AsyncIterator[None]:
         if self._waiting >= self._limits.waiting_calls and self._turns.locked():
-            raise ServerUnavailable(f"{self._waiting} calls wait for MCP server {self.entry.server_id} already.")
+            raise ServerBusy(f"{self._waiting} calls wait for MCP server {self.entry.server_id} already.")
         self._waiting += 1
         try:
             async with asyncio.timeout(timeout):
@@ -329,7 +330,7 @@ class McpConnection:
                     self._turns.release()
                     raise
         except TimeoutError:
-            raise ServerUnavailable(
+            raise ServerBusy(
                 f"MCP server {self.entry.server_id} had no turn for another call within {timeout:g} s; it works on "
                 f"{self._limits.concurrent_calls} at a time{self._pace}."
             ) from None

@@ -94,6 +94,12 @@ class ServerUnavailable(RequestFailed, TransientError):
     title = "The MCP server is unavailable."
 
 
+class ServerBusy(ServerUnavailable):
+    """The server works on as many requests as it may, and as many wait: it is well. The request was not sent."""
+
+    title = "The MCP server has no turn for another call."
+
+
 class ServerDied(RequestFailed, TransientError):
     """The server went away while it worked on the request: whether it took effect is unknown."""
 
