@@ -145,7 +145,13 @@ async def _http(
             transport=GuardedTransport(private=private, largest=largest),
             trust_env=False,
             auth=auth,
+            event_hooks={"response": [refused] if entry.server_type == "sse" else []},
         )
+
+    async def refused(response: httpx2.Response) -> None:
+        # The SDK then stops to send, and goes on to listen: nobody would learn that no call is sent any more.
+        if response.request.method == "POST" and response.is_error:
+            link.end(f"it refused a message (HTTP {response.status_code})")
 
     async with AsyncExitStack() as stack:
         # It tells the address of every request.
