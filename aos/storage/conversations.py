@@ -133,6 +133,15 @@ class TableConversations:
             if known is not None and not replayable(known, message):
                 return known, False
             # An acceptance that did not finish, or an attempt after one that failed: go on from there.
+        if queue.waiting >= acceptance.backlog:
+            if ahead:
+                # Left there, what was refused would count as unfinished, and take the sweep's time from what was not.
+                await self._forget_due(queued(key, message))
+            raise BacklogFull(
+                f"{queue.waiting} messages wait in conversation {key.conversation_id}; "
+                f"at most {acceptance.backlog} may.",
+                retry_after=5.0,
+            )
         if not ahead:
             await self._insert_due(due)
         return await self._append(acceptance, queue, first)
@@ -153,12 +162,6 @@ class TableConversations:
     async def _append(self, acceptance: Acceptance, queue: _Queue, first: bool) -> tuple[Operation, bool]:
         key, message = acceptance.key, acceptance.message
         table, partition = await self._table(), table_key(*key)
-        if queue.waiting >= acceptance.backlog:
-            raise BacklogFull(
-                f"{queue.waiting} messages wait in conversation {key.conversation_id}; "
-                f"at most {acceptance.backlog} may.",
-                retry_after=5.0,
-            )
         operation = queued(key, message)
         operation_row = await self._row(partition, f"OP:{message.operation_id}", OPERATION, operation)
         write_operation = Write("insert", operation_row)
