@@ -218,6 +218,9 @@ class WorkflowRunner:
                 log.warning("workflow %s waits: %s", workflow_id, error.detail)
             except AosError as error:
                 log.error("workflow %s: %s", workflow_id, error.detail)
+            except Exception:
+                # Its row cannot be read, or nobody foresaw this: it must not keep the sweep from the others.
+                log.exception("workflow %s", workflow_id)
             if again is not None:
                 await self._records.put_due(workflow_id, again)
             await self._records.forget_due(row)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.data.tables import UpdateMode
 
 from aos.config import Settings
 from aos.errors import AgentDisabled, FoundryUnavailable, OperationConflict, OperationFinal, UnknownAgent
@@ -18,7 +19,8 @@ from aos.messaging.bus import Outbound
 from aos.orchestration.workflow import Workflow
 from aos.orchestration.workflow_run import WorkflowRun
 from aos.storage.account import StorageAccount
-from aos.storage.workflows import WorkflowRecord, WorkflowRecords
+from aos.storage.rows import table_key
+from aos.storage.workflows import ROW, TABLE, WorkflowRecord, WorkflowRecords
 from aos.workflows import LOOK, UnknownWorkflow, WorkflowRunner, operation_id
 from emulators.foundry import FoundryEmulator
 from tests.agents.office import Office, agent_entry
@@ -242,6 +244,24 @@ async def test_a_deadline_is_applied_by_the_sweep(works: Works) -> None:
     run = await works.runner.status("w-late")
     assert run.error is not None
     assert (run.status, run.error.code, run.steps["a"].status) == ("failed", "deadline_exceeded", "cancelled")
+
+
+async def test_a_workflow_that_cannot_be_read_holds_up_no_other(
+    works: Works, account: StorageAccount, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("w-unreadable", "w-readable"):
+        await works.runner.begin(flow({"id": "a", "message": "@say one"}, options={"deadline_seconds": 20}), name)
+        works.office.clock.shift += 0.1
+    works.house.take("agent-commands")  # nobody drives them
+    table = await account.table(TABLE)
+    row = {"PartitionKey": table_key("w-unreadable"), "RowKey": ROW, "fingerprint": "f"}
+    await table.upsert_entity({**row, "data": '{"status": "of a newer version"}'}, mode=UpdateMode.REPLACE)
+    works.office.clock.shift += LOOK + 1
+    await works.runner.sweep()
+    await works.pump()
+    assert (await works.runner.status("w-readable")).status == "failed"
+    assert "w-unreadable" in caplog.text
+    await table.delete_entity(row["PartitionKey"], ROW)
 
 
 async def test_a_process_may_die_anywhere_in_a_workflow(works: Works) -> None:

@@ -82,6 +82,9 @@ class Sweep:
             if isinstance(result, AosError):
                 level = logging.WARNING if isinstance(result, TransientError) else logging.ERROR
                 log.log(level, "sweep of %s/%s: %s", *entry.key, result.detail)
+            elif isinstance(result, Exception):
+                # What is swept after the turns must not have to wait until somebody mends this.
+                log.error("sweep of %s/%s failed with an error that nobody foresaw", *entry.key, exc_info=result)
             elif isinstance(result, BaseException):
                 raise result
         return len(entries)

@@ -33,7 +33,8 @@ def test_the_sweep_resumes_what_nobody_drives() -> None:
     run(scenario)
 
 
-def test_an_entry_that_always_fails_does_not_keep_the_sweep_from_the_others() -> None:
+@pytest.mark.parametrize("error", [UnknownOperation("What lies there cannot be read."), LookupError("A bug.")])
+def test_an_entry_that_always_fails_does_not_keep_the_sweep_from_the_others(error: Exception) -> None:
     async def scenario(world: World) -> None:
         await world.accept("hello")
         await world.accept("hello", key=OTHER)
@@ -42,7 +43,7 @@ def test_an_entry_that_always_fails_does_not_keep_the_sweep_from_the_others() ->
 
         async def broken(key: ConversationKey) -> object:
             if key == KEY:
-                raise UnknownOperation("What lies there cannot be read.")
+                raise error
             return await read(key)
 
         world.store.read = broken  # type: ignore[assignment]
