@@ -51,7 +51,9 @@ R = TypeVar("R")
 LOOK = 30.0
 """Seconds after which the sweep looks at a workflow that has not ended."""
 SWEEP = 50
-"""Workflows that one sweep looks at."""
+"""Workflows whose rows a sweep reads at once."""
+PATIENCE = 5.0
+"""Seconds for which one sweep goes on with further ones: most of them wait for a step, and take next to no time."""
 UNFINISHED = 600.0
 """Seconds for which a due row without a workflow is kept: the workflow may still be on its way."""
 TRIES = 20
@@ -201,29 +203,41 @@ class WorkflowRunner:
         Raises:
             TransientError: Storage is down; the next sweep goes on from there.
         """
+        ends = self._clock.now() + PATIENCE
+        looked_at: set[str] = set()
+        while True:
+            due = await self._records.due(self._clock.now(), SWEEP)
+            fresh = [entry for entry in due if entry[0] not in looked_at]
+            await _gathered(self._look_at, fresh)
+            looked_at.update(row for row, *_ in fresh)
+            if len(due) < SWEEP or not fresh or self._clock.now() >= ends:
+                return
+
+    async def _look_at(self, entry: tuple[str, str, float]) -> None:
+        """Takes a workflow up that is due; its row, its id, and since when."""
+        row, workflow_id, since = entry
         now = self._clock.now()
-        for row, workflow_id, since in await self._records.due(now, SWEEP):
-            again: float | None = now + LOOK
-            try:
-                run = await self.advance(workflow_id)
-                if run.settled:
-                    again = None
-                elif not run.final:
-                    again = max(now + 1.0, min(now + LOOK, run.deadline))
-            except UnknownWorkflow:
-                if now - since < UNFINISHED:
-                    continue
+        again: float | None = now + LOOK
+        try:
+            run = await self.advance(workflow_id)
+            if run.settled:
                 again = None
-            except TransientError as error:
-                log.warning("workflow %s waits: %s", workflow_id, error.detail)
-            except AosError as error:
-                log.error("workflow %s: %s", workflow_id, error.detail)
-            except Exception:
-                # Its row cannot be read, or nobody foresaw this: it must not keep the sweep from the others.
-                log.exception("workflow %s", workflow_id)
-            if again is not None:
-                await self._records.put_due(workflow_id, again)
-            await self._records.forget_due(row)
+            elif not run.final:
+                again = max(now + 1.0, min(now + LOOK, run.deadline))
+        except UnknownWorkflow:
+            if now - since < UNFINISHED:
+                return
+            again = None
+        except TransientError as error:
+            log.warning("workflow %s waits: %s", workflow_id, error.detail)
+        except AosError as error:
+            log.error("workflow %s: %s", workflow_id, error.detail)
+        except Exception:
+            # Its row cannot be read, or nobody foresaw this: it must not keep the sweep from the others.
+            log.exception("workflow %s", workflow_id)
+        if again is not None:
+            await self._records.put_due(workflow_id, again)
+        await self._records.forget_due(row)
 
     async def view(self, run: WorkflowRun) -> dict[str, Any]:
         """The body of `GET workflows/{workflow_id}`, and of `aos.workflow.result`."""

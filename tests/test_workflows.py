@@ -246,6 +246,24 @@ async def test_a_deadline_is_applied_by_the_sweep(works: Works) -> None:
     assert (run.status, run.error.code, run.steps["a"].status) == ("failed", "deadline_exceeded", "cancelled")
 
 
+async def test_those_that_wait_do_not_keep_the_sweep_from_the_others(
+    works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aos.workflows.SWEEP", 2)
+    for number in range(5):
+        seconds = 20 if number == 4 else 3600
+        steps = flow({"id": "a", "message": "@say one"}, options={"deadline_seconds": seconds})
+        await works.runner.begin(steps, f"w-waits-{number}")
+        works.office.clock.shift += 0.1
+    works.house.take("agent-commands")  # nobody drives them
+    works.office.clock.shift += LOOK + 1
+    await works.runner.sweep()
+    assert (await works.runner.status("w-waits-4")).status == "failed"
+    for number in range(4):
+        await works.runner.cancel(f"w-waits-{number}", "me")
+    await works.pump()
+
+
 async def test_a_workflow_that_cannot_be_read_holds_up_no_other(
     works: Works, account: StorageAccount, caplog: pytest.LogCaptureFixture
 ) -> None:
