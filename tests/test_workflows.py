@@ -13,7 +13,15 @@ import pytest
 from azure.data.tables import UpdateMode
 
 from aos.config import Settings
-from aos.errors import AgentDisabled, FoundryUnavailable, OperationConflict, OperationFinal, UnknownAgent
+from aos.errors import (
+    AgentDisabled,
+    FoundryUnavailable,
+    OperationConflict,
+    OperationFinal,
+    StorageUnavailable,
+    UnknownAgent,
+)
+from aos.kernel.records import replace
 from aos.kernel.types import ReplyAddress
 from aos.messaging.bus import Outbound
 from aos.orchestration.workflow import Workflow
@@ -21,7 +29,7 @@ from aos.orchestration.workflow_run import WorkflowRun
 from aos.storage.account import StorageAccount
 from aos.storage.rows import table_key
 from aos.storage.workflows import ROW, TABLE, WorkflowRecord, WorkflowRecords
-from aos.workflows import LOOK, UnknownWorkflow, WorkflowRunner, operation_id
+from aos.workflows import LOOK, MOST_ASKING, UnknownWorkflow, WorkflowRunner, operation_id
 from emulators.foundry import FoundryEmulator
 from tests.agents.office import Office, agent_entry
 from tests.foundry.project import Project, running
@@ -218,6 +226,51 @@ async def test_who_asked_over_the_bus_is_told_once_it_ended(works: Works) -> Non
     await works.runner.begin(steps, "w-told", ASKER)
     (again,) = works.house.take(ASKER.entity)
     assert again.message_id == result.message_id
+
+
+async def test_everybody_who_asked_for_it_meanwhile_is_told(works: Works) -> None:
+    steps = flow({"id": "a", "message": "@say one"})
+    again = ReplyAddress(ASKER.entity, "c-2", requester=ASKER.requester)
+    await works.runner.begin(steps, "w-shared")  # over HTTP
+    for address in (ASKER, again, ASKER, again):
+        await works.runner.begin(steps, "w-shared", address)
+    assert works.house.take(ASKER.entity) == []
+    await works.pump()
+    told = works.house.take(ASKER.entity)
+    assert [result.correlation_id for result in told] == ["c-1", "c-2"]
+    assert len({result.message_id for result in told}) == 2, "or duplicate detection would drop one"
+    assert (await works.runner.status("w-shared")).settled
+
+
+async def test_who_asks_while_others_are_told_is_told_too(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = flow({"id": "a", "message": "@say one"})
+    late = ReplyAddress(ASKER.entity, "c-2", requester=ASKER.requester)
+    await works.runner.begin(steps, "w-late-asker", ASKER)
+    tell = works.runner._tell
+
+    async def slow(run: WorkflowRun) -> None:
+        await tell(run)
+        if late not in run.addresses:
+            await works.runner.begin(steps, "w-late-asker", late)
+
+    monkeypatch.setattr(works.runner, "_tell", slow)
+    await works.pump()
+    assert "c-2" in {result.correlation_id for result in works.house.take(ASKER.entity)}
+    assert (await works.runner.status("w-late-asker")).settled
+
+
+async def test_no_more_are_told_than_there_is_room_for(works: Works) -> None:
+    steps = flow({"id": "a", "message": "@say one"})
+    for number in range(MOST_ASKING):
+        await works.runner.begin(steps, "w-many", replace(ASKER, correlation_id=str(number)))
+    one_more = replace(ASKER, correlation_id="one more")
+    with pytest.raises(StorageUnavailable, match="16 wait"):
+        await works.runner.begin(steps, "w-many", one_more)
+    await works.pump()
+    assert len(works.house.take(ASKER.entity)) == MOST_ASKING
+    await works.runner.begin(steps, "w-many", one_more)
+    (result,) = works.house.take(ASKER.entity)
+    assert result.correlation_id == "one more"
 
 
 async def test_what_is_cancelled_ends_with_its_steps(works: Works) -> None:
