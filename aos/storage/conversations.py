@@ -258,9 +258,15 @@ class TableConversations:
         return snapshot
 
     async def keys(self) -> AsyncIterator[ConversationKey]:
-        """Every conversation that has a state. Reads the whole table: for maintenance."""
+        """Every conversation that has a state. Reads the whole table: for maintenance.
+
+        Raises:
+            ConversationUnreadable: As `read`.
+        """
         async for row in _query(await self._table(), "RowKey eq @r", {"r": "state"}):
-            yield (await self._value(row, CONVERSATION)).key
+            with _readable(row):
+                key = (await self._value(row, CONVERSATION)).key
+            yield key
 
     async def commit(self, key: ConversationKey, etag: str | None, change: Change) -> str:
         self._foresight.forget(key)

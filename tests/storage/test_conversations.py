@@ -713,6 +713,10 @@ async def test_a_row_that_cannot_be_read_is_named(
     try:
         with pytest.raises(ConversationUnreadable, match=row["RowKey"]):
             await tables.read(key)
+        if row["RowKey"] == "state":
+            with pytest.raises(ConversationUnreadable, match=row["PartitionKey"]):
+                async for _ in tables.keys():
+                    pass
     finally:  # Whoever reads every conversation of the account would stop at it.
         await table.update_entity(row, mode=UpdateMode.REPLACE)
 
