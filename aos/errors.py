@@ -188,7 +188,7 @@ class UnknownEntity(AosError):
 
 
 class EntityRefuses(UnknownEntity):
-    """The entity is there, but not for such a message: it requires a session, or takes none from senders."""
+    """Nobody can be told anything there in this way either: it wants sessions, and the message has none."""
 
     code = "entity_refuses"
     title = "The queue or topic does not take this message."

@@ -103,10 +103,15 @@ async def test_an_entity_that_is_not_there(bus: Bus) -> None:
         assert repr(entity) in outcome.detail
 
 
-@pytest.mark.parametrize("entity", ["in-sessions", "answers/$deadletterqueue"])
-async def test_an_entity_that_never_takes_such_a_message(bus: Bus, entity: str) -> None:
-    with pytest.raises(EntityRefuses, match=r"in-sessions|deadletterqueue"):
-        await bus.send([Outbound(entity, b"x", "1")])
+async def test_an_entity_that_wants_sessions_refuses_what_has_none_for_good(bus: Bus, client: ServiceBusClient) -> None:
+    with pytest.raises(EntityRefuses, match="ReplyToSessionId") as refused:
+        await bus.send([Outbound("in-sessions", b"x", "1")])
+    # Whoever can do without an answer that reaches nobody can do without this one.
+    assert isinstance(refused.value, UnknownEntity)
+    await bus.send([Outbound("in-sessions", b"x", "2", session_id="blue")])
+    mode = ServiceBusReceiveMode.RECEIVE_AND_DELETE
+    async with client.get_queue_receiver("in-sessions", session_id="blue", receive_mode=mode) as receiver:
+        assert [message.message_id for message in await receiver.receive_messages(1, max_wait_time=5)] == ["2"]
 
 
 async def test_names_that_were_tried_are_not_kept(bus: Bus) -> None:
