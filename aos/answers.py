@@ -285,10 +285,14 @@ class ServerListAnswer(BaseModel):
 
 
 class ReloadAnswer(BaseModel):
-    """What changed in the registries: ids of agents by kind of change."""
+    """What changed in the registries: ids of agents by kind of change.
+
+    `leaving`: agents that the registry had before and that are still to be deleted in Foundry.
+    """
 
     generation: str
     added: list[str]
     changed: list[str]
     disabled: list[str]
     removed: list[str]
+    leaving: list[str]
