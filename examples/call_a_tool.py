@@ -40,7 +40,10 @@ def main() -> int:
     options = parser.parse_args()
     params: dict[str, Any] = {}
     if options.method == "call_tool":
-        params = {"tool_name": options.tool, "tool_params": json.loads(options.arguments)}
+        try:
+            params = {"tool_name": options.tool, "tool_params": json.loads(options.arguments)}
+        except ValueError as error:
+            parser.error(f"the arguments are not JSON: {error}")
     elif options.method == "read_resource":
         params = {"uri": options.tool}
     request = {
