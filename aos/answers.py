@@ -287,7 +287,8 @@ class ServerListAnswer(BaseModel):
 class ReloadAnswer(BaseModel):
     """What changed in the registries: ids of agents by kind of change.
 
-    `leaving`: agents that the registry had before and that are still to be deleted in Foundry.
+    `leaving`: agents that the registry had before and that are still to be deleted in Foundry. `problems`: what is
+    wrong with them; with pointer `""` a whole document, in place of which the last good copy stays in use.
     """
 
     generation: str
@@ -296,3 +297,4 @@ class ReloadAnswer(BaseModel):
     disabled: list[str]
     removed: list[str]
     leaving: list[str]
+    problems: list[RegistryProblemAnswer]
