@@ -105,9 +105,7 @@ class AgentStatusAnswer(BaseModel):
     fallback: bool | None = None
     foundry_agent_id: str | None = None
     tools: list[str] | None = None
-    last_event_at: str | None = Field(
-        default=None, description="Of its conversation `main`."
-    )
+    last_event_at: str | None = Field(default=None, description="Of its conversation `main`.")
     next_tick: str | None = Field(default=None, description="When it acts by itself next.")
     circuit: CircuitAnswer
     counters: CountersAnswer
