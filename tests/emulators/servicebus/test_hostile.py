@@ -155,6 +155,7 @@ async def test_one_byte_at_a_time(bus: ServiceBusEmulator) -> None:
         (codec.section(0x77, deep(100)), errors.DECODE_ERROR),
         (codec.section(0x73, b"\xf0\x00\x00\x00\x05\xff\xff\xff\xff\x40"), errors.DECODE_ERROR),
         (encoded(message_id="x" * 200), errors.INVALID_FIELD),
+        (encoded(due_ms=1 << 63), errors.DECODE_ERROR),
         (encoded(bytes(300_000)), errors.MESSAGE_SIZE_EXCEEDED),
     ],
 )
