@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import contextlib
 import json
 import logging
@@ -126,7 +125,7 @@ class FunctionCaller:
                     while waiting:
                         if not await self._page(source, queue):
                             await asyncio.sleep(POLL_SECONDS)
-            except AzureError as error:
+            except (AzureError, QueueUnusable) as error:
                 log.warning("output queue %s: %s", source.queue_name, error)
                 await asyncio.sleep(1.0)
 
@@ -194,7 +193,7 @@ def _check_local(queue: StorageQueue) -> None:
 
 def _reply(content: str) -> tuple[str, str | None]:
     """The value of a reply as text, and the call that it belongs to."""
-    with contextlib.suppress(binascii.Error, UnicodeDecodeError):  # plain text is taken as it is
+    with contextlib.suppress(ValueError):  # plain text, ASCII or not, is taken as it is
         content = base64.b64decode(content, validate=True).decode()
     try:
         reply = _Reply.model_validate_json(content)
