@@ -305,6 +305,30 @@ def test_memory_follows_what_is_stored() -> None:
     assert len(q._log._expiry) < 2000
 
 
+@pytest.mark.parametrize("sessions", [False, True])
+def test_nothing_is_left_of_messages_that_expire_unread(sessions: bool) -> None:
+    clock = Clock()
+    q = queue(clock, RequiresSession=sessions)
+    for number in range(100):
+        q.publish([message(ttl_ms=SECOND, session_id=f"s{number}"), message(ttl_ms=2 * SECOND, session_id="one")])
+        clock.now += SECOND
+        q.tick(clock.now)
+    clock.now += SECOND
+    q.tick(clock.now)
+    assert (q._ready, q._sessions._ready, q._sessions._available) == ([], {}, {})
+
+
+def test_nothing_is_left_of_a_session_that_was_read_to_its_end() -> None:
+    clock = Clock()
+    q = queue(clock, RequiresSession=True)
+    q.publish([message(session_id="s")])
+    taker, events = accept_next(q, clock)
+    q.settle(taker.pop()[1], Outcome.COMPLETE)
+    q.detach(taker)
+    assert events == ["s"]
+    assert q._sessions._ready == {}
+
+
 # ---- sessions
 
 
