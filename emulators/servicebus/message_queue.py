@@ -292,6 +292,7 @@ class MessageQueue:
             entry.state = State.DEFERRED
             entry.delivery_count += 1
             self._log.update(entry)
+            self._make_ready(entry, self._clock())
         elif outcome is Outcome.ABANDON:
             self._count_failure(entry)
         else:

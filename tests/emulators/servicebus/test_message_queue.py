@@ -238,6 +238,28 @@ def test_a_deferred_message_expires() -> None:
     assert list(q.peek(0)) == []
 
 
+def test_a_message_that_expired_while_it_was_locked_is_not_deferred_for_ever() -> None:
+    clock = Clock()
+    q = queue(clock, DeadLetteringOnMessageExpiration=True)
+    q.publish([message(ttl_ms=SECOND)])
+    _, token = take(q).pop()
+    clock.now += SECOND
+    q.tick(clock.now)
+    q.settle(token, Outcome.DEFER)
+    assert list(q.peek(0)) == []
+    assert len(list(dead(q).peek(0))) == 1
+
+
+def test_a_dead_letter_that_is_dead_lettered_again_is_there_once() -> None:
+    q = queue(Clock())
+    q.publish([message(b"1"), message(b"2")])
+    taker = take(q)
+    for _ in range(2):
+        q.settle(taker.pop()[1], Outcome.DEAD_LETTER)
+    dead(q).settle(take(dead(q), room=1).pop()[1], Outcome.DEAD_LETTER)
+    assert [body_of(entry) for entry in dead(q).peek(0)] == [b"1", b"2"]
+
+
 def test_duplicates_within_the_window_are_dropped() -> None:
     clock = Clock()
     q = queue(clock, RequiresDuplicateDetection=True, DuplicateDetectionHistoryTimeWindow="PT20S")
