@@ -139,9 +139,9 @@ class FunctionCaller:
             value, correlation_id = _reply(str(message.content))
             future = waiting.get(correlation_id) if correlation_id is not None else None
             if future is not None:
-                await queue.delete_message(message)
                 if not future.done():
-                    future.set_result(value)
+                    future.set_result(value)  # first: it is lost if the message is deleted and nobody says so
+                await queue.delete_message(message)
             elif (message.dequeue_count or 1) >= WORN_OUT:
                 async with _opened(
                     source.model_copy(update={"queue_name": f"{source.queue_name[:56]}-poison"})

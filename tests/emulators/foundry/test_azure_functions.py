@@ -153,6 +153,42 @@ async def test_an_output_queue_that_cannot_be_used_for_a_while(agents: AgentsCli
     assert (await until(agents, run, "cancelled", "completed")).status == "cancelled"
 
 
+async def test_a_reply_counts_although_nobody_says_that_its_message_is_deleted(
+    agents: AgentsClient, function: Function, azurite: Azurite
+) -> None:
+    deleted, over = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, forth = await asyncio.open_connection("127.0.0.1", azurite.ports["AOS_QUEUE_PORT"])
+
+        async def answers() -> None:
+            while answer := await back.read(65_536):
+                writer.write(answer)
+
+        answering = asyncio.create_task(answers())
+        while (request := await reader.read(65_536)) and not request.startswith(b"DELETE "):
+            forth.write(request)
+        answering.cancel()
+        forth.close()
+        if request:
+            deleted.set()
+            await over.wait()
+        writer.close()
+
+    tool: Any = function.tool()[0].as_dict()
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        binding = tool["azure_function"]["output_binding"]["storage_queue"]
+        binding["queue_service_endpoint"] = f"http://127.0.0.1:{port}/devstoreaccount1"
+        run = await begin(agents, [tool], '@tool double {"n": 21}')
+        (call,) = await function.calls(1)
+        await function.reply("twofold", call["CorrelationId"])
+        run = await until(agents, run, "completed")
+        assert "twofold" in await said(agents, run)
+        await deleted.wait()
+        over.set()
+
+
 async def test_a_step_with_both_kinds_of_calls(agents: AgentsClient, function: Function) -> None:
     other = FunctionToolDefinition(function=FunctionDefinition(name="triple", description="x", parameters=SCHEMA))
     run = await begin(agents, [*function.tool(), other], '@tool double {"n": 1}\n@tool triple {"n": 1}')
