@@ -32,7 +32,7 @@ async def compressed(answer: Answer, accept_encoding: str) -> Answer:
         or not _TEXTUAL.fullmatch(media_type)
         or "content-encoding" in headers
         or "set-cookie" in headers
-        or "no-store" in headers.get("cache-control", "")
+        or "no-store" in headers.get("cache-control", "").lower()
     ):
         return answer
     headers["vary"] = f"{headers['vary']}, Accept-Encoding" if "vary" in headers else "Accept-Encoding"

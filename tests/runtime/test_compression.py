@@ -26,6 +26,7 @@ async def test_long_text_is_compressed(size: int) -> None:
         ({"content-type": "image/png"}, 9000),
         ({"content-type": "text/plain", "set-cookie": "session=1"}, 9000),
         ({"content-type": "text/plain", "cache-control": "no-store"}, 9000),
+        ({"content-type": "text/plain", "cache-control": "private, No-Store"}, 9000),
         ({"content-type": "text/plain", "content-encoding": "br"}, 9000),
         ({}, 9000),
     ],

@@ -205,6 +205,13 @@ EXCHANGES = [
         headers={"cache-control": "no-store", "content-encoding": None},
         media_type=TEXT,
     ),
+    Exchange(
+        "GET /api/private-secret",  # what its handler says of caches does not make it less of a secret
+        with_headers={"accept-encoding": "gzip"},
+        body=LONG_TEXT.encode(),
+        headers={"cache-control": "no-store", "content-encoding": None},
+        media_type=TEXT,
+    ),
     Exchange("GET /api/items/7", with_headers={"x-functions-key": LIMITED_KEY}, json={"caller": LIMITED}),
     Exchange(
         "GET /api/items/8",
