@@ -194,6 +194,19 @@ async def test_a_stream_arrives_piece_by_piece_and_is_closed_when_the_client_lea
             await closed.wait()
 
 
+async def test_head_of_a_stream_announces_no_length() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"never asked for"
+
+    registry = RouteRegistry()
+    registry.register("events", lambda request: Response(stream=pieces()), auth_level=AuthLevel.ANONYMOUS)
+    async with serving(make(registry)) as client:
+        head = await client.head("/api/events")
+        assert (head.status_code, head.content) == (200, b"")
+        assert "content-length" not in head.headers
+        assert (await client.get("/api/events")).content == b"never asked for"
+
+
 async def test_a_stream_whose_client_stops_reading_is_given_up(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
