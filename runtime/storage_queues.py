@@ -149,7 +149,8 @@ class _Consumer:
         count = message.dequeue_count or 1
         keeping = asyncio.create_task(_keep(queue, message), name=f"queue-{self.route.name}-renewal")
         try:
-            done = await self._hand_over(queue.queue_name, message, count)
+            # Beyond the last time only where a process ended without a word, which it would again.
+            done = count <= MAX_DEQUEUE_COUNT and await self._hand_over(queue.queue_name, message, count)
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
