@@ -54,6 +54,8 @@ class Consumer(ABC):
     # How many receivers at once, and how long opening one may wait for a session (None: no sessions).
     workers = 1
     session_wait_seconds: float | None = None
+    # How long a session is kept that has messages all the time.
+    hold_seconds = 0.0
 
     def __init__(self, route: BusRoute, connections: BusConnections, invoker: Invoker) -> None:
         self._route = route
@@ -109,7 +111,7 @@ class Consumer(ABC):
         from azure.servicebus.aio import AutoLockRenewer
         from azure.servicebus.exceptions import OperationTimeoutError
 
-        renewer = AutoLockRenewer(max_lock_renewal_duration=LOCK_RENEWAL_SECONDS)
+        renewer = AutoLockRenewer(max_lock_renewal_duration=self.hold_seconds + LOCK_RENEWAL_SECONDS)
         receiver = self._new_receiver()
         try:
             try:
