@@ -89,6 +89,16 @@ async def test_bad_tokens_are_refused_with_the_reason(provider: OidcServer, veri
     assert "signature is wrong" in await refused(verifier, token[:-8] + ("A" * 8))
 
 
+async def test_a_key_that_names_no_algorithm_verifies_each_accepted_one(provider: OidcServer) -> None:
+    # RFC 7517 section 4.4: `alg` is optional; most providers leave it out.
+    several = TokenVerifier(Entra((provider.url,), ("api://shop",), algorithms=("RS256", "PS256", "ES256")))
+    assert (await several.verify(provider.token(alg="PS256"))).name == "user-1"
+    assert (await several.verify(provider.token(alg="RS256"))).name == "user-1"
+    claims = provider.token().split(".")[1]
+    other = base64.urlsafe_b64encode(b'{"alg":"ES256","kid":"k1"}').decode().rstrip("=")
+    assert "not one of the issuer's" in await refused(several, f"{other}.{claims}.AAAA")
+
+
 async def test_new_keys_are_found_at_a_bounded_pace(
     provider: OidcServer, verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
