@@ -111,6 +111,11 @@ class TokenVerifier:
 
     async def _key(self, kid: str, algorithm: str) -> PyJWK:
         wanted = (kid, algorithm)
+        known = self._keys.get(wanted)
+        # A known key is used while all are fetched again: a token with a made-up name must not hold up the others.
+        kept = KEYS_USABLE_SECONDS if self._lock.locked() else KEYS_KEPT_SECONDS
+        if known is not None and time.monotonic() - self._fetched <= kept:
+            return known
         async with self._lock:
             age = time.monotonic() - self._fetched
             if (wanted not in self._keys or age > KEYS_KEPT_SECONDS) and self._may_fetch():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -111,6 +112,26 @@ async def test_new_keys_are_found_at_a_bounded_pace(
     assert (await verifier.verify(provider.token())).name == "user-1"
     assert provider.fetches == 2
     assert "not one of the issuer's" in await refused(verifier, provider.token(kid="k1"))
+
+
+@pytest.mark.parametrize("kept", [3600.0, -1.0])
+async def test_tokens_of_known_keys_do_not_wait_for_a_provider_that_is_slow(
+    provider: OidcServer, verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch, kept: float
+) -> None:
+    monkeypatch.setattr(tokens, "REFETCH_SECONDS", 0.0)
+    monkeypatch.setattr(tokens, "FETCH_TIMEOUT_SECONDS", 60.0)
+    await verifier.verify(provider.token())
+    monkeypatch.setattr(tokens, "KEYS_KEPT_SECONDS", kept)
+    provider.asked.clear()
+    provider.answers.clear()
+    strange = asyncio.create_task(verifier.verify(provider.token(kid="made-up")))
+    async with asyncio.timeout(10):
+        await provider.asked.wait()
+        assert (await verifier.verify(provider.token())).name == "user-1"
+    assert not strange.done()
+    provider.answers.set()
+    with pytest.raises(Problem, match="not one of the issuer's"):
+        await strange
 
 
 async def test_known_keys_outlast_a_provider_that_is_down(
