@@ -6,7 +6,7 @@ Needs the packages `agent-framework-core` and `agent-framework-openai`; they are
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -172,12 +172,26 @@ class AgentFrameworkRuntime:
 
 def _guarded(outgoing: Outgoing, name: str) -> ChatMiddleware:
     """Every call of a model through the circuit breaker of its name."""
-    from agent_framework import ChatMiddleware
+    from agent_framework import ChatMiddleware, ChatResponse, ChatResponseUpdate, ResponseStream
 
     class Guard(ChatMiddleware):
         async def process(self, context: ChatContext, call_next: Callable[[], Awaitable[None]]) -> None:
-            async with outgoing.guard(name, transient=_may_pass):
-                await call_next()
+            if not context.stream:
+                async with outgoing.guard(name, transient=_may_pass):
+                    await call_next()
+                return
+            await call_next()
+            answer = context.result
+            if isinstance(answer, ResponseStream):
+                # The model is called when the first piece is asked for.
+                context.result = ResponseStream(pieces(answer), finalizer=lambda _: answer.get_final_response())
+
+    async def pieces(
+        answer: ResponseStream[ChatResponseUpdate, ChatResponse],
+    ) -> AsyncIterator[ChatResponseUpdate]:
+        async with outgoing.guard(name, transient=_may_pass):
+            async for piece in answer:
+                yield piece
 
     return Guard()
 

@@ -108,7 +108,10 @@ async def _send(answer: Answer, correlation: str, scope: Scope, receive: Receive
         if answer.stream is None and answer.status not in (204, 304):
             headers.setdefault("content-length", str(len(answer.body)))
         await _close(answer.stream)
-        await PlainResponse(b"", answer.status, headers)(scope, receive, send)
+        response = PlainResponse(b"", answer.status, headers)
+        if answer.stream is not None and "content-length" not in headers:
+            del response.headers["content-length"]  # nobody knows it (RFC 9110 section 8.6)
+        await response(scope, receive, send)
     elif answer.stream is None:
         await PlainResponse(answer.body, answer.status, headers)(scope, receive, send)
     else:

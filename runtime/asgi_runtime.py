@@ -143,10 +143,11 @@ class AsgiRuntime:
             log.info("serving %s on http://%s:%d%s", self.config.app_name, host, self._port, self._prefix)
             serving = asyncio.create_task(server.serve(sockets=[listener]), name="runtime-server")
             try:
-                with _stop_on_signals(server):
+                with _stop_on_signals(server, self.lifecycle):
                     await asyncio.shield(serving)
             except asyncio.CancelledError:
                 server.should_exit = True
+                self.lifecycle.stop_starting()
                 await serving
                 raise
             finally:
@@ -203,12 +204,13 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _stop_on_signals(server: uvicorn.Server) -> Iterator[None]:
+def _stop_on_signals(server: uvicorn.Server, lifecycle: Lifecycle) -> Iterator[None]:
     """Stop the server in order on SIGINT or SIGTERM, at once on a second one."""
 
     def stop() -> None:
         server.force_exit = server.should_exit
         server.should_exit = True
+        lifecycle.stop_starting()  # the server looks at its flags only once the application has started
 
     loop = asyncio.get_running_loop()
     # Only the main thread may handle signals.

@@ -215,8 +215,10 @@ def _is_local(credentials: Credentials) -> bool:
     marked by `Origin`, or, after DNS rebinding, by a foreign `Host`."""
     if credentials.peer is None or not is_loopback(credentials.peer):
         return False
-    host = urlsplit(f"//{credentials.headers.get('host', '')}").hostname
     origin = credentials.headers.get("origin")
-    if host is None or not is_loopback(host):
+    try:
+        host = urlsplit(f"//{credentials.headers.get('host', '')}").hostname
+        source = urlsplit(origin).hostname if origin is not None else "localhost"
+    except ValueError:  # brackets without an address between them
         return False
-    return origin is None or is_loopback(urlsplit(origin).hostname or "")
+    return is_loopback(host or "") and is_loopback(source or "")

@@ -136,7 +136,7 @@ class ConcurrentConsumer(Consumer):
             else:
                 identifier = outcome.message.message_id
                 log.warning(
-                    "%s: the connection was lost meanwhile [message %s]; it comes again", self._entity, identifier
+                    "%s: the connection was lost meanwhile [message %r]; it comes again", self._entity, identifier
                 )
 
     async def _drain(self, receiver: ServiceBusReceiver | None) -> None:

@@ -54,6 +54,8 @@ class Consumer(ABC):
     # How many receivers at once, and how long opening one may wait for a session (None: no sessions).
     workers = 1
     session_wait_seconds: float | None = None
+    # How long a session is kept that has messages all the time.
+    hold_seconds = 0.0
 
     def __init__(self, route: BusRoute, connections: BusConnections, invoker: Invoker) -> None:
         self._route = route
@@ -109,7 +111,7 @@ class Consumer(ABC):
         from azure.servicebus.aio import AutoLockRenewer
         from azure.servicebus.exceptions import OperationTimeoutError
 
-        renewer = AutoLockRenewer(max_lock_renewal_duration=LOCK_RENEWAL_SECONDS)
+        renewer = AutoLockRenewer(max_lock_renewal_duration=self.hold_seconds + LOCK_RENEWAL_SECONDS)
         receiver = self._new_receiver()
         try:
             try:
@@ -185,10 +187,10 @@ class Consumer(ABC):
         try:
             await self._invoker.bus(self._route, from_servicebus(message, self._entity), patience_seconds=None)
         except asyncio.CancelledError:
-            log.warning("%s: stopped before its handler ended [message %s]", self._entity, message.message_id)
+            log.warning("%s: stopped before its handler ended [message %r]", self._entity, message.message_id)
             return False
         except Exception:
-            log.exception("%s: handler failed [message %s]; abandoned", self._entity, message.message_id)
+            log.exception("%s: handler failed [message %r]; abandoned", self._entity, message.message_id)
             return False
         return True
 
@@ -200,7 +202,7 @@ class Consumer(ABC):
             async with asyncio.timeout(SETTLE_TIMEOUT_SECONDS):
                 await (receiver.complete_message if done else receiver.abandon_message)(message)
         except MessageLockLostError:
-            log.warning("%s: lock lost [message %s]; it comes again", self._entity, message.message_id)
+            log.warning("%s: lock lost [message %r]; it comes again", self._entity, message.message_id)
 
     async def _unless_stopping(self, work: Coroutine[object, object, object]) -> None:
         """Await `work`, or cancel it when the consumer is told to stop. Raises what it raises."""

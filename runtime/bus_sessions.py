@@ -26,6 +26,8 @@ class SessionConsumer(Consumer):
     """Takes whatever session has messages, up to `max_concurrency` (at most `MAX_SESSIONS`) at a time."""
 
     session_wait_seconds = 10.0
+    # Others get their turn after it; and its lock is renewed for a bounded time, in which its last message has to end.
+    hold_seconds = 60.0
 
     def __init__(self, route: BusRoute, connections: BusConnections, invoker: Invoker) -> None:
         super().__init__(route, connections, invoker)
@@ -36,7 +38,9 @@ class SessionConsumer(Consumer):
             if opened is None:
                 return
             receiver, _ = opened
-            while not self._stopping.is_set():
+            loop = asyncio.get_running_loop()
+            given_back = loop.time() + self.hold_seconds
+            while not self._stopping.is_set() and loop.time() < given_back:
                 message = await self._next_message(receiver, IDLE_SECONDS)
                 if message is None:
                     return

@@ -31,8 +31,9 @@ async def compressed(answer: Answer, accept_encoding: str) -> Answer:
         or media_type == PROBLEM_MEDIA_TYPE
         or not _TEXTUAL.fullmatch(media_type)
         or "content-encoding" in headers
+        or "content-range" in headers  # counts in bytes of what is sent (RFC 9110 section 14.4)
         or "set-cookie" in headers
-        or "no-store" in headers.get("cache-control", "")
+        or "no-store" in headers.get("cache-control", "").lower()
     ):
         return answer
     headers["vary"] = f"{headers['vary']}, Accept-Encoding" if "vary" in headers else "Accept-Encoding"
@@ -42,7 +43,9 @@ async def compressed(answer: Answer, accept_encoding: str) -> Answer:
     body = await asyncio.to_thread(_gzip, answer.body) if large else _gzip(answer.body)
     if "etag" in headers and not headers["etag"].startswith("W/"):
         headers["etag"] = f"W/{headers['etag']}"  # other bytes, same meaning (RFC 9110 section 8.8.1)
-    return Answer(answer.status, {**headers, "content-encoding": "gzip"}, body)
+    # The handler's own length is that of the text.
+    others = {name: value for name, value in headers.items() if name != "content-length"}
+    return Answer(answer.status, {**others, "content-encoding": "gzip"}, body)
 
 
 def accepts_gzip(accept_encoding: str) -> bool:

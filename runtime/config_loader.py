@@ -116,7 +116,8 @@ class RuntimeConfig(BaseModel):
         except ValidationError as error:
             faults: dict[str, str] = {}
             for fault in error.errors(include_url=False, include_input=False, include_context=False):
-                name, *rest = (str(part) for part in fault["loc"])
+                # What a validator of the whole model finds wrong has no place.
+                name, *rest = (str(part) for part in fault["loc"] or ("configuration",))
                 faults["/".join([origin.get(name, name), *rest])] = fault["msg"]
             raise RuntimeConfigError(faults) from None
 

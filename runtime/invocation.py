@@ -68,7 +68,7 @@ class Invoker:
             try:
                 answer = encode(await self._handle(route, inbound, trace))
                 if route.sensitive:
-                    answer.headers.setdefault("cache-control", "no-store")
+                    answer.headers["cache-control"] = "no-store"  # whatever else the handler says
                 answer = await compressed(answer, inbound.headers.get("accept-encoding", ""))
             except Problem as problem:
                 answer = encode_problem(problem, inbound.request_id, trace.trace_id)

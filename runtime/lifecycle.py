@@ -47,6 +47,7 @@ class Lifecycle:
         self._ready = False
         self._attempt: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
+        self._stopping = False
         self._pause = 0.0
         self._next_attempt = 0.0
 
@@ -63,6 +64,8 @@ class Lifecycle:
     async def ensure(self) -> Any:  # only the application knows its type
         """The application, initialised if need be. Raises `NotReady`."""
         if not self._ready:
+            if self._stopping:
+                raise NotReady(RuntimeError("the host is stopping"))
             if self._attempt is None:
                 left = self._next_attempt - time.monotonic()
                 if self._failure is not None and left > 0:
@@ -91,11 +94,18 @@ class Lifecycle:
                     raise
             await asyncio.sleep(pause)
 
+    def stop_starting(self) -> None:
+        """Give up a start that is under way, and begin none before `shutdown` has been called: the host is stopping."""
+        self._stopping = True
+        if self._attempt is not None:
+            self._attempt.cancel()
+
     async def shutdown(self) -> None:
         """Close the application, if it was initialised; harmless when repeated. What `shutdown` raises is raised."""
         if self._attempt is not None:
             self._attempt.cancel()
             await asyncio.wait([self._attempt])
+        self._stopping = False
         if not self._ready:
             return
         app, self._app, self._ready = self._app, None, False

@@ -33,7 +33,7 @@ def other_methods(routes: Sequence[Route]) -> Mapping[str, OtherMethods]:
         if shape in shapes:
             continue
         shapes.add(shape)
-        allowed = _answered(other for other in routes if _shape(other) == shape)
+        allowed = _answered(other for other in routes if _covers(_shape(other), shape))
         taken = _answered(other for other in routes if _meet(_shape(other), shape))
         found[route.name] = OtherMethods(frozenset(HttpMethod) - taken, allowed)
     return found
@@ -47,6 +47,11 @@ def _answered(routes: Iterable[Route]) -> frozenset[HttpMethod]:
 def _shape(route: Route) -> tuple[str, ...]:
     """The template without what its parameters are called."""
     return tuple("{}" if segment.startswith("{") else segment.casefold() for segment in route.segments)
+
+
+def _covers(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether every path that fits `other` fits `one`."""
+    return len(one) == len(other) and all(a in (b, "{}") for a, b in zip(one, other, strict=True))
 
 
 def _meet(one: Sequence[str], other: Sequence[str]) -> bool:

@@ -105,11 +105,12 @@ class Outgoing:
             yield
             return
         circuit = self._circuits.setdefault(name, _Circuit())
+        trial = False
         if circuit.failures >= FAILURES_TO_OPEN:
             left = circuit.opens_again - self._clock()
             if left > 0 or circuit.trying:
                 raise CircuitOpen(name, max(left, 1.0))
-            circuit.trying = True
+            circuit.trying = trial = True
         try:
             yield
         except Exception as error:
@@ -121,7 +122,8 @@ class Outgoing:
         else:
             circuit.failures = 0
         finally:
-            circuit.trying = False
+            if trial:  # and not a call that was under way when the circuit opened
+                circuit.trying = False
 
     def _failed(self, name: str, circuit: _Circuit) -> None:
         circuit.failures += 1

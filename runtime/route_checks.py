@@ -145,7 +145,7 @@ def parse_methods(methods: Iterable[HttpMethod | str]) -> tuple[HttpMethod, ...]
     if isinstance(methods, str):
         raise ValueError(f"methods must be a list, as in methods=[{methods!r}]")
     try:
-        verbs = tuple(dict.fromkeys(HttpMethod(method.upper()) for method in methods))
+        verbs = tuple(dict.fromkeys(HttpMethod(str(method).upper()) for method in methods))
     except ValueError as error:
         raise ValueError(f"{error}; known methods: {', '.join(HttpMethod)}") from None
     if not verbs:

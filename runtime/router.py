@@ -1,12 +1,12 @@
 """Path matching as the Azure Functions host does it (ASP.NET Core routing), for hosts that leave it to us.
 
-Case does not matter, a literal segment goes before a parameter whatever the order of registration, one trailing slash
-is ignored, and a percent-encoded slash stays encoded in a parameter.
+Case does not matter, a literal segment goes before a parameter whatever the order of registration, but only among the
+routes that take the method; one trailing slash is ignored, and a percent-encoded slash stays encoded in a parameter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
@@ -19,6 +19,10 @@ class _Node:
     literals: dict[str, _Node] = field(default_factory=dict)
     parameter: _Node | None = None
     routes: dict[str, Route] = field(default_factory=dict)  # by method
+
+    def route(self, method: str) -> Route | None:
+        found = self.routes.get(method)
+        return self.routes.get(HttpMethod.GET) if found is None and method == HttpMethod.HEAD else found
 
 
 class Router:
@@ -42,29 +46,29 @@ class Router:
         HEAD is served by GET where it has no route of its own (RFC 9110 section 9.3.2). Raises a 404 or 405 `Problem`.
         """
         segments = [_decode(segment) for segment in path.removesuffix("/").split("/")]
-        node = _descend(self._root, segments, 0)
-        if node is None:
+        nodes = list(_fitting(self._root, segments, 0))
+        if not nodes:
             raise not_found("/" + path)
-        route = node.routes.get(method)
-        if route is None and method == HttpMethod.HEAD:
-            route = node.routes.get(HttpMethod.GET)
+        route = next((found for node in nodes if (found := node.route(method)) is not None), None)
         if route is None:
-            allowed = {str(known) for known in node.routes}
+            allowed = {str(known) for node in nodes for known in node.routes}
             raise method_not_allowed(method, allowed | {"HEAD"} if HttpMethod.GET in allowed else allowed)
         pairs = zip(route.segments, segments, strict=True)
         return route, {name[1:-1]: value for name, value in pairs if name.startswith("{")}
 
 
-def _descend(node: _Node, segments: list[str], index: int) -> _Node | None:
+def _fitting(node: _Node, segments: list[str], index: int) -> Iterator[_Node]:
+    """The nodes with routes for this path, the most specific first."""
     if index == len(segments):
-        return node if node.routes else None
+        if node.routes:
+            yield node
+        return
     segment = segments[index]
     literal = node.literals.get(segment.casefold())
-    if literal is not None and (found := _descend(literal, segments, index + 1)) is not None:
-        return found
+    if literal is not None:
+        yield from _fitting(literal, segments, index + 1)
     if node.parameter is not None and segment:
-        return _descend(node.parameter, segments, index + 1)
-    return None
+        yield from _fitting(node.parameter, segments, index + 1)
 
 
 def _decode(segment: str) -> str:

@@ -105,11 +105,11 @@ class RouteRegistry:
         verbs: tuple[HttpMethod, ...] = ()
         try:
             verbs = parse_methods(methods)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             faults.append(str(error))
         level = self.default_auth_level
         try:
-            level = level if auth_level is None else AuthLevel(auth_level.upper())
+            level = level if auth_level is None else AuthLevel(str(auth_level).upper())
         except ValueError as error:
             faults.append(f"{error}; known levels: {', '.join(AuthLevel)}")
         route = Route(

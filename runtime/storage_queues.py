@@ -13,7 +13,7 @@ import binascii
 import contextlib
 import logging
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runtime.bus_connections import NotConfigured
 from runtime.invocation import Invoker
@@ -31,6 +31,8 @@ MAX_DEQUEUE_COUNT = 5
 """As `queues.maxDequeueCount` in host.json, whose default this is."""
 HIDDEN_SECONDS = 30
 """For so long nobody else gets a message; renewed while its handler runs."""
+RENEW_AGAIN_SECONDS = 1.0
+"""After a renewal that failed."""
 AT_ONCE = 32
 """Messages that the service hands out at once."""
 SHORTEST_PAUSE_SECONDS = 0.1
@@ -39,6 +41,16 @@ LONGEST_PAUSE_SECONDS = 2.0
 DOWN_PAUSE_SECONDS = 5.0
 DRAIN_SECONDS = 20.0
 POISON = "-poison"
+
+# The SDK's own pause before it tries again is 15 s: meanwhile others would get the messages that are being handled.
+_BOUNDS: dict[str, Any] = {
+    "retry_total": 2,
+    "initial_backoff": 0.5,
+    "increment_base": 1,
+    "random_jitter_range": 0,
+    "connection_timeout": 5,
+    "read_timeout": 10,
+}
 
 
 class StorageConsumers:
@@ -147,11 +159,17 @@ class _Consumer:
         from azure.core.exceptions import AzureError, ResourceExistsError
 
         count = message.dequeue_count or 1
-        keeping = asyncio.create_task(_keep(queue, message), name=f"queue-{self.route.name}-renewal")
+        ended = asyncio.Event()
+        keeping = asyncio.create_task(_keep(queue, message, ended), name=f"queue-{self.route.name}-renewal")
         try:
-            done = await self._hand_over(queue.queue_name, message, count)
-        finally:
+            # Beyond the last time only where a process ended without a word, which it would again.
+            done = count <= MAX_DEQUEUE_COUNT and await self._hand_over(queue.queue_name, message, count)
+        except asyncio.CancelledError:
             keeping.cancel()
+            raise
+        finally:
+            # Not cancelled while a renewal is under way: its answer has the receipt that settling needs.
+            ended.set()
             await asyncio.gather(keeping, return_exceptions=True)
         try:
             if done:
@@ -186,7 +204,7 @@ class _Consumer:
         text = self._settings.get(connection, "").strip()
         if text:
             try:
-                return await stack.enter_async_context(QueueClient.from_connection_string(text, name))
+                return await stack.enter_async_context(QueueClient.from_connection_string(text, name, **_BOUNDS))
             except ValueError as error:
                 raise NotConfigured(f"the setting {connection} is no connection string: {error}") from None
         uri = self._settings.get(f"{connection}__queueServiceUri", "").strip()
@@ -201,7 +219,7 @@ class _Consumer:
         credential = DefaultAzureCredential(**({"managed_identity_client_id": client_id} if client_id else {}))
         await stack.enter_async_context(credential)
         endpoint = uri or f"https://{account}.queue.core.windows.net"
-        return await stack.enter_async_context(QueueClient(endpoint, name, credential=credential))
+        return await stack.enter_async_context(QueueClient(endpoint, name, credential=credential, **_BOUNDS))
 
     def _resolve(self, text: str) -> str:
         if not is_setting_reference(text):
@@ -217,12 +235,26 @@ class _Consumer:
                 await self._stopping.wait()
 
 
-async def _keep(queue: QueueClient, message: QueueMessage) -> None:
-    """Keeps a message from others while its handler runs."""
+async def _keep(queue: QueueClient, message: QueueMessage, ended: asyncio.Event) -> None:
+    """Keeps a message from others until its handler has ended."""
+    from azure.core.exceptions import AzureError, HttpResponseError
+
+    pause = HIDDEN_SECONDS / 2
     while True:
-        await asyncio.sleep(HIDDEN_SECONDS / 2)
-        renewed = await queue.update_message(message.id, message.pop_receipt, visibility_timeout=HIDDEN_SECONDS)
-        message.pop_receipt = renewed.pop_receipt
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await ended.wait()
+                return
+        try:
+            renewed = await queue.update_message(message.id, message.pop_receipt, visibility_timeout=HIDDEN_SECONDS)
+        except AzureError as error:
+            log.warning("%s: message %s is not renewed: %s", queue.queue_name, message.id, error)
+            if isinstance(error, HttpResponseError) and error.status_code in (400, 404):
+                return  # it is another's by now, or gone
+            pause = RENEW_AGAIN_SECONDS
+        else:
+            message.pop_receipt = renewed.pop_receipt
+            pause = HIDDEN_SECONDS / 2
 
 
 def _plain(content: str) -> bytes:

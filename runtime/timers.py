@@ -66,8 +66,12 @@ class Timer:
 
 
 def next_tick(schedule: str, after: datetime) -> datetime:
-    """The first due time of an NCRONTAB schedule after a time (UTC)."""
-    due: datetime = croniter(schedule, after, ret_type=datetime, second_at_beginning=True).get_next()
+    """The first due time of an NCRONTAB schedule after a time (UTC).
+
+    Where a schedule names both days of the month and days of the week, a day has to be both: that is NCRONTAB's rule
+    and so the Functions host's; the Unix crontab takes a day that is either.
+    """
+    due: datetime = croniter(schedule, after, ret_type=datetime, second_at_beginning=True, day_or=False).get_next()
     return due
 
 

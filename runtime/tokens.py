@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -67,7 +68,7 @@ class TokenVerifier:
 
     def __init__(self, entra: Entra) -> None:
         self._entra = entra
-        self._keys: dict[str, PyJWK] = {}
+        self._keys: dict[tuple[str, str], PyJWK] = {}  # by name and algorithm
         self._fetched = -KEYS_USABLE_SECONDS
         self._tried = -KEYS_USABLE_SECONDS
         self._lock = asyncio.Lock()
@@ -86,7 +87,7 @@ class TokenVerifier:
             header = jwt.get_unverified_header(token)
             if header.get("alg") not in self._entra.algorithms:
                 raise _invalid("its algorithm is not accepted")
-            key = await self._key(str(header.get("kid", "")))
+            key = await self._key(str(header.get("kid", "")), header["alg"])
             claims = jwt.decode(
                 token,
                 key,
@@ -108,18 +109,24 @@ class TokenVerifier:
             delegated.split() if isinstance(delegated, str) else [],
         )
 
-    async def _key(self, kid: str) -> PyJWK:
+    async def _key(self, kid: str, algorithm: str) -> PyJWK:
+        wanted = (kid, algorithm)
+        known = self._keys.get(wanted)
+        # A known key is used while all are fetched again: a token with a made-up name must not hold up the others.
+        kept = KEYS_USABLE_SECONDS if self._lock.locked() else KEYS_KEPT_SECONDS
+        if known is not None and time.monotonic() - self._fetched <= kept:
+            return known
         async with self._lock:
             age = time.monotonic() - self._fetched
-            if (kid not in self._keys or age > KEYS_KEPT_SECONDS) and self._may_fetch():
+            if (wanted not in self._keys or age > KEYS_KEPT_SECONDS) and self._may_fetch():
                 await self._fetch()
                 age = time.monotonic() - self._fetched
             if not self._keys or age > KEYS_USABLE_SECONDS:
                 headers = {"Retry-After": str(round(REFETCH_SECONDS))}
                 raise Problem(503, "identity_provider_unavailable", detail="No keys to verify with.", headers=headers)
-        if kid not in self._keys:
+        if wanted not in self._keys:
             raise _invalid("its key is not one of the issuer's")
-        return self._keys[kid]
+        return self._keys[wanted]
 
     def _may_fetch(self) -> bool:
         return time.monotonic() - self._tried > REFETCH_SECONDS
@@ -129,7 +136,7 @@ class TokenVerifier:
         try:
             async with asyncio.timeout(FETCH_TIMEOUT_SECONDS):
                 uri = self._entra.jwks_uri or await self._discover()
-                self._keys = _parse_keys(await _get(uri))
+                self._keys = _parse_keys(await _get(uri), self._entra.algorithms)
             self._fetched = time.monotonic()
         except (OSError, ValueError, TimeoutError) as error:
             # Known keys are used meanwhile.
@@ -163,22 +170,28 @@ async def _get(url: str) -> dict[str, object]:
     return document
 
 
-def _parse_keys(document: dict[str, object]) -> dict[str, PyJWK]:
+def _parse_keys(document: dict[str, object], algorithms: Sequence[str]) -> dict[tuple[str, str], PyJWK]:
+    """The keys by name and algorithm: the one that a key names, else each of `algorithms` that fits its type."""
     import jwt
 
     listed = document.get("keys")
     if not isinstance(listed, list):
         raise ValueError("the key set has no list of keys")
-    keys: dict[str, PyJWK] = {}
+    keys: dict[tuple[str, str], PyJWK] = {}
     for item in listed[:MAX_KEYS]:
         if isinstance(item, dict) and isinstance(item.get("kid"), str) and item.get("use", "sig") == "sig":
-            try:
-                key = jwt.PyJWK.from_dict(item)
-            except jwt.PyJWTError as error:
-                log.warning("key %s cannot be used: %s", item["kid"], error)
-                continue
-            if key.algorithm_name in ASYMMETRIC:
-                keys[item["kid"]] = key
+            faults: list[jwt.PyJWTError] = []
+            named = (item["alg"],) if isinstance(item.get("alg"), str) else algorithms
+            for algorithm in named:
+                try:
+                    key = jwt.PyJWK.from_dict(item, algorithm)
+                except jwt.PyJWTError as error:
+                    faults.append(error)
+                    continue
+                if algorithm in ASYMMETRIC:
+                    keys[item["kid"], algorithm] = key
+            if len(faults) == len(named):
+                log.warning("key %s cannot be used: %s", item["kid"], faults[0])
     if not keys:
         raise ValueError("the key set has no usable key")
     return keys

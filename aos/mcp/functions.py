@@ -216,7 +216,8 @@ def _prepared(text: str) -> _Prepared:
     schema: dict[str, Any] = {"type": "object", "properties": {}, **json.loads(text)}
     if (fault := schema_fault(schema)) is not None:
         raise ValueError(f"/{'/'.join(map(str, fault[0]))}: {fault[1]}")
-    validator = jsonschema_rs.validator_for(schema, validate_formats=True)
+    # Not even looked up: what a schema of somebody else refers to outside itself.
+    validator = jsonschema_rs.validator_for(schema, validate_formats=True, offline=True)
     return _Prepared(schema, validator, parameters(schema, {}, frozenset()))
 
 

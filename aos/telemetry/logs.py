@@ -47,7 +47,13 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         line = super().formatMessage(record)
         operation_id = getattr(record, "operation_id", None)
-        return line if operation_id is None or operation_id in line else f"{line} [{operation_id}]"
+        told = line if operation_id is None or operation_id in line else f"{line} [{operation_id}]"
+        # Senders choose ids that are logged: what would begin a line of its own, or steer a terminal, is spelled out.
+        return told if told.isprintable() else "".join(map(_printable, told))
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 class JsonFormatter(logging.Formatter):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import contextlib
 import json
 import logging
@@ -126,7 +125,7 @@ class FunctionCaller:
                     while waiting:
                         if not await self._page(source, queue):
                             await asyncio.sleep(POLL_SECONDS)
-            except AzureError as error:
+            except (AzureError, QueueUnusable) as error:
                 log.warning("output queue %s: %s", source.queue_name, error)
                 await asyncio.sleep(1.0)
 
@@ -140,9 +139,9 @@ class FunctionCaller:
             value, correlation_id = _reply(str(message.content))
             future = waiting.get(correlation_id) if correlation_id is not None else None
             if future is not None:
-                await queue.delete_message(message)
                 if not future.done():
-                    future.set_result(value)
+                    future.set_result(value)  # first: it is lost if the message is deleted and nobody says so
+                await queue.delete_message(message)
             elif (message.dequeue_count or 1) >= WORN_OUT:
                 async with _opened(
                     source.model_copy(update={"queue_name": f"{source.queue_name[:56]}-poison"})
@@ -194,7 +193,7 @@ def _check_local(queue: StorageQueue) -> None:
 
 def _reply(content: str) -> tuple[str, str | None]:
     """The value of a reply as text, and the call that it belongs to."""
-    with contextlib.suppress(binascii.Error, UnicodeDecodeError):  # plain text is taken as it is
+    with contextlib.suppress(ValueError):  # plain text, ASCII or not, is taken as it is
         content = base64.b64decode(content, validate=True).decode()
     try:
         reply = _Reply.model_validate_json(content)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -205,7 +206,7 @@ def page_query(request: Request) -> PageQuery:
     """``limit`` (1 to 100, default 20), ``order`` (default desc), ``after`` and ``before`` from the query string."""
     params = request.query_params
     text = params.get("limit", "20")
-    if not text.isdigit() or not 1 <= int(text) <= 100:
+    if not re.fullmatch("[0-9]{1,3}", text) or not 1 <= int(text) <= 100:
         raise ApiError(400, "invalid_payload", "limit must be an integer from 1 to 100.", param="limit")
     order: Order
     match params.get("order", "desc"):

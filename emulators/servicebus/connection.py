@@ -60,6 +60,8 @@ class Connection(asyncio.Protocol):
         self.server = server
         self.payload_room = _MIN_MAX_FRAME_SIZE - _TRANSFER_OVERHEAD
         """Bytes of a message that fit in one frame for this peer."""
+        self.held_back = 0
+        """Bytes of deliveries that wait for link credit or the window of a session."""
         self._phase = _Phase.HEADER
         self._sessions: dict[int, Session] = {}
         self._buffer = b""
@@ -146,7 +148,7 @@ class Connection(asyncio.Protocol):
                 break
             self._on_frame(data, position, position + size)
             position += size
-            if self._out_bytes > MAX_UNREAD_BYTES:
+            if self._out_bytes + self.held_back > MAX_UNREAD_BYTES + self.server.max_message_bytes:
                 raise AmqpError(RESOURCE_LIMIT_EXCEEDED, "The requests of this connection have too long answers.")
         if position < end and self._phase is not _Phase.CLOSED:
             self._buffer = data[position:]

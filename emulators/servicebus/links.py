@@ -211,13 +211,20 @@ class ResponseLink(OutgoingLink):
         if len(self._waiting) >= _MAX_WAITING_RESPONSES:
             raise AmqpError(RESOURCE_LIMIT_EXCEEDED, "Too many responses wait for link credit; give the link some.")
         self._waiting.append(response)
+        self.session_end.connection.held_back += len(response)
         self.credit_changed()
 
     def credit_changed(self, *, drain: bool = False) -> None:
         while self._waiting and self.credit > 0:
             self.count_delivery()
             self._number += 1
-            self.session_end.send_message(self, self._waiting.popleft(), self._number.to_bytes(16, "big"), settled=True)
+            response = self._waiting.popleft()
+            self.session_end.connection.held_back -= len(response)
+            self.session_end.send_message(self, response, self._number.to_bytes(16, "big"), settled=True)
+
+    def close(self) -> None:
+        self.session_end.connection.held_back -= sum(map(len, self._waiting))
+        self._waiting.clear()
 
 
 class Receiver(OutgoingLink):

@@ -30,6 +30,8 @@ MAX_ID_LENGTH: Final = 128
 """Longest message id and session id, in characters, as in Service Bus."""
 MAX_TTL_MS: Final = 0xFFFFFFFF
 
+_LAST_TIME_MS: Final = (1 << 63) - 1
+"""A timestamp is a signed 64-bit number of milliseconds (AMQP 1.0 part 1.6.17)."""
 _SCHEDULED_TIME: Final = "x-opt-scheduled-enqueue-time"
 # Written by the broker alone; a copy that a sender took over from a message it had received is dropped.
 _BROKER_ANNOTATIONS: Final = frozenset(
@@ -137,7 +139,9 @@ class Message:
         if self._annotation_count:
             value = codec.encoded_map(self._annotations, self._annotation_count)
             annotations = codec.section(MESSAGE_ANNOTATIONS, value)
-        return b"".join((header, annotations, self._bare_properties, self._application, self._body))
+        content = b"".join((header, annotations, self._bare_properties, self._application, self._body))
+        # Of a message that has only what the broker drops, an empty header is left: no bytes at all are no message.
+        return content or codec.composite(HEADER, [])
 
     def encode_delivery(
         self,
@@ -193,7 +197,7 @@ class Message:
                 continue
             if key == _SCHEDULED_TIME:
                 due = codec.decode(raw, 0, len(raw))[0]
-                if due is not None and (isinstance(due, bool) or not isinstance(due, int)):
+                if due is not None and (isinstance(due, bool) or not isinstance(due, int) or due > _LAST_TIME_MS):
                     raise DecodeError(f"The annotation {_SCHEDULED_TIME} has to be a timestamp.")
                 self.scheduled_ms = due
             kept.append(codec.encode(Symbol(key) if key.isascii() else key) + raw)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from typing import Final
@@ -80,8 +80,8 @@ class MessageLog:
         self.size += entry.message.size
         if not self._order or number > self._order[-1]:
             self._order.append(number)
-        else:
-            insort(self._order, number)
+        elif self._order[place := bisect_left(self._order, number)] != number:  # it may have been here before
+            self._order.insert(place, number)
         if entry.state is State.SCHEDULED:
             heappush(self._schedule, (entry.due_ms, number))
         if entry.expires_ms is not None:

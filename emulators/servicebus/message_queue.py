@@ -249,6 +249,15 @@ class MessageQueue:
             heappush(self._ready, entry.sequence_number)
         self._wake(self)
 
+    def _drop_gone(self, session_id: str | None) -> None:
+        """Forget the numbers of messages that expired before anybody received: nobody may ever come to skip them."""
+        session_id = session_id if self.options.requires_session else None
+        heap = self._ready if session_id is None else self._sessions.ready(session_id)
+        while heap and heap[0] not in self._log:
+            heappop(heap)
+        if session_id is not None and not heap:
+            self._sessions.drained(session_id)
+
     def _lock(self, entry: QueuedMessage, session: SessionLock | None, now: int) -> tuple[bytes, int]:
         until_ms = now + self.options.lock_ms if session is None else session.until_ms
         return self._locks.add(entry, until_ms, session), until_ms
@@ -283,6 +292,7 @@ class MessageQueue:
             entry.state = State.DEFERRED
             entry.delivery_count += 1
             self._log.update(entry)
+            self._make_ready(entry, self._clock())
         elif outcome is Outcome.ABANDON:
             self._count_failure(entry)
         else:
@@ -437,5 +447,6 @@ class MessageQueue:
         for entry in self._log.expired(now):
             if entry.lock_token is None:
                 self._expire(entry)
+                self._drop_gone(entry.message.session_id)
         for request in self._sessions.overdue(now):
             request.on_timeout()

@@ -78,6 +78,7 @@ class Session:
         for link in self.links.values():
             link.close()
         self.links.clear()
+        self._hold(deque())
 
     def wake_queues(self) -> None:
         """Try again to deliver: something that held deliveries up is gone."""
@@ -123,7 +124,9 @@ class Session:
         for part in range(last + 1):
             head = frames.transfer(link.handle, number, tag, settled=settled, more=part < last)
             chunk = payload if last == 0 else payload[part * room : (part + 1) * room]
-            self._blocked.append((link, frames.frame(self.channel, head + chunk)))
+            frame = frames.frame(self.channel, head + chunk)
+            self._blocked.append((link, frame))
+            self.connection.held_back += len(frame)
         self._send_blocked()
         return number
 
@@ -131,7 +134,9 @@ class Session:
         while self._blocked and self._remote_window > 0:
             self._remote_window -= 1
             self._next_outgoing_id = (self._next_outgoing_id + 1) & frames.UINT_MAX
-            self.connection.send(self._blocked.popleft()[1])
+            frame = self._blocked.popleft()[1]
+            self.connection.held_back -= len(frame)
+            self.connection.send(frame)
 
     # ---- links
 
@@ -261,7 +266,13 @@ class Session:
             self._send_detach(link.handle)
 
     def _drop_blocked(self, link: Link) -> None:
-        self._blocked = deque(item for item in self._blocked if item[0] is not link)
+        self._hold(deque(item for item in self._blocked if item[0] is not link))
+
+    def _hold(self, left: deque[tuple[Link, bytes]]) -> None:
+        """Let go of all frames that wait but these."""
+        for blocked, sign in ((self._blocked, -1), (left, 1)):
+            self.connection.held_back += sign * sum(len(frame) for _, frame in blocked)
+        self._blocked = left
 
     def _link(self, handle: int) -> Link:
         link = self.links.get(handle)

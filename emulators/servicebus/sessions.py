@@ -99,6 +99,8 @@ class Sessions:
         del self.locks[lock.session_id]
         if self._ready.get(lock.session_id):
             self._available[lock.session_id] = None
+        else:
+            self._ready.pop(lock.session_id, None)
 
     def expired(self, now: int) -> list[SessionLock]:
         """Locks whose time is over."""

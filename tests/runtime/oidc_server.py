@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -14,12 +15,15 @@ from jwt.algorithms import RSAAlgorithm
 
 
 class OidcServer:
-    """Counts the requests for its keys; `down` makes it answer 500."""
+    """Counts the requests for its keys, and sets `asked`; `down` makes it answer 500. It waits for `answers`."""
 
     def __init__(self) -> None:
         self.url = ""
         self.fetches = 0
         self.down = False
+        self.asked = asyncio.Event()
+        self.answers = asyncio.Event()
+        self.answers.set()
         self._keys: dict[str, rsa.RSAPrivateKey] = {}
         self.rotate("k1")
 
@@ -42,6 +46,8 @@ class OidcServer:
     async def jwks(self, request: web.Request) -> web.Response:
         del request
         self.fetches += 1
+        self.asked.set()
+        await self.answers.wait()
         if self.down:
             return web.Response(status=500)
         public = [

@@ -54,6 +54,24 @@ async def test_its_tools_run_here(runtime: AgentFrameworkRuntime, model: ModelSe
     assert json.loads(model.asked[1]["messages"][-1]["content"]) == 42
 
 
+async def test_a_streamed_answer_is_whole_with_its_tools_and_session(
+    runtime: AgentFrameworkRuntime, model: ModelServer
+) -> None:
+    def add(first: int, second: int) -> int:
+        """Adds two numbers."""
+        return first + second
+
+    agent = await runtime.create_agent("adder", tools=[add])
+    session = agent.create_session()
+    model.answers(Answer(None, [("a", "add", '{"first": 2, "second": 40}')]), Answer("It is 42."))
+    stream = agent.run("2 + 40?", stream=True, session=session)
+    pieces = [piece.text async for piece in stream]
+    assert "".join(pieces).strip() == (await stream.get_final_response()).text.strip() == "It is 42."
+    await agent.run("Again?", session=session)
+    said = [(message["role"], (message.get("content") or "").strip()) for message in model.asked[-1]["messages"]]
+    assert said[-2:] == [("assistant", "It is 42."), ("user", "Again?")]
+
+
 async def test_agents_are_kept_by_name(runtime: AgentFrameworkRuntime) -> None:
     for name in ("b", "a"):
         await runtime.create_agent(name)
@@ -106,16 +124,24 @@ async def test_retries_are_those_of_the_runtime(model: ModelServer, enabled: boo
     assert len(model.asked) == calls
 
 
-async def test_a_model_that_keeps_failing_is_left_alone(model: ModelServer) -> None:
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_model_that_keeps_failing_is_left_alone(model: ModelServer, streamed: bool) -> None:
     defaults = {"base_url": model.url, "model": "llama-3.3-70b"}
     config = RuntimeConfig(retry_enabled=False, custom_config={"agent_framework": defaults})
     async with AgentFrameworkRuntime(config) as runtime:
         agent = await runtime.create_agent("my-agent")
+
+        async def ask() -> None:
+            if streamed:
+                await agent.run("Hi?", stream=True).get_final_response()
+            else:
+                await agent.run("Hi?")
+
         model.answers(Answer(status=503, error={"message": "busy"}))
         for _ in range(FAILURES_TO_OPEN):
             with pytest.raises(Exception, match="busy"):
-                await agent.run("Hi?")
+                await ask()
         asked = len(model.asked)
         with pytest.raises(CircuitOpen):
-            await agent.run("Hi?")
+            await ask()
         assert len(model.asked) == asked

@@ -154,6 +154,35 @@ async def test_a_signal_lets_requests_end_and_gives_control_back(number: signal.
     assert child.returncode == 0
 
 
+HANGS = """
+import asyncio
+from runtime import AsgiRuntime, Keys, RouteRegistry, RuntimeConfig
+
+async def initialize():
+    print("starting", flush=True)
+    await asyncio.Event().wait()
+
+runtime = AsgiRuntime(RuntimeConfig(), RouteRegistry(), initialize, keys=Keys(), settings={})
+asyncio.run(runtime.serve(port=0))
+print("cleaned up")
+"""
+
+
+async def test_a_signal_ends_an_application_that_does_not_come_to_its_end_of_starting() -> None:
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", HANGS, stdout=asyncio.subprocess.PIPE)
+    assert child.stdout is not None
+    assert await child.stdout.readline() == b"starting\n"
+    child.send_signal(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(15):
+            rest, _ = await child.communicate()
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    assert (rest, child.returncode) == (b"cleaned up\n", 0)
+
+
 async def test_serve_refuses_other_hosts_without_keys_and_names_the_setting_of_a_taken_port() -> None:
     open_runtime = make(RouteRegistry(), keys=Keys())
     with pytest.raises(ServeError, match=r"refusing to serve on 0\.0\.0\.0"):
@@ -192,6 +221,19 @@ async def test_a_stream_arrives_piece_by_piece_and_is_closed_when_the_client_lea
             assert await anext(received) == b"data: 2\n\n"
         async with asyncio.timeout(5):
             await closed.wait()
+
+
+async def test_head_of_a_stream_announces_no_length() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"never asked for"
+
+    registry = RouteRegistry()
+    registry.register("events", lambda request: Response(stream=pieces()), auth_level=AuthLevel.ANONYMOUS)
+    async with serving(make(registry)) as client:
+        head = await client.head("/api/events")
+        assert (head.status_code, head.content) == (200, b"")
+        assert "content-length" not in head.headers
+        assert (await client.get("/api/events")).content == b"never asked for"
 
 
 async def test_a_stream_whose_client_stops_reading_is_given_up(

@@ -92,6 +92,8 @@ async def test_without_keys_this_machine_is_the_admin() -> None:
         sent(peer="127.0.0.1", host="rebound.example:7071"),
         sent(peer="127.0.0.1", host="localhost", origin="https://evil.example"),
         sent(peer="127.0.0.1", host="localhost", origin="null"),
+        sent(peer="127.0.0.1", host="localhost", origin="http://[evil"),
+        sent(peer="127.0.0.1", host="[localhost"),
     ],
 )
 async def test_without_keys_nobody_else_is_served(credentials: Credentials) -> None:

@@ -22,6 +22,7 @@ from emulators.servicebus import ServiceBusEmulator, load_entities
 from runtime import AsgiRuntime, AuthLevel, BusMessage, Keys, Request, RouteRegistry, RuntimeConfig, bus_consumer
 from runtime.bus_connections import BusConnections
 from runtime.bus_messages import from_servicebus
+from runtime.bus_sessions import SessionConsumer
 from runtime.lifecycle import Initializer
 
 QUEUES = [
@@ -35,6 +36,7 @@ QUEUES = [
     ("short", {"LockDuration": "PT1S"}),
     ("patient", {}),
     ("ordered", {"RequiresSession": True}),
+    ("busy", {"RequiresSession": True}),
 ]
 TOPIC = {"Name": "news", "Properties": {}, "Subscriptions": [{"Name": "all", "Properties": {}}]}
 ENTITIES = load_entities(
@@ -336,6 +338,25 @@ async def test_messages_of_a_session_come_one_after_the_other_and_sessions_side_
     for session in "ab":
         bodies = [message.body.decode() for message in handler.seen if message.session_id == session]
         assert bodies == [f"{session}{number}" for number in range(3)]
+
+
+async def test_a_session_that_always_has_messages_lets_others_have_a_turn(
+    bus: ServiceBusEmulator, client: ServiceBusClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SessionConsumer, "hold_seconds", 0.3)
+    registry, seen = RouteRegistry(), list[str | None]()
+
+    async def handle(message: BusMessage) -> None:
+        seen.append(message.session_id)
+        await asyncio.sleep(0.05)
+
+    registry.register_queue("busy", handle, connection="BUS", sessions=True, max_concurrency=1)
+    await send(client, "busy", *(ServiceBusMessage(str(number), session_id="a") for number in range(100)))
+    async with running(registry, bus.connection_string):
+        await until(lambda: seen)
+        await send(client, "busy", ServiceBusMessage("b", session_id="b"))
+        await until(lambda: "b" in seen)
+    assert 0 < seen.count("a") < 100
 
 
 async def test_nothing_is_received_before_the_application_is_ready(

@@ -17,6 +17,12 @@ async def test_long_text_is_compressed(size: int) -> None:
     assert sent.headers["vary"] == "Origin, Accept-Encoding"
 
 
+async def test_a_length_that_the_handler_gave_is_not_sent_with_the_shorter_body() -> None:
+    answer = Answer(200, {"content-type": "text/plain", "content-length": "9000"}, b"x" * 9000)
+    assert "content-length" not in (await compressed(answer, "gzip")).headers
+    assert (await compressed(answer, "")).headers["content-length"] == "9000"
+
+
 @pytest.mark.parametrize(
     ("headers", "size"),
     [
@@ -26,7 +32,9 @@ async def test_long_text_is_compressed(size: int) -> None:
         ({"content-type": "image/png"}, 9000),
         ({"content-type": "text/plain", "set-cookie": "session=1"}, 9000),
         ({"content-type": "text/plain", "cache-control": "no-store"}, 9000),
+        ({"content-type": "text/plain", "cache-control": "private, No-Store"}, 9000),
         ({"content-type": "text/plain", "content-encoding": "br"}, 9000),
+        ({"content-type": "text/plain", "content-range": "bytes 0-8999/18000"}, 9000),
         ({}, 9000),
     ],
 )

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from runtime import AuthLevel, RuntimeConfig, RuntimeConfigError, load_runtime_config
 
@@ -105,3 +105,17 @@ def test_subclasses_add_settings() -> None:
 
     config = ShopConfig.from_env({"SHOP_TAGS": '["a"]', "SHOP_LIMIT": "5"})
     assert (config.shop_tags, config.shop_limit) == (["a"], 5)
+
+
+def test_what_a_subclass_finds_wrong_with_the_whole_is_told() -> None:
+    class ShopConfig(RuntimeConfig):
+        shop_url: str = ""
+
+        @model_validator(mode="after")
+        def _reachable(self) -> ShopConfig:
+            if self.app_environment == "production" and not self.shop_url:
+                raise ValueError("production needs shop_url")
+            return self
+
+    with pytest.raises(RuntimeConfigError, match="configuration: Value error, production needs shop_url"):
+        ShopConfig.load(environ={})

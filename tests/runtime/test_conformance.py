@@ -75,6 +75,9 @@ EXCHANGES = [
     Exchange("GET /api/echo/a%2fb/c/", json={"route_params": {"first": "a%2Fb", "second": "c"}}),
     Exchange("GET /api/echo/a%0Ab/c", json={"route_params": {"first": "a\nb", "second": "c"}}),
     Exchange("GET /api/echo/any/LITERAL", media_type=TEXT, body=b"sync nobody"),
+    Exchange(
+        "PUT /api/echo/any/literal", json={"method": "PUT", "route_params": {"first": "any", "second": "literal"}}
+    ),
     Exchange("GET /api/sync?name=Ada", media_type=TEXT, body=b"sync Ada"),
     Exchange("HEAD /api/sync", media_type=TEXT, body=b""),
     Exchange("GET /api/none", 204, media_type=None, body=b""),
@@ -200,6 +203,13 @@ EXCHANGES = [
     ),
     Exchange(
         "GET /api/secret",
+        with_headers={"accept-encoding": "gzip"},
+        body=LONG_TEXT.encode(),
+        headers={"cache-control": "no-store", "content-encoding": None},
+        media_type=TEXT,
+    ),
+    Exchange(
+        "GET /api/private-secret",  # what its handler says of caches does not make it less of a secret
         with_headers={"accept-encoding": "gzip"},
         body=LONG_TEXT.encode(),
         headers={"cache-control": "no-store", "content-encoding": None},

@@ -115,3 +115,17 @@ async def test_shutdown_stops_a_start_under_way() -> None:
     starter.gate.set()
 
     assert await lifecycle.ensure() == "app 2"
+
+
+async def test_a_start_is_given_up_when_the_host_stops_and_no_other_begins() -> None:
+    starter = Starter()
+    starter.gate.clear()
+    lifecycle = Lifecycle(starter.__call__)
+    waiter = asyncio.create_task(lifecycle.ensure())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the start is under way
+    lifecycle.stop_starting()
+    for waiting in (waiter, lifecycle.ensure()):
+        with pytest.raises(NotReady, match="stopping"):
+            await waiting
+    assert starter.starts == 1

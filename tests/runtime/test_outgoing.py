@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from runtime import CircuitOpen, Outgoing, RuntimeConfig, outgoing
@@ -75,6 +77,35 @@ async def test_a_failing_service_is_left_alone_then_tried_once() -> None:
     now = 2 * OPEN_SECONDS
     assert await calls.call("crm", service) == "answer"
     assert calls.state("crm") == "closed"
+
+
+async def test_one_call_tries_it_whatever_was_under_way_before() -> None:
+    now = 0.0
+    calls = Outgoing(RuntimeConfig(retry_enabled=False), clock=lambda: now)
+    answer = asyncio.Event()
+    trials = 0
+
+    async def slow() -> None:
+        nonlocal trials
+        trials += 1
+        await answer.wait()
+
+    before = asyncio.create_task(calls.call("crm", slow))
+    await asyncio.sleep(0)
+    for _ in range(FAILURES_TO_OPEN):
+        with pytest.raises(ConnectionResetError):
+            await calls.call("crm", Service(1))
+    now = OPEN_SECONDS
+    trial = asyncio.create_task(calls.call("crm", slow))
+    await asyncio.sleep(0)
+    before.cancel()
+    await asyncio.wait([before])
+    with pytest.raises(CircuitOpen):
+        async with asyncio.timeout(5):
+            await calls.call("crm", slow)
+    assert trials == 2
+    answer.set()
+    await trial
 
 
 async def test_the_breaker_can_be_switched_off() -> None:

@@ -29,6 +29,7 @@ def router() -> Router:
         ("POST", "agents/ceo", "talk", {"id": "ceo"}),
         ("GET", "agents/all", "all", {}),
         ("GET", "AGENTS/ALL/", "all", {}),
+        ("POST", "agents/all", "talk", {"id": "all"}),  # the more specific route does not take the method
         ("GET", "agents/CEO", "agent", {"agent_id": "CEO"}),
         ("GET", "agents/all/status", "status", {"agent_id": "all"}),
         ("HEAD", "agents/ceo", "agent", {"agent_id": "ceo"}),
@@ -54,3 +55,6 @@ def test_no_method_names_the_others(router: Router) -> None:
         router.find("DELETE", "agents/ceo/status")
     assert caught.value.status == 405
     assert caught.value.headers == {"Allow": "GET, HEAD"}
+    with pytest.raises(Problem) as caught:
+        router.find("DELETE", "agents/all")
+    assert caught.value.headers == {"Allow": "GET, HEAD, POST"}

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator
+from typing import Any
 
+import azure.functions as func
 import pytest
 
 from runtime import AuthLevel, BusMessage, HttpMethod, Parameter, Request, RouteError, RouteRegistry, TimerTick, route
@@ -216,6 +218,17 @@ def test_bad_methods_levels_and_limits(registry: RouteRegistry) -> None:
         registry.check()
     registry.register("a", handler, response_model="package.module.Name")
     with pytest.raises(RouteError, match="names no model; write package"):
+        registry.check()
+
+
+def test_levels_and_methods_of_azure_functions_are_understood(registry: RouteRegistry) -> None:
+    level: Any = func.AuthLevel.ANONYMOUS
+    methods: Any = [func.HttpMethod.POST]
+    declared = registry.register("a", handler, methods, level)
+    assert (declared.methods, declared.auth_level) == ((HttpMethod.POST,), AuthLevel.ANONYMOUS)
+    registry.check()
+    registry.register("b", handler, methods=methods[0])
+    with pytest.raises(RouteError, match="not iterable"):
         registry.check()
 
 

@@ -106,6 +106,25 @@ async def test_a_message_that_fails_each_time_goes_to_the_poison_queue(azurite: 
     assert counts == list(range(1, MAX_DEQUEUE_COUNT + 1))
 
 
+async def test_a_message_that_ended_its_process_each_time_goes_to_the_poison_queue(azurite: Azurite) -> None:
+    registry, name = RouteRegistry(), queue_name()
+    seen: list[StorageMessage] = []
+    registry.register_storage_queue(name, seen.append, connection=SETTING)
+    async with client(azurite, name) as queue, client(azurite, f"{name}-poison") as poison:
+        await queue.create_queue()
+        await queue.send_message("deadly")
+        for _ in range(MAX_DEQUEUE_COUNT):  # taken by a process that settled nothing, and its time ran out
+            taken = await queue.receive_message()
+            assert taken is not None
+            await queue.update_message(taken.id, taken.pop_receipt, visibility_timeout=0)
+        async with consuming(azurite, registry):
+            await until_exists(poison)
+            moved = await until(poison.peek_messages, bool)
+            await until(queue.get_queue_properties, lambda found: not found.approximate_message_count)
+    assert [message.content for message in moved] == ["deadly"]
+    assert seen == []
+
+
 async def test_handlers_run_beside_each_other_up_to_a_bound(azurite: Azurite) -> None:
     registry, name = RouteRegistry(), queue_name()
     running = most = ended = 0

@@ -24,6 +24,9 @@ def route(schedule: str, *, run_on_startup: bool = False) -> TimerRoute:
         ("0 0 8 * * 1", MONDAY + timedelta(days=6, hours=22)),
         ("0 0 8 * * Mon-Fri", MONDAY + timedelta(hours=22)),
         ("0 0 0 1 * *", datetime(2026, 2, 1, tzinfo=UTC)),
+        # Both days: the first Monday of a month that is not over yet, and a Friday the 13th.
+        ("0 0 9 1-7 * MON", datetime(2026, 2, 2, 9, tzinfo=UTC)),
+        ("0 0 0 13 * FRI", datetime(2026, 2, 13, tzinfo=UTC)),
     ],
 )
 def test_next_tick_reads_ncrontab_with_seconds_first(schedule: str, due: datetime) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -89,6 +90,16 @@ async def test_bad_tokens_are_refused_with_the_reason(provider: OidcServer, veri
     assert "signature is wrong" in await refused(verifier, token[:-8] + ("A" * 8))
 
 
+async def test_a_key_that_names_no_algorithm_verifies_each_accepted_one(provider: OidcServer) -> None:
+    # RFC 7517 section 4.4: `alg` is optional; most providers leave it out.
+    several = TokenVerifier(Entra((provider.url,), ("api://shop",), algorithms=("RS256", "PS256", "ES256")))
+    assert (await several.verify(provider.token(alg="PS256"))).name == "user-1"
+    assert (await several.verify(provider.token(alg="RS256"))).name == "user-1"
+    claims = provider.token().split(".")[1]
+    other = base64.urlsafe_b64encode(b'{"alg":"ES256","kid":"k1"}').decode().rstrip("=")
+    assert "not one of the issuer's" in await refused(several, f"{other}.{claims}.AAAA")
+
+
 async def test_new_keys_are_found_at_a_bounded_pace(
     provider: OidcServer, verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +112,26 @@ async def test_new_keys_are_found_at_a_bounded_pace(
     assert (await verifier.verify(provider.token())).name == "user-1"
     assert provider.fetches == 2
     assert "not one of the issuer's" in await refused(verifier, provider.token(kid="k1"))
+
+
+@pytest.mark.parametrize("kept", [3600.0, -1.0])
+async def test_tokens_of_known_keys_do_not_wait_for_a_provider_that_is_slow(
+    provider: OidcServer, verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch, kept: float
+) -> None:
+    monkeypatch.setattr(tokens, "REFETCH_SECONDS", 0.0)
+    monkeypatch.setattr(tokens, "FETCH_TIMEOUT_SECONDS", 60.0)
+    await verifier.verify(provider.token())
+    monkeypatch.setattr(tokens, "KEYS_KEPT_SECONDS", kept)
+    provider.asked.clear()
+    provider.answers.clear()
+    strange = asyncio.create_task(verifier.verify(provider.token(kid="made-up")))
+    async with asyncio.timeout(10):
+        await provider.asked.wait()
+        assert (await verifier.verify(provider.token())).name == "user-1"
+    assert not strange.done()
+    provider.answers.set()
+    with pytest.raises(Problem, match="not one of the issuer's"):
+        await strange
 
 
 async def test_known_keys_outlast_a_provider_that_is_down(

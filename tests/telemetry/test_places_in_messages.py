@@ -133,3 +133,11 @@ def test_logs_know_what_they_are_about() -> None:
     }
     assert line.endswith("WARNING aos.kernel: put off: down [op_1]")
     assert set(json.loads(JsonFormatter().format(record()))) == {"time", "level", "logger", "message"}
+
+
+def test_a_line_of_text_stays_one_line_whatever_a_sender_put_into_it() -> None:
+    forged = "1]\n2026-01-01 ERROR aos.keys: forged \x1b[2J\u2028grüße"
+    made = logging.LogRecord("runtime.bus", logging.ERROR, __file__, 1, "failed [message %s]", (forged,), None)
+    line = TextFormatter().format(made)
+    assert line.endswith(r"failed [message 1]\n2026-01-01 ERROR aos.keys: forged \x1b[2J\u2028grüße]")
+    assert line.isprintable()

@@ -17,6 +17,10 @@ from emulators.foundry.offline.strings import enum_matches, free_text, named_val
 from emulators.foundry.offline.words import concept, concepts, plain_words
 
 MAX_DEPTH = 8
+MAX_VALUES = 2000
+"""Values that are looked for in one schema: one that contains itself several times has more than can be counted."""
+MAX_PADDING = 10_000
+"""Items or characters that a value is padded to."""
 
 _LIMIT = frozenset(("limit", "count", "top", "max", "size", "n", "number", "last", "results"))
 _AMOUNT = frozenset(("amount", "price", "cost", "budget", "total", "value", "sum", "salary", "fee", "payment"))
@@ -77,6 +81,7 @@ class _Filler:
         self._subject = subject
         self._used_numbers: set[int] = set()
         self._used_texts: set[str] = set()
+        self._values = 0
 
     def object(self, schema: JsonObject, path: str, depth: int) -> Filled:
         resolved = self._reader.resolve(schema)
@@ -104,6 +109,9 @@ class _Filler:
         return Filled(ordered, tuple(shaky[Ground.LIKELY]), tuple(shaky[Ground.GUESSED]), tuple(missing))
 
     def _value(self, schema: JsonObject, name: str, depth: int, *, needed: bool) -> Value | None:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            return None
         if "const" in schema:
             return Value(schema["const"], Ground.SCHEMA)
         options = schema.get("enum")
@@ -292,6 +300,8 @@ class _Filler:
             values = values[:most]
         ground = Ground.MESSAGE if values else Ground.GUESSED
         if isinstance(least, int) and len(values) < least:
+            if least > MAX_PADDING:
+                return None
             ground = Ground.GUESSED
             values += self._padding(inner, least - len(values), values, name, depth)
         return Value(values, ground) if needed or values else None
@@ -346,7 +356,7 @@ def _matching(pattern: str, text: str) -> list[str]:
 def _fit(text: str, schema: JsonObject) -> str:
     least, most = schema.get("minLength"), schema.get("maxLength")
     fitted = text or "unspecified"
-    if isinstance(least, int) and len(fitted) < least:
+    if isinstance(least, int) and len(fitted) < least <= MAX_PADDING:
         fitted = (fitted + " ") * math.ceil(least / (len(fitted) + 1))
         fitted = fitted.ljust(least, ".")
     return fitted[:most] if isinstance(most, int) else fitted

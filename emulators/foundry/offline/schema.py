@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import jsonschema_rs
 from pydantic import JsonValue
 
-from emulators.foundry.model import JsonObject
+from emulators.foundry.model import JsonObject, ModelError
 
-_MAX_REFERENCES = 32
+_MAX_PARTS = 256
+"""References and parts of ``allOf`` that one subschema is put together from; what comes after them is left out."""
 _EXAMPLE = re.compile(r"(?:such as|e\.g\.,?|for example,?)\s+(?:[\"'`]([^\"'`]+)[\"'`]|(-?[\w.-]+))", re.IGNORECASE)
 
 
@@ -22,10 +24,11 @@ class SchemaReader:
 
     def resolve(self, schema: JsonValue) -> JsonObject:
         """The schema with local references followed and ``allOf`` merged; ``true`` is an empty schema."""
-        return self._resolve(schema, _MAX_REFERENCES)
+        return self._resolve(schema, iter(range(_MAX_PARTS)))
 
-    def _resolve(self, schema: JsonValue, budget: int) -> JsonObject:
-        if not isinstance(schema, dict) or budget == 0:
+    def _resolve(self, schema: JsonValue, budget: Iterator[int]) -> JsonObject:
+        # The budget is that of the whole tree: references that name each other twice double with every level.
+        if not isinstance(schema, dict) or next(budget, None) is None:
             return {}
         merged = {key: value for key, value in schema.items() if key not in ("$ref", "allOf")}
         parts: list[JsonValue] = []
@@ -36,7 +39,7 @@ class SchemaReader:
         if isinstance(together, list):
             parts.extend(together)
         for part in parts:
-            merged = _merge(self._resolve(part, budget - 1), merged)
+            merged = _merge(self._resolve(part, budget), merged)
         return merged
 
     def _target(self, reference: str) -> JsonValue:
@@ -67,8 +70,16 @@ class SchemaReader:
         return found
 
     def accepts(self, schema: JsonObject, value: JsonValue) -> bool:
-        """Whether the value is valid; formats are asserted."""
-        validator = jsonschema_rs.validator_for({**self._shared, **schema}, validate_formats=True)
+        """Whether the value is valid; formats are asserted. References to other documents are not fetched.
+
+        Raises:
+            ModelError: The schema is none.
+        """
+        try:
+            validator = jsonschema_rs.validator_for({**self._shared, **schema}, validate_formats=True, offline=True)
+        except (jsonschema_rs.ReferencingError, ValueError) as error:
+            reason = error.message if isinstance(error, jsonschema_rs.ValidationError) else str(error)
+            raise ModelError("invalid_function_parameters", f"A schema cannot be used: {reason}", status=400) from error
         return validator.is_valid(value)
 
     def properties(self, schema: JsonObject) -> dict[str, JsonObject]:

@@ -128,7 +128,19 @@ async def first_page(emulator: FoundryEmulator, path: str) -> tuple[list[str], b
     return [entry["id"] for entry in body["data"]], body["has_more"]
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "order=up", "after=nobody", "before=nobody"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=101",
+        "limit=x",
+        "limit=\u00b2",
+        "limit=" + "9" * 5000,
+        "order=up",
+        "after=nobody",
+        "before=nobody",
+    ],
+)
 async def test_a_bad_page_is_refused(http: httpx2.AsyncClient, query: str) -> None:
     answer = await http.get(f"/agents?api-version=v1&{query}")
     assert answer.status_code == 400

@@ -122,6 +122,73 @@ async def test_replies_find_their_calls_in_any_order(agents: AgentsClient, funct
     assert "twice 2" in answer
 
 
+async def test_a_reply_in_plain_text_that_is_not_ascii(agents: AgentsClient, function: Function) -> None:
+    run = await begin(agents, function.tool(), '@tool double {"n": 6}')
+    (call,) = await function.calls(1)
+    reply = {"Value": "zw\u00f6lf", "CorrelationId": call["CorrelationId"]}
+    await function.output.send_message(json.dumps(reply, ensure_ascii=False))
+    run = await until(agents, run, "completed")
+    assert "zw\u00f6lf" in await said(agents, run)
+
+
+async def test_an_output_queue_that_cannot_be_used_for_a_while(agents: AgentsClient, function: Function) -> None:
+    refused, again = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        (again if refused.is_set() else refused).set()
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    tool: Any = function.tool()[0].as_dict()
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        binding = tool["azure_function"]["output_binding"]["storage_queue"]
+        binding["queue_service_endpoint"] = f"http://127.0.0.1:{port}/devstoreaccount1"
+        run = await begin(agents, [tool], '@tool double {"n": 21}')
+        async with asyncio.timeout(10):
+            await again.wait()
+    await agents.runs.cancel(run.thread_id, run.id)
+    assert (await until(agents, run, "cancelled", "completed")).status == "cancelled"
+
+
+async def test_a_reply_counts_although_nobody_says_that_its_message_is_deleted(
+    agents: AgentsClient, function: Function, azurite: Azurite
+) -> None:
+    deleted, over = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, forth = await asyncio.open_connection("127.0.0.1", azurite.ports["AOS_QUEUE_PORT"])
+
+        async def answers() -> None:
+            while answer := await back.read(65_536):
+                writer.write(answer)
+
+        answering = asyncio.create_task(answers())
+        while (request := await reader.read(65_536)) and not request.startswith(b"DELETE "):
+            forth.write(request)
+        answering.cancel()
+        forth.close()
+        if request:
+            deleted.set()
+            await over.wait()
+        writer.close()
+
+    tool: Any = function.tool()[0].as_dict()
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        binding = tool["azure_function"]["output_binding"]["storage_queue"]
+        binding["queue_service_endpoint"] = f"http://127.0.0.1:{port}/devstoreaccount1"
+        run = await begin(agents, [tool], '@tool double {"n": 21}')
+        (call,) = await function.calls(1)
+        await function.reply("twofold", call["CorrelationId"])
+        run = await until(agents, run, "completed")
+        assert "twofold" in await said(agents, run)
+        await deleted.wait()
+        over.set()
+
+
 async def test_a_step_with_both_kinds_of_calls(agents: AgentsClient, function: Function) -> None:
     other = FunctionToolDefinition(function=FunctionDefinition(name="triple", description="x", parameters=SCHEMA))
     run = await begin(agents, [*function.tool(), other], '@tool double {"n": 1}\n@tool triple {"n": 1}')

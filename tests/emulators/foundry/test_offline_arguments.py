@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from emulators.foundry.model import JsonObject
-from emulators.foundry.offline.arguments import fill
+from emulators.foundry.model import JsonObject, ModelError
+from emulators.foundry.offline.arguments import MAX_VALUES, fill
 from emulators.foundry.offline.evidence import Evidence, Period, gather
+from emulators.foundry.offline.schema import SchemaReader
 
 
 def one(schema: JsonObject, message: str, name: str = "value") -> JsonValue:
@@ -213,3 +214,50 @@ def test_arguments_are_valid_whatever_the_schema(properties: JsonObject, message
 @given(st.text(max_size=300))
 def test_any_text_can_be_read(text: str) -> None:
     assert isinstance(gather(text), Evidence)
+
+
+def test_a_schema_that_contains_itself_often_is_filled_in_bounded_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = 0
+    accepts = SchemaReader.accepts
+
+    def counted(reader: SchemaReader, schema: JsonObject, value: JsonValue) -> bool:
+        nonlocal checked
+        checked += 1
+        return accepts(reader, schema, value)
+
+    monkeypatch.setattr(SchemaReader, "accepts", counted)
+    node: JsonObject = {"type": "object", "properties": {"name": STRING}, "required": ["name"]}
+    assert isinstance(node["properties"], dict)
+    node["properties"] |= {name: {"$ref": "#/$defs/node"} for name in ("all", "any", "none", "next")}
+    schema: JsonObject = {"type": "object", "properties": {"tree": {"$ref": "#/$defs/node"}}, "required": ["tree"]}
+    filled = fill({**schema, "$defs": {"node": node}}, gather("plant a tree"))
+    assert filled.missing == ()
+    assert checked < 5 * MAX_VALUES
+
+
+def test_references_that_double_with_every_level_are_followed_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    followed: list[str] = []
+    target = SchemaReader._target
+
+    def counted(reader: SchemaReader, reference: str) -> JsonValue:
+        followed.append(reference)
+        return target(reader, reference)
+
+    monkeypatch.setattr(SchemaReader, "_target", counted)
+    defs: JsonObject = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)}
+    defs["d40"] = STRING
+    schema: JsonObject = {"type": "object", "properties": {"value": {"$ref": "#/$defs/d0"}}, "$defs": defs}
+    assert fill(schema, gather("anything")).missing == ()
+    assert 0 < len(followed) < 1000
+
+
+@pytest.mark.parametrize("schema", [{"type": "array", "minItems": 10**12}, {"type": "string", "minLength": 10**12}])
+def test_nothing_is_padded_beyond_reason(schema: JsonObject) -> None:
+    assert one(schema, "do it") is None
+
+
+@pytest.mark.parametrize("reference", ["http://127.0.0.1:1/schema.json", "file:///etc/hostname", "#/$defs/nowhere"])
+def test_references_to_elsewhere_are_an_error_and_not_fetched(reference: str) -> None:
+    with pytest.raises(ModelError, match="A schema cannot be used") as caught:
+        one({"type": "array", "items": {"$ref": reference}}, "do it")
+    assert (caught.value.code, caught.value.status) == ("invalid_function_parameters", 400)

@@ -155,6 +155,7 @@ async def test_one_byte_at_a_time(bus: ServiceBusEmulator) -> None:
         (codec.section(0x77, deep(100)), errors.DECODE_ERROR),
         (codec.section(0x73, b"\xf0\x00\x00\x00\x05\xff\xff\xff\xff\x40"), errors.DECODE_ERROR),
         (encoded(message_id="x" * 200), errors.INVALID_FIELD),
+        (encoded(due_ms=1 << 63), errors.DECODE_ERROR),
         (encoded(bytes(300_000)), errors.MESSAGE_SIZE_EXCEEDED),
     ],
 )
@@ -245,6 +246,30 @@ async def test_a_receiver_gets_no_more_than_its_credit_and_window() -> None:
         await receiver.close()
 
 
+async def test_what_waits_is_counted_until_it_is_sent_or_its_link_is_gone() -> None:
+    async with ServiceBusEmulator(load_entities(layout({"q": {}}))) as bus:
+        peer = await Peer.opened(bus.port, max_frame_size=512)
+        await peer.attach(0, "q", receiver=False)
+        for number in range(2):
+            await peer.transfer(0, number, encoded(bytes(1000)))
+            await peer.frame()
+        (served,) = bus._connections
+        await peer.attach(1, "q", receiver=True, settled=True)
+        await peer.flow(1, 1, window=1)
+        await peer.frame()
+        assert served.held_back > 1000 - 512
+        await peer.flow(1, 1, window=100, next_incoming=1)
+        while (await peer.frame())[1][5]:
+            assert served.held_back == 0
+        await peer.flow(1, 2, window=1, next_incoming=3)
+        await peer.frame()
+        assert served.held_back > 1000 - 512
+        await peer.perform(frames.DETACH, [codec.uint(1), True])
+        assert (await peer.frame())[0] == frames.DETACH
+        assert served.held_back == 0
+        await peer.close()
+
+
 async def test_a_slow_reader_does_not_pile_up_messages() -> None:
     async with ServiceBusEmulator(load_entities(layout({"q": {}}))) as bus:
         destination = bus.broker.destination("q")
@@ -271,7 +296,10 @@ async def test_a_slow_reader_does_not_pile_up_messages() -> None:
         await receiver.close()
 
 
-async def test_requests_with_huge_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("credit", "window"), [(1000, 1000), (0, 1000), (1000, 0)])
+async def test_requests_with_huge_answers_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, credit: int, window: int
+) -> None:
     monkeypatch.setattr(connection, "MAX_UNREAD_BYTES", 1 << 20)
     async with ServiceBusEmulator(load_entities(layout({"q": {}}))) as bus:
         peer = await Peer.opened(bus.port)
@@ -282,7 +310,7 @@ async def test_requests_with_huge_answers_are_bounded(monkeypatch: pytest.Monkey
             assert (await peer.frame())[0] == frames.DISPOSITION
         await peer.attach(1, "q/$management", receiver=False)
         await peer.attach(2, "q/$management", receiver=True)
-        await peer.flow(2, 1000)
+        await peer.flow(2, credit, window=window)
         body: dict[str, Value] = {"from-sequence-number": 0, "message-count": 10}
         request = b"".join(
             (

@@ -238,6 +238,28 @@ def test_a_deferred_message_expires() -> None:
     assert list(q.peek(0)) == []
 
 
+def test_a_message_that_expired_while_it_was_locked_is_not_deferred_for_ever() -> None:
+    clock = Clock()
+    q = queue(clock, DeadLetteringOnMessageExpiration=True)
+    q.publish([message(ttl_ms=SECOND)])
+    _, token = take(q).pop()
+    clock.now += SECOND
+    q.tick(clock.now)
+    q.settle(token, Outcome.DEFER)
+    assert list(q.peek(0)) == []
+    assert len(list(dead(q).peek(0))) == 1
+
+
+def test_a_dead_letter_that_is_dead_lettered_again_is_there_once() -> None:
+    q = queue(Clock())
+    q.publish([message(b"1"), message(b"2")])
+    taker = take(q)
+    for _ in range(2):
+        q.settle(taker.pop()[1], Outcome.DEAD_LETTER)
+    dead(q).settle(take(dead(q), room=1).pop()[1], Outcome.DEAD_LETTER)
+    assert [body_of(entry) for entry in dead(q).peek(0)] == [b"1", b"2"]
+
+
 def test_duplicates_within_the_window_are_dropped() -> None:
     clock = Clock()
     q = queue(clock, RequiresDuplicateDetection=True, DuplicateDetectionHistoryTimeWindow="PT20S")
@@ -303,6 +325,30 @@ def test_memory_follows_what_is_stored() -> None:
         q.settle(taker.pop()[1], Outcome.COMPLETE)
     assert len(q._log._order) < 2000
     assert len(q._log._expiry) < 2000
+
+
+@pytest.mark.parametrize("sessions", [False, True])
+def test_nothing_is_left_of_messages_that_expire_unread(sessions: bool) -> None:
+    clock = Clock()
+    q = queue(clock, RequiresSession=sessions)
+    for number in range(100):
+        q.publish([message(ttl_ms=SECOND, session_id=f"s{number}"), message(ttl_ms=2 * SECOND, session_id="one")])
+        clock.now += SECOND
+        q.tick(clock.now)
+    clock.now += SECOND
+    q.tick(clock.now)
+    assert (q._ready, q._sessions._ready, q._sessions._available) == ([], {}, {})
+
+
+def test_nothing_is_left_of_a_session_that_was_read_to_its_end() -> None:
+    clock = Clock()
+    q = queue(clock, RequiresSession=True)
+    q.publish([message(session_id="s")])
+    taker, events = accept_next(q, clock)
+    q.settle(taker.pop()[1], Outcome.COMPLETE)
+    q.detach(taker)
+    assert events == ["s"]
+    assert q._sessions._ready == {}
 
 
 # ---- sessions

@@ -137,14 +137,19 @@ async def test_peek_neither_locks_nor_counts(links: Links) -> None:
 
 async def test_scheduling_and_cancelling(links: Links) -> None:
     sender, receiver = links.sender("schedule"), links.receiver("schedule")
-    soon, later = datetime.now(UTC) + timedelta(seconds=1), datetime.now(UTC) + timedelta(hours=1)
+    later = datetime.now(UTC) + timedelta(hours=1)
     numbers = await sender.schedule_messages([ServiceBusMessage("a"), ServiceBusMessage("b")], later)
-    await sender.schedule_messages(ServiceBusMessage("soon"), soon)
-    await sender.send_messages(ServiceBusMessage("soon too", scheduled_enqueue_time_utc=soon))
+    await sender.send_messages(ServiceBusMessage("c", scheduled_enqueue_time_utc=later))
     peeked = await receiver.peek_messages(9, sequence_number=1)
     assert {message.state for message in peeked} == {ServiceBusMessageState.SCHEDULED}
-    assert len(peeked) == 4
-    await sender.cancel_scheduled_messages(numbers)
+    assert [str(message) for message in peeked] == ["a", "b", "c"]
+    assert [message.sequence_number for message in peeked[:2]] == numbers
+    number = peeked[2].sequence_number
+    assert number is not None
+    await sender.cancel_scheduled_messages([*numbers, number])
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    await sender.schedule_messages(ServiceBusMessage("soon"), soon)
+    await sender.send_messages(ServiceBusMessage("soon too", scheduled_enqueue_time_utc=soon))
     got = [await links.receive("schedule"), await links.receive("schedule")]
     assert sorted(str(message) for message in got) == ["soon", "soon too"]
     for message in got:

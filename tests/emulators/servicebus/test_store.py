@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from emulators.servicebus import ServiceBusEmulator, StoreError, load_entities
+from emulators.servicebus import ServiceBusEmulator, StoreError, codec, load_entities
 from emulators.servicebus.broker import Broker
-from emulators.servicebus.message import State
+from emulators.servicebus.codec import Symbol
+from emulators.servicebus.message import DELIVERY_ANNOTATIONS, HEADER, MESSAGE_ANNOTATIONS, Message, State
 from emulators.servicebus.message_queue import Outcome
 from emulators.servicebus.store import Store
 from tests.emulators.servicebus.wire import Clock, Json, Peer, Taker, body_of, broker, encoded, layout, message
@@ -123,6 +124,24 @@ def test_files_that_are_no_use(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(StoreError, match="format 99"):
         Store(tmp_path / "newer")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        codec.composite(HEADER, []),
+        codec.section(DELIVERY_ANNOTATIONS, codec.encoded_map(codec.encode(Symbol("a")) + codec.TRUE, 1)),
+        codec.section(MESSAGE_ANNOTATIONS, codec.encoded_map(codec.encode(Symbol("x-opt-lock-token")) + codec.TRUE, 1)),
+    ],
+)
+def test_a_message_without_content_comes_back(tmp_path: Path, content: bytes) -> None:
+    store, before = opened(tmp_path / "bus.db", Clock())
+    before.destination("q").publish([Message.parse(content), message(b"next")])
+    store.commit()
+    store.close()
+    store, after = opened(tmp_path / "bus.db", Clock())
+    assert [entry.sequence_number for entry in after.source("q").peek(0)] == [1, 2]
+    store.close()
 
 
 def test_a_damaged_message_is_reported(tmp_path: Path) -> None:

@@ -39,7 +39,9 @@ def encoded(
     if ttl_ms is not None:
         parts.append(codec.composite(HEADER, [None, None, codec.uint(ttl_ms)]))
     if due_ms is not None:
-        annotations: dict[Value, Value] = {Symbol("x-opt-scheduled-enqueue-time"): codec.timestamp(due_ms)}
+        annotations: dict[Value, Value] = {
+            Symbol("x-opt-scheduled-enqueue-time"): codec.timestamp(due_ms) if due_ms < 1 << 63 else due_ms
+        }
         parts.append(codec.section(MESSAGE_ANNOTATIONS, codec.encode(annotations)))
     fields: list[Value] = [message_id, None, None, subject, None, None, None, None, None, None, session_id]
     parts.append(codec.composite(PROPERTIES, fields))

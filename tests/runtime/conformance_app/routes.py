@@ -135,6 +135,11 @@ async def long_text(request: Request) -> str:
     return LONG_TEXT
 
 
+async def long_private_text(request: Request) -> Response:
+    del request
+    return Response(body=LONG_TEXT, headers={"Cache-Control": "private, max-age=60"})
+
+
 async def on_bus(message: BusMessage) -> None:
     app: Recorder = message.app
     if message.body == b"fail":
@@ -202,6 +207,7 @@ def build_registry() -> RouteRegistry:
     )
     registry.register("long", long_text, auth_level=anonymous)
     registry.register("secret", long_text, auth_level=anonymous, sensitive=True)
+    registry.register("private-secret", long_private_text, auth_level=anonymous, sensitive=True)
     registry.register("items/{id}", echo, scopes=("items/{id}:read",))
     registry.register("events", events, auth_level=anonymous)
     registry.register_queue("aos-requests", on_bus, connection="BUS", name="from_queue")
