@@ -19,7 +19,7 @@ class ModelServer:
     """Answers with `{model}: {messages so far} {last message}`, so that tests see what arrived.
 
     `failures` are statuses of the next answers; `html` answers with a page instead; `delay` seconds pass before;
-    `context` is the most characters of messages that fit.
+    `context` is the most characters of messages that fit; `error` is what the scoring script says instead of an answer.
     """
 
     def __init__(self) -> None:
@@ -31,6 +31,7 @@ class ModelServer:
         self.html = False
         self.delay = 0.0
         self.context = 1_000_000
+        self.error = ""
         self.running = self.most_running = 0
 
     async def _chat(self, request: Request) -> Response:
@@ -55,6 +56,8 @@ class ModelServer:
         refused = await self._arrived(request, body)
         if refused is not None:
             return refused
+        if self.error:
+            return JSONResponse({"error": self.error})
         messages = body["input_data"]["input_string"]
         return JSONResponse({"output": f"scored: {len(messages)} {messages[-1]['content']}"})
 
