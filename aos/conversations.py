@@ -194,7 +194,7 @@ class Conversations:
 
 def _remote_ids(state: Conversation) -> list[str]:
     """The conversation in Foundry, and those that were left behind when it was rolled over."""
-    left = [mark.remote_id for mark in state.rollovers]
+    left = [*state.left, *(mark.remote_id for mark in state.rollovers)]
     return left if state.remote_id is None else [*left, state.remote_id]
 
 

@@ -187,6 +187,13 @@ class UnknownEntity(AosError):
     title = "The Service Bus namespace has no such queue or topic."
 
 
+class EntityRefuses(UnknownEntity):
+    """Nobody can be told anything there in this way either: it wants sessions, and the message has none."""
+
+    code = "entity_refuses"
+    title = "The queue or topic does not take this message."
+
+
 class ConversationUnreadable(TransientError):
     """A row of the conversation is not what AOS writes, so that nothing can go on in it.
 

@@ -145,11 +145,13 @@ class Leftovers:
             if state.turn is not None:
                 found.versions.add((state.turn.agent.name, state.turn.agent.version))
                 found.busy.add(key.agent_id)
-            for rollover in state.rollovers:
-                if self._rolled_over and self._settled(rollover.at) and not rollover.remote_id.startswith(LOCAL):
+            rolled_over: list[tuple[str, float | None]] = [(remote_id, None) for remote_id in state.left]
+            rolled_over += [(rollover.remote_id, rollover.at) for rollover in state.rollovers]
+            for remote_id, at in rolled_over:
+                if self._rolled_over and (at is None or self._settled(at)) and not remote_id.startswith(LOCAL):
                     why = f"{key.conversation_id} goes on in another one"
-                    found.left.append(Leftover("conversation", rollover.remote_id, key.agent_id, why, rollover.at))
-                found.remote.add(rollover.remote_id)
+                    found.left.append(Leftover("conversation", remote_id, key.agent_id, why, at))
+                found.remote.add(remote_id)
         return found
 
     def _agents(self, made: frozenset[str], references: _References) -> list[Leftover]:

@@ -7,6 +7,7 @@ reads is simply answered again.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -59,6 +60,8 @@ LONGEST_DETAIL = 4096
 """Characters of an error that are told; what is wrong with a body may be found in many places."""
 SWEEP = 50
 """Calls that are given up in one sweep."""
+AT_ONCE = 8
+"""Of them at the same time."""
 
 
 class RequestUnsupported(AosError):
@@ -228,23 +231,38 @@ class RequestDesk:
     async def sweep(self) -> None:
         """Gives up calls whose answer did not come in time, and sends answers that a dead process did not.
 
+        One that cannot be sent now, as when the queue of who asked is full, holds no other one up.
+
         Raises:
-            TransientError: Storage or the bus is down; the next sweep goes on from there.
+            TransientError: Storage is down; the next sweep goes on from there.
         """
-        for row, record in await self._records.due(self._clock.now(), SWEEP):
-            if record is None:
-                await self._records.forget_due(row)
-                continue
-            if record.answer is None:
-                told = {
-                    "code": "timeout",
-                    "title": "The tool did not answer in time.",
-                    "detail": "It may or may not have run; find out before asking for it again.",
-                    "retryable": False,
-                    "message_type": record.message_type,
-                }
-                record = await self._close(record, ERROR, told)
-            await self._deliver(record)
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def look(row: str, record: RequestRecord | None) -> None:
+            async with gate:
+                try:
+                    await self._give_up(row, record)
+                except TransientError as error:
+                    log.warning("the answer of request %s waits: %s", row, error.detail)
+                except Exception:
+                    log.exception("request %s", row)
+
+        await asyncio.gather(*(look(*due) for due in await self._records.due(self._clock.now(), SWEEP)))
+
+    async def _give_up(self, row: str, record: RequestRecord | None) -> None:
+        if record is None:
+            await self._records.forget_due(row)
+            return
+        if record.answer is None:
+            told = {
+                "code": "timeout",
+                "title": "The tool did not answer in time.",
+                "detail": "It may or may not have run; find out before asking for it again.",
+                "retryable": False,
+                "message_type": record.message_type,
+            }
+            record = await self._close(record, ERROR, told)
+        await self._deliver(record)
 
     # --- agents
 

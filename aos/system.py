@@ -71,6 +71,8 @@ log = logging.getLogger("aos.system")
 
 AGENT_REGISTRY = "agent_registry.json"
 SERVER_REGISTRY = "mcp_server_registry.json"
+SWEEP_PATIENCE = 5.0
+"""Seconds for which one sweep goes on with further turns: most of them wait for somebody, and take next to no time."""
 
 
 class AgentOperatingSystem:
@@ -290,7 +292,7 @@ class AgentOperatingSystem:
 
     async def sweep(self) -> None:
         """Looks after turns that a dead process left behind, and after deadlines."""
-        await self.kernel.sweep()
+        await self.kernel.sweep(patience=SWEEP_PATIENCE)
         await self.requests.sweep()
         await self.workflows.sweep()
 

@@ -14,6 +14,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import Field
@@ -39,7 +40,7 @@ from aos.messaging.envelopes import AGENT_COMMANDS, CONVERSATION_ID
 from aos.messaging.replies import parked
 from aos.messaging.requests import WORKFLOW_RESULT, answer
 from aos.orchestration.workflow import Step, Workflow, rendered
-from aos.orchestration.workflow_run import Ending, WorkflowRun, advanced, begun, stopped
+from aos.orchestration.workflow_run import Ending, WorkflowRun, advanced, asked_by, begun, stopped
 from aos.storage.workflows import WorkflowRecord, WorkflowRecords
 from aos.views import time_view
 
@@ -51,12 +52,16 @@ R = TypeVar("R")
 LOOK = 30.0
 """Seconds after which the sweep looks at a workflow that has not ended."""
 SWEEP = 50
-"""Workflows that one sweep looks at."""
+"""Workflows whose rows a sweep reads at once."""
+PATIENCE = 5.0
+"""Seconds for which one sweep goes on with further ones: most of them wait for a step, and take next to no time."""
 UNFINISHED = 600.0
 """Seconds for which a due row without a workflow is kept: the workflow may still be on its way."""
 TRIES = 20
 """Writes over a row that others write, too, before the message is put off."""
 AT_ONCE = 8
+MOST_ASKING = 16
+"""Who is told how a workflow ended; further ones come again when it has."""
 LONGEST_TEXT = 1_000_000
 """Characters of a message with all that was put in."""
 
@@ -134,9 +139,11 @@ class WorkflowRunner:
                 f"Workflow {workflow_id!r} was begun before with other steps or inputs; use a new id."
             )
         before = _run(known)
-        if before.settled and reply_to is not None:
-            await self._tell(before.model_copy(update={"reply_to": reply_to}))
-            return before
+        if reply_to is not None:
+            before = await self._asked(before, reply_to)
+            if before.settled:
+                await self._tell(before.model_copy(update={"reply_to": reply_to, "also": ()}))
+                return before
         try:
             return await self.advance(workflow_id)
         except TransientError as error:
@@ -159,9 +166,9 @@ class WorkflowRunner:
             refused = await self._carry_out(run)
             if not refused:
                 break
-        if run.final and not run.running and not run.settled:
+        while run.final and not run.running and not run.settled:
             await self._tell(run)
-            run = await self._change(workflow_id, lambda run: run.model_copy(update={"told": True}))
+            run = await self._change(workflow_id, partial(_told, run.addresses))
         return run
 
     async def known(self, workflow_id: str) -> bool:
@@ -201,26 +208,41 @@ class WorkflowRunner:
         Raises:
             TransientError: Storage is down; the next sweep goes on from there.
         """
+        ends = self._clock.now() + PATIENCE
+        looked_at: set[str] = set()
+        while True:
+            due = await self._records.due(self._clock.now(), SWEEP)
+            fresh = [entry for entry in due if entry[0] not in looked_at]
+            await _gathered(self._look_at, fresh)
+            looked_at.update(row for row, *_ in fresh)
+            if len(due) < SWEEP or not fresh or self._clock.now() >= ends:
+                return
+
+    async def _look_at(self, entry: tuple[str, str, float]) -> None:
+        """Takes a workflow up that is due; its row, its id, and since when."""
+        row, workflow_id, since = entry
         now = self._clock.now()
-        for row, workflow_id, since in await self._records.due(now, SWEEP):
-            again: float | None = now + LOOK
-            try:
-                run = await self.advance(workflow_id)
-                if run.settled:
-                    again = None
-                elif not run.final:
-                    again = max(now + 1.0, min(now + LOOK, run.deadline))
-            except UnknownWorkflow:
-                if now - since < UNFINISHED:
-                    continue
+        again: float | None = now + LOOK
+        try:
+            run = await self.advance(workflow_id)
+            if run.settled:
                 again = None
-            except TransientError as error:
-                log.warning("workflow %s waits: %s", workflow_id, error.detail)
-            except AosError as error:
-                log.error("workflow %s: %s", workflow_id, error.detail)
-            if again is not None:
-                await self._records.put_due(workflow_id, again)
-            await self._records.forget_due(row)
+            elif not run.final:
+                again = max(now + 1.0, min(now + LOOK, run.deadline))
+        except UnknownWorkflow:
+            if now - since < UNFINISHED:
+                return
+            again = None
+        except TransientError as error:
+            log.warning("workflow %s waits: %s", workflow_id, error.detail)
+        except AosError as error:
+            log.error("workflow %s: %s", workflow_id, error.detail)
+        except Exception:
+            # Its row cannot be read, or nobody foresaw this: it must not keep the sweep from the others.
+            log.exception("workflow %s", workflow_id)
+        if again is not None:
+            await self._records.put_due(workflow_id, again)
+        await self._records.forget_due(row)
 
     async def view(self, run: WorkflowRun) -> dict[str, Any]:
         """The body of `GET workflows/{workflow_id}`, and of `aos.workflow.result`."""
@@ -238,6 +260,18 @@ class WorkflowRunner:
             "outputs": replies,
         }
         return view if run.error is None else view | {"error": _error_view(run.error)}
+
+    async def _asked(self, run: WorkflowRun, address: ReplyAddress) -> WorkflowRun:
+        """Has somebody told how a workflow ends that may have been begun for somebody else."""
+        if run.settled or address in run.addresses:
+            return run
+        if len(run.addresses) >= MOST_ASKING:
+            raise StorageUnavailable(
+                f"{len(run.addresses)} wait for workflow {run.workflow_id!r} already.",
+                code="many_ask",
+                retry_after=60.0,
+            )
+        return await self._change(run.workflow_id, lambda now: now if now.settled else asked_by(now, address))
 
     async def _check_agents(self, workflow: Workflow, since: float | None) -> None:
         for step in workflow.steps:
@@ -368,18 +402,18 @@ class WorkflowRunner:
 
     async def _tell(self, run: WorkflowRun) -> None:
         """Sends the result to who asked over the bus. Sent twice, it carries the same id."""
-        address = run.reply_to
-        assert address is not None  # noqa: S101 - only workflows with one come here
-        name = f"{run.workflow_id}.result"
-        message = answer(address, name, WORKFLOW_RESULT, await self.view(run), run.updated_at)
-        message = replace(message, body=await self._claim_check.pack(message.body, "messages"))
-        try:
-            await self._send([message])
-        except UnknownEntity as error:
-            log.warning("result of workflow %s parked: %s", run.workflow_id, error.detail)
-            await self._send(
-                [parked(message.body, message.message_id, address.entity, "ReplyUndeliverable", error.detail)]
-            )
+        view = await self.view(run)
+        for place, address in enumerate(run.addresses):
+            name = f"{run.workflow_id}.result" if place == 0 else f"{run.workflow_id}.result.{place}"
+            message = answer(address, name, WORKFLOW_RESULT, view, run.updated_at)
+            message = replace(message, body=await self._claim_check.pack(message.body, "messages"))
+            try:
+                await self._send([message])
+            except UnknownEntity as error:
+                log.warning("result of workflow %s parked: %s", run.workflow_id, error.detail)
+                await self._send(
+                    [parked(message.body, message.message_id, address.entity, "ReplyUndeliverable", error.detail)]
+                )
 
     # --- what was answered
 
@@ -401,6 +435,11 @@ class WorkflowRunner:
             for name, operation in zip(done, operations, strict=True)
             if operation is not None and operation.reply is not None
         }
+
+
+def _told(addresses: tuple[ReplyAddress, ...], run: WorkflowRun) -> WorkflowRun:
+    """The workflow once these were told; who came meanwhile is to be told, too."""
+    return run.model_copy(update={"told": True}) if run.addresses == addresses else run
 
 
 def operation_id(workflow_id: str, step: Step) -> str:

@@ -173,3 +173,16 @@ def test_the_history_shows_where_a_conversation_was_rolled_over_and_forgetting_t
         assert world.foundry.remotes == {}
 
     run(scenario, KernelOptions(context_tokens=2000))
+
+
+def test_forgetting_takes_also_what_was_rolled_over_long_ago() -> None:
+    async def scenario(world: World) -> None:
+        world.foundry.counted = True
+        for number in range(60):
+            await world.tell(f"message {number} " + "x" * 1000)
+        page = await desk(world).page(KEY)
+        assert len(world.foundry.remotes) == page.rolled_over + 1 > len(page.rollovers) + 1
+        await desk(world).delete(KEY)
+        assert world.foundry.remotes == {}
+
+    run(scenario, KernelOptions(context_tokens=400))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -427,6 +427,28 @@ async def test_an_answer_that_could_not_be_sent_goes_out_with_the_sweep(counter:
     counter.office.later(300)
     await counter.desk.sweep()
     assert (await counter.answer())[1]["result"] == {"content": []}
+
+
+async def test_a_queue_that_takes_no_answer_holds_up_nobody_elses(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for source in ("Full", "Partner"):
+        call = {"server_id": "files", "tool_name": "lookup"}
+        await counter.ask("aos.mcp.call", call, message_id=uuid.uuid4().hex, source=source)
+    counter.house.take("mcp-requests")
+    counter.office.later(300)
+
+    async def send(messages: Sequence[Outbound]) -> None:
+        if any(message.entity == "full-responses" for message in messages):
+            raise BusUnavailable("The quota of the queue has been exceeded.")
+        await counter.office.send(messages)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(counter.desk, "_send", send)
+        await counter.desk.sweep()
+    assert (await counter.answer())[1]["code"] == "timeout"
+    await counter.desk.sweep()
+    assert (await counter.answer("full-responses"))[1]["code"] == "timeout"
 
 
 async def test_answers_that_nobody_asked_for_are_ignored(counter: Counter) -> None:

@@ -10,16 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.data.tables import UpdateMode
 
 from aos.config import Settings
-from aos.errors import AgentDisabled, FoundryUnavailable, OperationConflict, OperationFinal, UnknownAgent
+from aos.errors import (
+    AgentDisabled,
+    FoundryUnavailable,
+    OperationConflict,
+    OperationFinal,
+    StorageUnavailable,
+    UnknownAgent,
+)
+from aos.kernel.records import replace
 from aos.kernel.types import ReplyAddress
 from aos.messaging.bus import Outbound
 from aos.orchestration.workflow import Workflow
 from aos.orchestration.workflow_run import WorkflowRun
 from aos.storage.account import StorageAccount
-from aos.storage.workflows import WorkflowRecord, WorkflowRecords
-from aos.workflows import LOOK, UnknownWorkflow, WorkflowRunner, operation_id
+from aos.storage.rows import table_key
+from aos.storage.workflows import ROW, TABLE, WorkflowRecord, WorkflowRecords
+from aos.workflows import LOOK, MOST_ASKING, UnknownWorkflow, WorkflowRunner, operation_id
 from emulators.foundry import FoundryEmulator
 from tests.agents.office import Office, agent_entry
 from tests.foundry.project import Project, running
@@ -218,6 +228,51 @@ async def test_who_asked_over_the_bus_is_told_once_it_ended(works: Works) -> Non
     assert again.message_id == result.message_id
 
 
+async def test_everybody_who_asked_for_it_meanwhile_is_told(works: Works) -> None:
+    steps = flow({"id": "a", "message": "@say one"})
+    again = ReplyAddress(ASKER.entity, "c-2", requester=ASKER.requester)
+    await works.runner.begin(steps, "w-shared")  # over HTTP
+    for address in (ASKER, again, ASKER, again):
+        await works.runner.begin(steps, "w-shared", address)
+    assert works.house.take(ASKER.entity) == []
+    await works.pump()
+    told = works.house.take(ASKER.entity)
+    assert [result.correlation_id for result in told] == ["c-1", "c-2"]
+    assert len({result.message_id for result in told}) == 2, "or duplicate detection would drop one"
+    assert (await works.runner.status("w-shared")).settled
+
+
+async def test_who_asks_while_others_are_told_is_told_too(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = flow({"id": "a", "message": "@say one"})
+    late = ReplyAddress(ASKER.entity, "c-2", requester=ASKER.requester)
+    await works.runner.begin(steps, "w-late-asker", ASKER)
+    tell = works.runner._tell
+
+    async def slow(run: WorkflowRun) -> None:
+        await tell(run)
+        if late not in run.addresses:
+            await works.runner.begin(steps, "w-late-asker", late)
+
+    monkeypatch.setattr(works.runner, "_tell", slow)
+    await works.pump()
+    assert "c-2" in {result.correlation_id for result in works.house.take(ASKER.entity)}
+    assert (await works.runner.status("w-late-asker")).settled
+
+
+async def test_no_more_are_told_than_there_is_room_for(works: Works) -> None:
+    steps = flow({"id": "a", "message": "@say one"})
+    for number in range(MOST_ASKING):
+        await works.runner.begin(steps, "w-many", replace(ASKER, correlation_id=str(number)))
+    one_more = replace(ASKER, correlation_id="one more")
+    with pytest.raises(StorageUnavailable, match="16 wait"):
+        await works.runner.begin(steps, "w-many", one_more)
+    await works.pump()
+    assert len(works.house.take(ASKER.entity)) == MOST_ASKING
+    await works.runner.begin(steps, "w-many", one_more)
+    (result,) = works.house.take(ASKER.entity)
+    assert result.correlation_id == "one more"
+
+
 async def test_what_is_cancelled_ends_with_its_steps(works: Works) -> None:
     first = await works.runner.begin(flow(*DIAMOND, inputs={"who": "us"}), "w-cancel")
     run = await works.runner.cancel("w-cancel", "somebody")
@@ -242,6 +297,42 @@ async def test_a_deadline_is_applied_by_the_sweep(works: Works) -> None:
     run = await works.runner.status("w-late")
     assert run.error is not None
     assert (run.status, run.error.code, run.steps["a"].status) == ("failed", "deadline_exceeded", "cancelled")
+
+
+async def test_those_that_wait_do_not_keep_the_sweep_from_the_others(
+    works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aos.workflows.SWEEP", 2)
+    for number in range(5):
+        seconds = 20 if number == 4 else 3600
+        steps = flow({"id": "a", "message": "@say one"}, options={"deadline_seconds": seconds})
+        await works.runner.begin(steps, f"w-waits-{number}")
+        works.office.clock.shift += 0.1
+    works.house.take("agent-commands")  # nobody drives them
+    works.office.clock.shift += LOOK + 1
+    await works.runner.sweep()
+    assert (await works.runner.status("w-waits-4")).status == "failed"
+    for number in range(4):
+        await works.runner.cancel(f"w-waits-{number}", "me")
+    await works.pump()
+
+
+async def test_a_workflow_that_cannot_be_read_holds_up_no_other(
+    works: Works, account: StorageAccount, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("w-unreadable", "w-readable"):
+        await works.runner.begin(flow({"id": "a", "message": "@say one"}, options={"deadline_seconds": 20}), name)
+        works.office.clock.shift += 0.1
+    works.house.take("agent-commands")  # nobody drives them
+    table = await account.table(TABLE)
+    row = {"PartitionKey": table_key("w-unreadable"), "RowKey": ROW, "fingerprint": "f"}
+    await table.upsert_entity({**row, "data": '{"status": "of a newer version"}'}, mode=UpdateMode.REPLACE)
+    works.office.clock.shift += LOOK + 1
+    await works.runner.sweep()
+    await works.pump()
+    assert (await works.runner.status("w-readable")).status == "failed"
+    assert "w-unreadable" in caplog.text
+    await table.delete_entity(row["PartitionKey"], ROW)
 
 
 async def test_a_process_may_die_anywhere_in_a_workflow(works: Works) -> None:

@@ -278,13 +278,17 @@ class Kernel:
         """Whether this process works on its conversation right now, so that its progress is told here."""
         return self._driver.drives(ConversationKey(operation.agent_id, operation.conversation_id))
 
-    async def sweep(self, limit: int = 100) -> int:
+    async def sweep(self, limit: int = 100, patience: float = 0.0) -> int:
         """Looks after turns that are due: resumes what a dead process left behind, applies deadlines.
+
+        Args:
+            limit: Entries that are read at once.
+            patience: Seconds after which no further ones are read.
 
         Returns:
             How many entries were looked at.
         """
-        return await self._sweep.run(limit)
+        return await self._sweep.run(limit, patience)
 
     async def close(self, grace: float = 10.0) -> None:
         """Lets running turns go on for up to `grace` seconds, then leaves them to the next owner."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from aos.errors import AosError, ConversationUnreadable, TransientError
 from aos.kernel.clock import Clock
@@ -50,13 +50,27 @@ class Sweep:
         self._after_lease = after_lease
         self._unreadable: dict[str, float] = {}
 
-    async def run(self, limit: int) -> int:
+    async def run(self, limit: int, patience: float) -> int:
         """Looks after turns that are due: resumes what a dead process left behind, applies deadlines.
+
+        Args:
+            limit: Entries that are read at once.
+            patience: Seconds after which no further ones are read.
 
         Returns:
             How many entries were looked at.
         """
-        entries = await self._store.due(self._clock.now(), limit)
+        ends = self._clock.now() + patience
+        looked_at: set[str] = set()
+        while True:
+            entries = await self._store.due(self._clock.now(), limit)
+            fresh = [entry for entry in entries if entry.row not in looked_at]
+            await self._look_at(fresh)
+            looked_at.update(entry.row for entry in fresh)
+            if len(entries) < limit or not fresh or self._clock.now() >= ends:
+                return len(looked_at)
+
+    async def _look_at(self, entries: Sequence[Due]) -> None:
         gate = asyncio.Semaphore(8)
 
         async def look(entry: Due) -> None:
@@ -82,9 +96,11 @@ class Sweep:
             if isinstance(result, AosError):
                 level = logging.WARNING if isinstance(result, TransientError) else logging.ERROR
                 log.log(level, "sweep of %s/%s: %s", *entry.key, result.detail)
+            elif isinstance(result, Exception):
+                # What is swept after the turns must not have to wait until somebody mends this.
+                log.error("sweep of %s/%s failed with an error that nobody foresaw", *entry.key, exc_info=result)
             elif isinstance(result, BaseException):
                 raise result
-        return len(entries)
 
     async def _go_on(self, entry: Due) -> None:
         try:

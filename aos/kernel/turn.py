@@ -48,7 +48,7 @@ from aos.kernel.types import (
 
 NOBODY = AgentRef(name="", version="", definition_hash="", deployment="")
 ROLLOVERS_KEPT = 20
-"""Of which the state says when and where; all are counted."""
+"""Of which the state says when and what was carried; of those before it keeps the Foundry conversation alone."""
 
 
 def step(state: Conversation, event: Event, limits: Limits) -> tuple[Conversation, tuple[Effect, ...]]:
@@ -140,7 +140,8 @@ def _model_event(
 
 
 def _rolled_over(state: Conversation, turn: Turn, event: RolledOver) -> tuple[Conversation, tuple[Effect, ...]]:
-    left = Rollover(event.at, state.remote_id or "", state.turns, event.what)
+    rollovers = (*state.rollovers, Rollover(event.at, state.remote_id or "", state.turns, event.what))
+    older, rollovers = rollovers[:-ROLLOVERS_KEPT], rollovers[-ROLLOVERS_KEPT:]
     turn = replace(turn, outputs=(), usage=turn.usage + event.usage, rolled_over=True)
     state = replace(
         state,
@@ -153,7 +154,8 @@ def _rolled_over(state: Conversation, turn: Turn, event: RolledOver) -> tuple[Co
         context_tokens=0,
         carried=event.carried,
         rolled_over=state.rolled_over + 1,
-        rollovers=(*state.rollovers, left)[-ROLLOVERS_KEPT:],
+        rollovers=rollovers,
+        left=(*state.left, *(rollover.remote_id for rollover in older)),
     )
     return state, (CallModel(turn.step),)
 

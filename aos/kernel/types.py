@@ -484,6 +484,7 @@ class Conversation:
         carried: Of the Foundry conversation before, for the first input of this one; empty once that was answered.
         rolled_over: How often it was rolled over.
         rollovers: The last of them.
+        left: Foundry conversations that were left by the ones before: they are to be found when it is forgotten.
     """
 
     key: ConversationKey
@@ -501,6 +502,7 @@ class Conversation:
     carried: str = ""
     rolled_over: int = 0
     rollovers: tuple[Rollover, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 @record(frozen=True, slots=True)

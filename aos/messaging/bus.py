@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from aos.config import SERVICE_BUS, Settings
-from aos.errors import BusUnavailable, SettingError, UnknownEntity
+from aos.errors import BusUnavailable, EntityRefuses, SettingError, UnknownEntity
 from aos.messaging.envelopes import POISON, EnvelopeInvalid
 from aos.telemetry.bus import Sending, parked, sending
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("aos.messaging")
 
 _RETRIES: dict[str, Any] = {"retry_total": 2, "retry_backoff_factor": 0.2, "retry_backoff_max": 2}
+
+_REFUSALS = frozenset({"amqp:not-allowed", "amqp:invalid-field"})
+"""By which the service says that it never takes a message; the SDK does not try again either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Bus:
         """Sends all messages, those of one entity together and in order.
 
         Raises:
-            UnknownEntity: The namespace has no such queue or topic.
+            UnknownEntity: The namespace has no such queue or topic, or (`EntityRefuses`) it never takes this message.
             EnvelopeInvalid: A message is larger than the namespace takes (code `too_large`).
             BusUnavailable: The namespace did not take them; sending them again is harmless to receivers that
                 compare message ids.
@@ -124,6 +127,11 @@ class Bus:
             except (AzureError, OSError) as error:
                 # Not only the errors of Service Bus: signing in has its own.
                 await self._drop(entity)
+                if _condition(error) in _REFUSALS:
+                    raise EntityRefuses(
+                        f"{entity!r} does not take the message: {error} If it requires sessions, its messages need a "
+                        "session id; that of a reply is the ReplyToSessionId of what is answered."
+                    ) from error
                 raise BusUnavailable(f"Service Bus did not take a message for {entity!r}: {error}") from error
 
     async def _open(self, entity: str) -> None:
@@ -182,6 +190,12 @@ class Bus:
                     f"{SERVICE_BUS}__fullyQualifiedNamespace names the namespace."
                 )
         return self._client
+
+
+def _condition(error: Exception) -> str:
+    """Why the service refused, as AMQP 1.0 part 2.8.15 names it; the SDK has one error for most of that."""
+    condition = getattr(getattr(error, "inner_exception", None), "condition", None)
+    return condition.decode() if isinstance(condition, bytes) else ""
 
 
 def _wire(message: Outbound, sent: Sending) -> ServiceBusMessage:

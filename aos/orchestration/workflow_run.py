@@ -42,6 +42,7 @@ class WorkflowRun(_Record):
         deadline: When it is given up.
         steps: By id.
         reply_to: Who is told over the bus how it ended.
+        also: Who asked for the same workflow while it was on its way, and is told as well.
         told: They were.
     """
 
@@ -54,7 +55,13 @@ class WorkflowRun(_Record):
     steps: dict[str, StepRun]
     error: Failure | None = None
     reply_to: ReplyAddress | None = None
+    also: tuple[ReplyAddress, ...] = ()
     told: bool = False
+
+    @property
+    def addresses(self) -> tuple[ReplyAddress, ...]:
+        """Of all who are told; each keeps its place."""
+        return self.also if self.reply_to is None else (self.reply_to, *self.also)
 
     @property
     def final(self) -> bool:
@@ -82,6 +89,14 @@ def begun(workflow_id: str, workflow: Workflow, at: float, reply_to: ReplyAddres
         steps={step.id: StepRun() for step in workflow.steps},
         reply_to=reply_to,
     )
+
+
+def asked_by(run: WorkflowRun, address: ReplyAddress) -> WorkflowRun:
+    """The workflow, of which somebody (else) wants to be told."""
+    if address in run.addresses:
+        return run
+    more = {"reply_to": address} if run.reply_to is None else {"also": (*run.also, address)}
+    return run.model_copy(update=more)
 
 
 def advanced(run: WorkflowRun, endings: Mapping[str, Ending], operations: Mapping[str, str], at: float) -> WorkflowRun:

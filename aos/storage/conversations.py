@@ -133,6 +133,15 @@ class TableConversations:
             if known is not None and not replayable(known, message):
                 return known, False
             # An acceptance that did not finish, or an attempt after one that failed: go on from there.
+        if queue.waiting >= acceptance.backlog:
+            if ahead:
+                # Left there, what was refused would count as unfinished, and take the sweep's time from what was not.
+                await self._forget_due(queued(key, message))
+            raise BacklogFull(
+                f"{queue.waiting} messages wait in conversation {key.conversation_id}; "
+                f"at most {acceptance.backlog} may.",
+                retry_after=5.0,
+            )
         if not ahead:
             await self._insert_due(due)
         return await self._append(acceptance, queue, first)
@@ -153,12 +162,6 @@ class TableConversations:
     async def _append(self, acceptance: Acceptance, queue: _Queue, first: bool) -> tuple[Operation, bool]:
         key, message = acceptance.key, acceptance.message
         table, partition = await self._table(), table_key(*key)
-        if queue.waiting >= acceptance.backlog:
-            raise BacklogFull(
-                f"{queue.waiting} messages wait in conversation {key.conversation_id}; "
-                f"at most {acceptance.backlog} may.",
-                retry_after=5.0,
-            )
         operation = queued(key, message)
         operation_row = await self._row(partition, f"OP:{message.operation_id}", OPERATION, operation)
         write_operation = Write("insert", operation_row)
@@ -255,9 +258,15 @@ class TableConversations:
         return snapshot
 
     async def keys(self) -> AsyncIterator[ConversationKey]:
-        """Every conversation that has a state. Reads the whole table: for maintenance."""
+        """Every conversation that has a state. Reads the whole table: for maintenance.
+
+        Raises:
+            ConversationUnreadable: As `read`.
+        """
         async for row in _query(await self._table(), "RowKey eq @r", {"r": "state"}):
-            yield (await self._value(row, CONVERSATION)).key
+            with _readable(row):
+                key = (await self._value(row, CONVERSATION)).key
+            yield key
 
     async def commit(self, key: ConversationKey, etag: str | None, change: Change) -> str:
         self._foresight.forget(key)

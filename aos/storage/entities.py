@@ -22,7 +22,7 @@ from azure.core.exceptions import (
     ResourceModifiedError,
     ResourceNotFoundError,
 )
-from azure.data.tables import EntityProperty, TableTransactionError, UpdateMode
+from azure.data.tables import EdmType, EntityProperty, TableTransactionError, UpdateMode
 from pydantic import TypeAdapter
 
 from aos.errors import AosError, Conflict, StorageUnavailable
@@ -243,7 +243,7 @@ class Entities:
                 continue
             shape, data = _data(name, value)
             if shape is None:
-                row[name] = value
+                row[name] = _typed(value)
             elif len(data) <= INLINE:
                 row[name] = data.decode()
                 written[name] = shape, None
@@ -254,7 +254,7 @@ class Entities:
         return row, [ref for _, ref in written.values() if ref is not None]
 
     async def _entity(self, row: Any) -> Entity:
-        entity: Entity = {name: value for name, value in row.items() if name != VALUES}
+        entity: Entity = {name: _untyped(value) for name, value in row.items() if name != VALUES}
         for name, (shape, ref) in _written(row).items():
             if ref is None:
                 if name not in entity:
@@ -334,6 +334,8 @@ def _data(name: str, value: Any) -> tuple[Shape | None, bytes]:
         return "text", value.encode()
     if isinstance(value, bytes) and len(value) > INLINE:
         return "bytes", value
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise EntityInvalid(f"{name}: {value} has more than 64 bits.")
     if isinstance(value, _PLAIN):
         return None, b""
     if isinstance(value, (Mapping, list, tuple)):
@@ -344,6 +346,22 @@ def _data(name: str, value: Any) -> tuple[Shape | None, bytes]:
     raise EntityInvalid(f"{name}: {type(value).__name__} cannot be kept; give text, numbers, times, bytes or JSON.")
 
 
+def _typed(value: Any) -> Any:
+    """The value as the SDK takes it, for which a number has 32 bits unless its type is said."""
+    return EntityProperty(value, EdmType.INT64) if isinstance(value, int) and not _short(value) else value
+
+
+def _untyped(value: Any) -> Any:
+    """The value as it was given to `_typed`."""
+    if isinstance(value, EntityProperty) and value.edm_type == EdmType.INT64 and not _short(value.value):
+        return value.value
+    return value
+
+
+def _short(number: int) -> bool:
+    return -(2**31) <= number < 2**31
+
+
 def _inline(entity: Mapping[str, Any]) -> Entity:
     row = _keys(entity)
     for name, value in entity.items():
@@ -351,7 +369,7 @@ def _inline(entity: Mapping[str, Any]) -> Entity:
             continue
         if _data(name, value)[0] is not None:
             raise EntityInvalid(f"{name}: too large, or a list or mapping; `upsert` takes such values one by one.")
-        row[name] = value
+        row[name] = _typed(value)
     return row
 
 

@@ -4,7 +4,9 @@ A conversation that was read at rest (no lease, nothing waits) stays as it is un
 this process does, the conversation is that state and that arrival, unless another process was faster. If that one wrote
 the state, the first write under the ETag of the state at rest is refused, and the conversation is read. If it only
 stored an arrival of its own, it finds no lease and goes on by itself, or the look at the arrivals that follows every
-release finds it: the same as when it comes right after a read.
+release finds it: the same as when it comes right after a read. Only a cancellation is never foreseen: it may be of a
+message that was stored before it, by another process or by this one for an agent that is stopped, and it would find
+nothing to cancel where that message is not seen.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections import OrderedDict
 from aos.kernel.clock import Clock
 from aos.kernel.ports import Lease, Snapshot
 from aos.kernel.records import replace
-from aos.kernel.types import Arrival, Conversation, ConversationKey, Message
+from aos.kernel.types import Arrival, Cancellation, Conversation, ConversationKey, Message
 
 KEPT = 1000
 """Conversations of which a process keeps the state; one has up to 24 KiB."""
@@ -52,7 +54,7 @@ class Foresight:
     def arrived(self, key: ConversationKey, arrival: Arrival) -> None:
         """Something else was stored."""
         known = self._states.get(key)
-        if key in self._next or known is None:
+        if key in self._next or known is None or isinstance(arrival, Cancellation):
             self._next.pop(key, None)
         else:
             self._foresee(key, replace(known, arrivals=(arrival,)))

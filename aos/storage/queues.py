@@ -88,8 +88,13 @@ class Queues:
 
         Raises:
             MessageTooLarge: Over `LARGEST_BODY`.
-            TypeError: The body is no JSON.
+            TypeError: The body is no JSON, or bytes that are no text.
         """
+        if isinstance(body, bytes):
+            try:
+                body.decode()
+            except UnicodeDecodeError as error:
+                raise TypeError(f"queue {queue}: the bytes are not UTF-8 ({error.reason}); send base64") from None
         data = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
         if len(data) > LARGEST_BODY:
             raise MessageTooLarge(f"queue {queue}: {len(data)} bytes; at most {LARGEST_BODY}. Send a blob's name.")
@@ -186,6 +191,8 @@ class Queues:
             return _parsed((await self._payloads.get(ref, limit=LARGEST_BODY)).decode()), ref, None
         except PayloadGone as error:
             return body, None, error.detail
+        except UnicodeDecodeError as error:
+            return body, ref, f"The blob {ref.name!r} is not UTF-8 text: {error.reason}."
 
 
 def _prefix(queue: str) -> str:

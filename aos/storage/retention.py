@@ -126,7 +126,18 @@ class Retention:
 
         async def look(row: Any) -> int:
             async with gate:
-                if not await forget(row, row.metadata["timestamp"]):
+                try:
+                    if not await forget(row, row.metadata["timestamp"]):
+                        return 0
+                except (ValueError, KeyError) as error:
+                    # It stays: the version that wrote it may need it. The others must not have to wait for it.
+                    log.warning(
+                        "row %r of partition %r in table %s cannot be read (%s): mend or remove it",
+                        row["RowKey"],
+                        row["PartitionKey"],
+                        name,
+                        type(error).__name__,
+                    )
                     return 0
                 with suppress(ResourceModifiedError, ResourceNotFoundError):
                     await table.delete_entity(
@@ -176,7 +187,14 @@ class Retention:
             rows = table.list_entities(select=["blob"])
         else:
             rows = table.query_entities("PartitionKey eq @p", parameters={"p": partition}, select=["blob"])
-        return {BlobRef.model_validate_json(row["blob"]).name async for row in rows if row.get("blob")}
+        named: set[str] = set()
+        async for row in rows:
+            if row.get("blob"):
+                try:
+                    named.add(BlobRef.model_validate_json(row["blob"]).name)
+                except ValueError:
+                    log.warning("a row of table %s (partition %s) names a value that is none", name, partition)
+        return named
 
     async def _blobs(self, name: str, forget: Callable[[list[tuple[str, datetime]]], Awaitable[list[str]]]) -> int:
         """Removes what may be forgotten of the next blobs of a container."""

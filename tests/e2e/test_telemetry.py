@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.e2e.harness import App, World, world
 
 TRACE_ID, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE_ID}-{CALLER}-01"
+CHAT = "chat llama-3.3-70b-ceo"
 SECRET = "the merger closes on Friday"
 
 Spans = list[dict[str, Any]]
@@ -57,13 +59,18 @@ def spans_of(trace_id: str, *apps: App) -> Spans:
     return spans
 
 
-async def written(trace_id: str, last: str, *apps: App) -> Spans:
-    """The spans of a trace once the one of this name is there: some end after the answer is out."""
+async def written(trace_id: str, names: Sequence[str], *apps: App) -> Spans:
+    """The spans of a trace once those of these names are there: some end after the answer is out."""
     spans: Spans = []
-    async with asyncio.timeout(10):
-        while not any(span["name"] == last for span in spans):
-            await asyncio.sleep(0.02)
-            spans = spans_of(trace_id, *apps)
+    missing = Counter(names)
+    try:
+        async with asyncio.timeout(20):
+            while missing:
+                await asyncio.sleep(0.02)
+                spans = spans_of(trace_id, *apps)
+                missing = Counter(names) - Counter(span["name"] for span in spans)
+    except TimeoutError:
+        raise AssertionError(f"not written: {missing}; there are {[span['name'] for span in spans]}") from None
     return spans
 
 
@@ -91,7 +98,12 @@ async def test_one_trace_from_a_request_over_both_roles_to_its_answer(hosts: tup
     )
     body = response.json()
     assert body["status"] == "completed", body
-    spans = await written(TRACE_ID, "process mcp-responses/realm-agents", aos.app, servers)
+    names = [
+        *("POST agents/{agent_id}", "invoke_agent ceo", CHAT, CHAT),
+        *("send mcp-requests", "process mcp-requests/mcp-servers", "execute_tool get_kpis"),
+        *("send mcp-responses", "process mcp-responses/realm-agents"),
+    ]
+    spans = await written(TRACE_ID, names, aos.app, servers)
 
     request = one(spans, "POST agents/{agent_id}")
     assert (request["parent"], request["kind"]) == (CALLER, "SpanKind.SERVER")
@@ -133,7 +145,8 @@ async def test_one_trace_from_an_event_to_the_reply(hosts: tuple[World, App]) ->
         application_properties={"traceparent": f"00-{trace_id}-{CALLER}-01"},
     )
     reply = await aos.client.receive()
-    spans = await written(trace_id, "process agent-events/realm-agents", aos.app, servers)
+    names = ["process agent-events/realm-agents", "invoke_agent coo", "send businessinfinity-responses"]
+    spans = await written(trace_id, names, aos.app, servers)
     came = one(spans, "process agent-events/realm-agents")
     turn = one(spans, "invoke_agent coo")
     left = one(spans, "send businessinfinity-responses")
@@ -161,10 +174,10 @@ async def test_a_turn_that_another_process_ends_stays_in_its_trace(hosts: tuple[
     before = {span["id"] for span in spans_of(trace_id, aos.app)}
     await aos.app.restart()
     await aos.client.receive(seconds=40)
-    spans = spans_of(trace_id, aos.app, servers)
+    spans = await written(trace_id, ["invoke_agent ceo", CHAT, CHAT], aos.app, servers)
     turn = one(spans, "invoke_agent ceo")
     assert turn["id"] not in before
-    first, last = (one(spans, "chat llama-3.3-70b-ceo", **{"aos.step": step}) for step in (1, 2))
+    first, last = (one(spans, CHAT, **{"aos.step": step}) for step in (1, 2))
     assert first["id"] in before
     assert last["id"] not in before
     assert first["parent"] == last["parent"] == turn["id"]

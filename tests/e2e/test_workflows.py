@@ -109,14 +109,14 @@ async def test_a_host_that_is_killed_in_the_middle_of_workflows_loses_none(own: 
         return [{"id": f"s{n}", "agent_id": "ceo", "message": f"@say {n}{before[n]}"} for n in range(length)]
 
     views = [await begun(own, {"steps": chain(6)}) for _ in range(3)]
+    states = set()
     for _ in range(2):
         await asyncio.sleep(0.2)
         await own.app.kill()
-        states = {}
         await own.app.restart()
         for view in views:
-            states[view["workflow_id"]] = (await own.app.http.get(f"workflows/{view['workflow_id']}")).json()["status"]
-    assert "running" in states.values(), "all had ended before the host was killed"
+            states.add((await own.app.http.get(f"workflows/{view['workflow_id']}")).json()["status"])
+    assert "running" in states, "all had ended before the host was killed"
     for view in views:
         final = await ended(own, view, 90)
         assert final["status"] == "completed", final

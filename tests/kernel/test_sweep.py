@@ -8,6 +8,7 @@ import pytest
 
 from aos.errors import ConversationUnreadable, UnknownOperation
 from aos.kernel.ports import Snapshot
+from aos.kernel.records import replace
 from aos.kernel.types import (
     ConversationKey,
     Usage,
@@ -33,7 +34,8 @@ def test_the_sweep_resumes_what_nobody_drives() -> None:
     run(scenario)
 
 
-def test_an_entry_that_always_fails_does_not_keep_the_sweep_from_the_others() -> None:
+@pytest.mark.parametrize("error", [UnknownOperation("What lies there cannot be read."), LookupError("A bug.")])
+def test_an_entry_that_always_fails_does_not_keep_the_sweep_from_the_others(error: Exception) -> None:
     async def scenario(world: World) -> None:
         await world.accept("hello")
         await world.accept("hello", key=OTHER)
@@ -42,13 +44,35 @@ def test_an_entry_that_always_fails_does_not_keep_the_sweep_from_the_others() ->
 
         async def broken(key: ConversationKey) -> object:
             if key == KEY:
-                raise UnknownOperation("What lies there cannot be read.")
+                raise error
             return await read(key)
 
         world.store.read = broken  # type: ignore[assignment]
         assert await world.kernel.sweep(limit=1) == 1
         assert await world.kernel.sweep(limit=1) == 1
         assert (await world.kernel.operation("op1")).status == "completed"
+
+    run(scenario)
+
+
+def test_those_who_wait_for_somebody_do_not_keep_a_dead_process_from_being_followed() -> None:
+    async def scenario(world: World) -> None:
+        world.agents.states["cfo"] = "stopped"
+        for number in range(1_000):
+            key = ConversationKey("cfo", str(number))
+            message = replace(world.message("hello"), operation_id=f"waits{number}")
+            await world.kernel.accept(key, message, "f", fresh=True)
+        operation = await world.accept("hello")
+        world.foundry.latency = 3.0
+        world.process.do(world.kernel.drive(KEY))
+        await asyncio.sleep(2.0)
+        began = world.now
+        world.process.kill()
+        world.start()
+        while not (await world.kernel.operation(operation.operation_id)).final:
+            await asyncio.sleep(10.0)
+            await world.kernel.sweep(patience=5.0)
+            assert world.now - began <= 45.0
 
     run(scenario)
 

@@ -293,9 +293,9 @@ class TestBadInput:
 
 class TestTheRegistry:
     async def test_a_version_is_registered_listed_and_brought_back(
-        self, storage_settings: Settings, base: Path, trained: Path, tmp_path: Path
+        self, own_storage_settings: Settings, base: Path, trained: Path, tmp_path: Path
     ) -> None:
-        account = StorageAccount(storage_settings)
+        account = StorageAccount(own_storage_settings)
         try:
             registry = AdapterRegistry(account)
             folder = find(trained, "ceo")

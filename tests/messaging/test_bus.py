@@ -10,7 +10,7 @@ from azure.servicebus import ServiceBusReceivedMessage, ServiceBusReceiveMode
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 
 from aos.config import load_settings
-from aos.errors import BusUnavailable, SettingError, UnknownEntity
+from aos.errors import BusUnavailable, EntityRefuses, SettingError, UnknownEntity
 from aos.messaging.bus import Bus, Outbound
 from aos.messaging.envelopes import EnvelopeInvalid
 from emulators.servicebus import ServiceBusEmulator, load_entities
@@ -101,6 +101,17 @@ async def test_an_entity_that_is_not_there(bus: Bus) -> None:
     for entity, outcome in zip(entities, await asyncio.gather(*sent, return_exceptions=True), strict=True):
         assert isinstance(outcome, UnknownEntity)
         assert repr(entity) in outcome.detail
+
+
+async def test_an_entity_that_wants_sessions_refuses_what_has_none_for_good(bus: Bus, client: ServiceBusClient) -> None:
+    with pytest.raises(EntityRefuses, match="ReplyToSessionId") as refused:
+        await bus.send([Outbound("in-sessions", b"x", "1")])
+    # Whoever can do without an answer that reaches nobody can do without this one.
+    assert isinstance(refused.value, UnknownEntity)
+    await bus.send([Outbound("in-sessions", b"x", "2", session_id="blue")])
+    mode = ServiceBusReceiveMode.RECEIVE_AND_DELETE
+    async with client.get_queue_receiver("in-sessions", session_id="blue", receive_mode=mode) as receiver:
+        assert [message.message_id for message in await receiver.receive_messages(1, max_wait_time=5)] == ["2"]
 
 
 async def test_names_that_were_tried_are_not_kept(bus: Bus) -> None:

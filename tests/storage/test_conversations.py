@@ -166,6 +166,20 @@ async def test_a_full_backlog_refuses_and_accepts_again_when_there_is_room(
     assert new
 
 
+@pytest.mark.parametrize("unique", [False, True])
+async def test_what_a_full_backlog_refuses_is_not_due(
+    store: ConversationStore, key: ConversationKey, unique: bool
+) -> None:
+    key = ConversationKey(f"agent-{uuid.uuid4().hex}", key.conversation_id)
+    accepted, refused = message(), message()
+    await store.accept(acceptance(key, accepted))
+    with pytest.raises(BacklogFull):
+        await store.accept(Acceptance(key, refused, "f1", backlog=1, unique=unique))
+    assert (await store.unfinished())[key.agent_id] == 1
+    due = [entry.operation_id for entry in await store.due(NOW + FIRST_LOOK, 100_000) if entry.key == key]
+    assert due == [accepted.operation_id]
+
+
 async def test_the_waiting_messages_are_counted_without_reading_them(
     account: StorageAccount, key: ConversationKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -699,6 +713,10 @@ async def test_a_row_that_cannot_be_read_is_named(
     try:
         with pytest.raises(ConversationUnreadable, match=row["RowKey"]):
             await tables.read(key)
+        if row["RowKey"] == "state":
+            with pytest.raises(ConversationUnreadable, match=row["PartitionKey"]):
+                async for _ in tables.keys():
+                    pass
     finally:  # Whoever reads every conversation of the account would stop at it.
         await table.update_entity(row, mode=UpdateMode.REPLACE)
 

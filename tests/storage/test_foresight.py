@@ -119,6 +119,26 @@ async def test_messages_keep_their_order_whoever_accepted_them(
     assert waiting == [message.operation_id for message in messages]
 
 
+async def test_a_cancellation_finds_the_message_that_it_is_for(
+    ours: TableConversations, theirs: TableConversations, key: ConversationKey
+) -> None:
+    await ours.read(key)
+    messages = [await accept(ours, key)]
+    # A drive that finds the agent stopped writes nothing.
+    assert (await ours.read(key)).inbox
+    await ours.add_arrival(key, Cancellation(messages[0].operation_id, "somebody"))
+    found = await ours.read(key)
+    assert [one.operation_id for one in found.inbox] == [messages[0].operation_id]
+    assert [type(arrival) for arrival in found.arrivals] == [Cancellation]
+
+    elsewhere = ConversationKey("ceo", f"c{uuid.uuid4().hex}")
+    await theirs.commit(elsewhere, None, Change((await theirs.read(elsewhere)).state, Lease()))
+    await ours.read(elsewhere)
+    messages.append(await accept(theirs, elsewhere))
+    await ours.add_arrival(elsewhere, Cancellation(messages[1].operation_id, "somebody"))
+    assert [one.operation_id for one in (await ours.read(elsewhere)).inbox] == [messages[1].operation_id]
+
+
 @pytest.mark.parametrize("then", ["another message", "another result", "the same result", "time"])
 async def test_after_anything_else_it_is_read(
     ours: TableConversations, theirs: TableConversations, key: ConversationKey, clock: StoppedClock, then: str

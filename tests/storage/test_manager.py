@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import sys
@@ -26,6 +27,7 @@ from aos.storage.entities import EntityInvalid, QueryInvalid
 from aos.storage.manager import VALUES_CONTAINER, StorageNames
 from aos.storage.names import StorageNameInvalid
 from aos.storage.paging import BadContinuation
+from aos.storage.payloads import Payloads
 from aos.storage.queues import MessageGone
 
 LONG = "ä€" * 20_000
@@ -144,6 +146,15 @@ class TestEntities:
         assert found == {**entity, "etag": etag}
         assert await storage.get_entity(table, "p", "another") is None
 
+    async def test_numbers_of_more_than_32_bits_come_back_as_they_were(
+        self, storage: UnifiedStorageManager, table: str
+    ) -> None:
+        numbers = {"a": 2**31 - 1, "b": 2**31, "c": -(2**63), "d": 1_800_000_000_000, "e": True}
+        await storage.upsert_entity(table, {"PartitionKey": "p", "RowKey": "1", **numbers})
+        await storage.upsert_entities(table, [{"PartitionKey": "p", "RowKey": "2", **numbers}])
+        found = await storage.query_entities(table, filter="d eq @d", parameters={"d": numbers["d"]})
+        assert [{name: entity[name] for name in numbers} for entity in found.items] == [numbers, numbers]
+
     async def test_long_values_go_with_their_entity(
         self, storage: UnifiedStorageManager, account: StorageAccount, table: str
     ) -> None:
@@ -227,6 +238,7 @@ class TestEntities:
             ({"PartitionKey": "p", "RowKey": 7}, "RowKey"),
             ({"PartitionKey": "p", "RowKey": "r", "x": object()}, "x: object cannot"),
             ({"PartitionKey": "p", "RowKey": "r", "x": [object()]}, "x: "),
+            ({"PartitionKey": "p", "RowKey": "r", "x": 2**63}, "x: .* 64 bits"),
             ({"PartitionKey": "p", "RowKey": "r", "aos_values": "{}"}, "aos_values"),
             ({"PartitionKey": "p", "RowKey": "r", "not a name": 1}, "not a name"),
         ],
@@ -320,6 +332,21 @@ class TestQueues:
         assert (second.body, second.dequeue_count) == ("again", 2)
         with pytest.raises(MessageGone):
             await storage.delete_message(queue, first)
+
+    async def test_bytes_that_are_no_text_are_refused_and_hold_nothing_up(
+        self, storage: UnifiedStorageManager, account: StorageAccount, queue: str
+    ) -> None:
+        for size in (1, 60_000):
+            with pytest.raises(TypeError, match="not UTF-8"):
+                await storage.send_message(queue, b"\xff" * size)
+        ref = await Payloads(account, VALUES_CONTAINER).put(b"\xff", f"queues/{queue}")
+        client = await account.queue(queue)
+        await client.send_message(json.dumps({"$blob": ref.model_dump()}))
+        await storage.send_message(queue, "the next one")
+        bad, good = await storage.receive_messages(queue)
+        assert bad.problem is not None
+        assert "not UTF-8" in bad.problem
+        assert (good.body, good.problem) == ("the next one", None)
 
     async def test_events_and_requests_have_queues_of_their_own(
         self, storage: UnifiedStorageManager, names: StorageNames

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 
 import pytest
+from azure.data.tables import UpdateMode
 
 from aos.config import Settings
 from aos.kernel.ports import Acceptance, Change, Lease
@@ -20,7 +21,7 @@ from aos.storage.conversations import TableConversations
 from aos.storage.payloads import CONTAINER, STATE_CONTAINER, PayloadGone, Payloads
 from aos.storage.requests import RequestRecord, RequestRecords
 from aos.storage.retention import Retention, Row
-from aos.storage.rows import queued
+from aos.storage.rows import queued, table_key
 
 DAY = 86400.0
 LONG = "x" * 60_000
@@ -168,6 +169,24 @@ async def test_requests_and_values_on_the_bus_are_kept_for_seven_days(
         await Payloads(account).get(travelling, limit=10)
     await forget(account, 8.1)
     assert await blobs(account, STATE_CONTAINER, "requests/") == []
+
+
+async def test_a_row_that_cannot_be_read_stays_and_holds_nothing_up(
+    account: StorageAccount, store: TableConversations, caplog: pytest.LogCaptureFixture
+) -> None:
+    where = key()
+    bad, good = [await told(store, where, LONG) for _ in range(2)]
+    table = await account.table("aosconversations")
+    row = {"PartitionKey": table_key(*where), "RowKey": f"OP:{bad}"}
+    await table.upsert_entity({**row, "data": '{"status": "of a newer version"}'}, mode=UpdateMode.REPLACE)
+    await table.upsert_entity({**row, "RowKey": "OP:op_none", "blob": "no reference"}, mode=UpdateMode.REPLACE)
+    removed = await forget(account, 8.1, runs=2)
+    assert await store.operation(good) is None
+    assert removed[STATE_CONTAINER] >= 1, "what comes after is looked at, too"
+    assert (await table.get_entity(row["PartitionKey"], row["RowKey"]))["data"]
+    assert f"row 'OP:{bad}' of partition '{row['PartitionKey']}' in table aosconversations" in caplog.text
+    for left in (bad, "op_none"):
+        await table.delete_entity(row["PartitionKey"], f"OP:{left}")
 
 
 async def test_a_run_is_bounded_and_the_next_one_goes_on(account: StorageAccount, store: TableConversations) -> None:
