@@ -16,7 +16,7 @@ help: ## Show this help
 setup: $(BIN)/.dev ## Make .venv with everything that work on AOS needs
 
 run: $(BIN)/.local ## Start the local stack and AOS; prints a curl to try
-	@$(BIN)/python -m emulators run -- $(BIN)/python -m aos serve
+	@$(BIN)/python -m emulators run --write $(AOS_STATE_DIR)/settings.env -- $(BIN)/python -m aos serve
 
 test: $(BIN)/.dev ## Run all tests
 	@# In their order: by default the files with the fewest tests come last, which are those that take minutes.

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,9 @@ from aos.dead_letters_cli import cli as dead_letters
 from aos.errors import AosError
 from aos.foundry_cli import cli as foundry
 from aos.tools_cli import cli as tools
+
+HOST = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:\d{1,5})?")
+"""`host` of OpenAPI 2.0: a name, with a port if need be."""
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True)
 cli.add_typer(adapters, name="adapters")
@@ -42,7 +46,7 @@ def serve(
 
     try:
         settings = load_settings()
-        log_to_stderr(os.environ.get("AOS_LOG_LEVEL", "INFO").upper(), settings.log_format)
+        log_to_stderr(os.environ.get("AOS_LOG_LEVEL") or "INFO", settings.log_format)
         for talkative in ("azure", "httpx2", "mcp"):
             logging.getLogger(talkative).setLevel(logging.WARNING)
         flush = configure(settings)
@@ -67,6 +71,8 @@ def connector(
     from aos.connector import connector_document
     from runtime import RuntimeConfig, openapi_document
 
+    if not HOST.fullmatch(host):
+        raise typer.BadParameter(f"{host!r} is no host: give its name alone, without https:// and path")
     config = RuntimeConfig(app_name="AOS")
     document = openapi_document(routes(load_settings()), title=config.app_name, version=config.app_version)
     typer.echo(json.dumps(connector_document(document, host, tenant), indent=2))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from aos.config import Settings
 from aos.errors import SettingError
 from runtime import Entra, Keys, KeySettingError, parse_keys
+
+SCOPE = re.compile(r"agents/(\*|[a-z0-9][a-z0-9_-]{0,47}):(\*|read|run)|approver|admin")
+"""What the routes ask for (`aos.app`)."""
 
 
 def keys_of(settings: Settings) -> Keys:
@@ -13,6 +18,13 @@ def keys_of(settings: Settings) -> Keys:
         named = parse_keys(settings.keys)
     except KeySettingError as error:
         raise SettingError(f"AOS_KEYS: {error}.") from None
+    for name, key in named.items():
+        # A scope that allows nothing is a slip of the pen; its key would be refused everywhere.
+        if wrong := sorted(scope for scope in key.scopes or () if not SCOPE.fullmatch(scope)):
+            raise SettingError(
+                f"AOS_KEYS: {name}/scopes: there is no scope {wrong[0]!r}; scopes are agents/<id>:read and"
+                " agents/<id>:run, both also with * in place of the id, approver and admin."
+            )
     return Keys(function=settings.function_key, admin=settings.admin_key, named=named)
 
 

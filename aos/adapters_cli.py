@@ -122,7 +122,8 @@ async def _list(output: Path | None) -> None:
             *(report.adapter, f"v{report.version}", where, report.model_name, str(report.examples)),
             *(_loss(report.eval_loss), _loss(report.base_eval_loss)),
         )
-    Console(width=None if sys.stdout.isatty() else 200).print(table if found else f"No adapters in {home}.")
+    console = Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False)
+    console.print(table if found else f"No adapters in {home}.")
 
 
 @cli.command()
@@ -248,7 +249,7 @@ def _show(rows: list[tuple[str, str]], title: str) -> None:
     table = Table(title=title, show_header=False)
     for name, value in rows:
         table.add_row(name, value)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(table)
 
 
 def _home(output: Path | None) -> Path:

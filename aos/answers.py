@@ -105,6 +105,8 @@ class AgentStatusAnswer(BaseModel):
     fallback: bool | None = None
     foundry_agent_id: str | None = None
     tools: list[str] | None = None
+    last_event_at: str | None = Field(default=None, description="Of its conversation `main`.")
+    next_tick: str | None = Field(default=None, description="When it acts by itself next.")
     circuit: CircuitAnswer
     counters: CountersAnswer
     detail: str | None = None
@@ -115,7 +117,7 @@ class CommandAnswer(AgentStatusAnswer):
 
 
 class UsageAnswer(BaseModel):
-    """Tokens of the operation; `adopted`: of answers that an attempt before had paid for."""
+    """Tokens of the operation; `adopted`: steps that were taken over after a crash, whose tokens are unknown."""
 
     input_tokens: int
     output_tokens: int
@@ -137,7 +139,7 @@ class ToolCallAnswer(BaseModel):
     id: str
     server: str
     tool: str
-    arguments: JsonValue
+    arguments: str
     status: CallStatus
     duration_ms: int | None
     agent: str | None = Field(default=None, description="The connected agent that was asked, in place of a server.")
@@ -184,6 +186,7 @@ class OperationAnswer(BaseModel):
     agent_version: str | None = None
     generation: str | None = None
     parked: bool | None = None
+    truncated: bool | None = Field(default=None, description="The reply was cut at the model's limit of tokens.")
     parent: ParentAnswer | None = None
     children: list[ChildAnswer] | None = None
     routed_to: str | None = Field(default=None, description="The agent that a message was given to which named none.")
@@ -255,6 +258,7 @@ class ServerAnswer(_Server):
     """An MCP server; times are seconds since the epoch."""
 
     tools: int | None = None
+    drift: list[dict[str, JsonValue]] | None = None
 
 
 class ToolAnswer(BaseModel):
@@ -285,10 +289,16 @@ class ServerListAnswer(BaseModel):
 
 
 class ReloadAnswer(BaseModel):
-    """What changed in the registries: ids of agents by kind of change."""
+    """What changed in the registries: ids of agents by kind of change.
+
+    `leaving`: agents that the registry had before and that are still to be deleted in Foundry. `problems`: what is
+    wrong with them; with pointer `""` a whole document, in place of which the last good copy stays in use.
+    """
 
     generation: str
     added: list[str]
     changed: list[str]
     disabled: list[str]
     removed: list[str]
+    leaving: list[str]
+    problems: list[RegistryProblemAnswer]

@@ -60,10 +60,18 @@ class Commands:
     async def reload(self) -> dict[str, Any]:
         """Reads both registries now and says what changed: ids by `added`, `changed`, `removed`, `disabled`.
 
-        `leaving` are the agents that are still in Foundry though an earlier reconcile found them gone from here.
+        `leaving` are the agents that are still in Foundry though an earlier reconcile found them gone from here,
+        `problems` what is wrong with the documents: with pointer `""` a whole one, so that nothing of it is in force.
         """
         before = self._directory.seen()
         await self._directory.reload()
-        await self._directory.registry()
+        registry = await self._directory.registry()
+        problems: list[dict[str, str | None]] = [
+            {"pointer": "", "detail": why, "agent_id": None} for why in self._directory.unread
+        ]
+        problems += [
+            {"pointer": problem.pointer, "detail": problem.detail, "agent_id": problem.agent_id}
+            for problem in registry.problems
+        ]
         leaving = [] if self._departures is None else await self._departures.waiting()
-        return self._directory.seen().since(before) | {"leaving": leaving}
+        return self._directory.seen().since(before) | {"leaving": leaving, "problems": problems}

@@ -27,7 +27,7 @@ ARRIVALS = 30
 
 
 class ToolCallView(BaseModel):
-    """One tool call of a turn; `arguments` is the text that was sent."""
+    """One tool call of a turn; `arguments` is the text that was sent, `agent` the connected agent that was asked."""
 
     id: str
     server: str
@@ -35,6 +35,7 @@ class ToolCallView(BaseModel):
     arguments: str
     status: str
     duration_ms: int | None = None
+    agent: str | None = None
     approval: dict[str, Any] | None = None
 
 
@@ -66,6 +67,7 @@ class HistoryItem(BaseModel):
     status: Literal["queued", "running", "waiting", "completed", "failed", "cancelled"] | None = None
     waiting_on: str | None = None
     reply: str | None = None
+    truncated: bool | None = None
     error: ErrorView | None = None
     tool_calls: list[ToolCallView] = []
     usage: UsageView | None = None

@@ -33,8 +33,10 @@ def list_letters(
             *(letter.id, since, letter.reason, letter.source, letter.message_id, str(letter.attempt)),
             letter.description,
         )
-    # Too narrow a table would hide the ids, which are what one copies from here.
-    Console(width=None if sys.stdout.isatty() else 240).print(table if letters else "No dead letters.")
+    # Too narrow a table would hide the ids, which are what one copies from here. Senders write what stands in it, which
+    # may look like markup.
+    width = None if sys.stdout.isatty() else 240
+    Console(width=width, markup=False, emoji=False).print(table if letters else "No dead letters.")
 
 
 @cli.command()
@@ -43,7 +45,7 @@ def show(letter_id: Annotated[str, typer.Argument(help="Such as aos-poison:17.")
     from rich.console import Console
 
     letter = _run(lambda dead_letters: dead_letters.show(letter_id))
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for name in ("id", "message_id", "source", "reason", "description", "enqueued_at", "attempt", "operation_id"):
         console.print(f"{name}: {getattr(letter, name)}", markup=False, soft_wrap=True)
     for name in ("correlation_id", "reply_to", "session_id"):

@@ -90,7 +90,9 @@ async def agent_list(request: Request) -> Response:
     """The agents of the registry, as far as the caller may read them."""
     body = await _system(request).agents.list()
     if request.caller.scopes is not None:
-        body["agents"] = [agent for agent in body["agents"] if request.caller.may(f"agents/{agent['agent_id']}:read")]
+        # Problems say ids and settings of agents as well; of an entry without an id nobody can say whose it is.
+        for part in ("agents", "problems"):
+            body[part] = [each for each in body[part] if request.caller.may(f"agents/{each['agent_id'] or '*'}:read")]
     return Response(body=body)
 
 

@@ -25,6 +25,7 @@ from aos.kernel.ports import ConversationStore, FoundryPort
 from aos.registry.agents import AgentRegistry, parse_agents
 from aos.registry.live import LiveRegistry
 from aos.registry.source import BlobSource
+from aos.routing import ROUTER
 from aos.storage.account import StorageAccount
 from aos.storage.conversations import TableConversations
 from aos.storage.payloads import STATE_CONTAINER, Payloads
@@ -162,7 +163,7 @@ class Leftovers:
         known = self._registry.entries.keys() | {problem.agent_id for problem in problems}
         return [
             Leftover("agent", agent_id, agent_id, "the registry does not have it")
-            for agent_id in sorted(made - known - references.busy)
+            for agent_id in sorted(made - known - references.busy - {ROUTER})
         ]
 
     def _superseded(self, versions: list[Made], references: _References) -> list[Leftover]:

@@ -36,7 +36,7 @@ async def migrate_conversations(settings: Settings, one: tuple[str, str] | None,
     account, clients = StorageAccount(settings, credential), FoundryClients(settings, credential)
     store = TableConversations(account, Payloads(account, STATE_CONTAINER))
     migration = Migration(store, clients, SystemClock())
-    left = 0
+    left = told = 0
     try:
         async for key in _named(one) if one is not None else store.keys():
             try:
@@ -44,13 +44,16 @@ async def migrate_conversations(settings: Settings, one: tuple[str, str] | None,
             except AosError as error:
                 if one is not None:
                     raise
-                left += 1
+                left, told = left + 1, told + 1
                 say(f"{key.agent_id} {key.conversation_id}: {error.detail}")
                 continue
             if moved is not None:
+                told += 1
                 say(f"{key.agent_id} {key.conversation_id}: now {moved}")
             elif one is not None:
                 say(f"{key.agent_id} {key.conversation_id}: no thread")
+        if one is None and not told:
+            say("No conversation is a thread; there is nothing to move.")
     finally:
         await clients.close()
         await account.close()

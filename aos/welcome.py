@@ -38,11 +38,12 @@ async def welcome(host: AsgiRuntime, settings: Settings) -> None:
     for agent in registry.entries.values():
         deployment = f"{settings.model_deployment}-{agent.domain_knowledge.domain}"
         table.add_row(agent.agent_id, deployment, str(len(agent.distinct_tools)), agent.purpose)
-    console = Console()
+    # What a registry says is shown as it is, also where it looks like markup.
+    console = Console(markup=False, emoji=False)
     console.print(table)
     console.print("Try:", style="bold")
     # One line to paste, whatever the width of the terminal.
-    console.print(curl(entry, settings, host.port or settings.port), soft_wrap=True, highlight=False, markup=False)
+    console.print(curl(entry, settings, host.port or settings.port), soft_wrap=True, highlight=False)
 
 
 def curl(entry: AgentEntry, settings: Settings, port: int) -> str:

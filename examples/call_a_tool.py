@@ -38,9 +38,14 @@ def main() -> int:
     where.add_argument("--reply-to", metavar="QUEUE", help="a queue of one's own for the answer")
     where.add_argument("--subscription", metavar="NAME", help=f"a subscription of one's own on topic {RESPONSES}")
     options = parser.parse_args()
+    if not (bus_address := os.environ.get("AZURE_SERVICE_BUS_CONNECTION_STRING")):
+        parser.error("AZURE_SERVICE_BUS_CONNECTION_STRING is not set; `make run` writes it to .aos/settings.env")
     params: dict[str, Any] = {}
     if options.method == "call_tool":
-        params = {"tool_name": options.tool, "tool_params": json.loads(options.arguments)}
+        try:
+            params = {"tool_name": options.tool, "tool_params": json.loads(options.arguments)}
+        except ValueError as error:
+            parser.error(f"the arguments are not JSON: {error}")
     elif options.method == "read_resource":
         params = {"uri": options.tool}
     request = {
@@ -56,7 +61,7 @@ def main() -> int:
         correlation_id=f"{options.request_id}.answer" if options.reply_to else None,
         reply_to=options.reply_to,
     )
-    with ServiceBusClient.from_connection_string(os.environ["AZURE_SERVICE_BUS_CONNECTION_STRING"]) as bus:
+    with ServiceBusClient.from_connection_string(bus_address) as bus:
         with bus.get_topic_sender(REQUESTS) as sender:
             sender.send_messages(message)
         receiver = (

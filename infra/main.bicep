@@ -59,6 +59,9 @@ param eventsSessions bool = false
 @description('App settings that are secrets in Key Vault: [{name, secret}]. The secret must exist before it is named here.')
 param secretSettings array = []
 
+@description('Further app settings, {NAME: value}, which win over those of the module. Settings made elsewhere are removed.')
+param appSettings object = {}
+
 @description('Who is told of alerts; empty: they are shown in the portal only.')
 param alertEmail string = ''
 
@@ -230,6 +233,7 @@ module functions 'modules/function.bicep' = [for app in apps: {
     eventsSessions: eventsSessions
     vaultName: vault.outputs.name
     secretSettings: secretSettings
+    appSettings: appSettings
   }
 }]
 

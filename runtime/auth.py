@@ -134,7 +134,7 @@ class RequestAuthorizer:
         if caller is None and self._host_checks:
             caller = _HOST_CHECKED
         if caller is None:
-            raise self._unknown()
+            raise self._unknown(_presented(credentials))
         if level is AuthLevel.ADMIN:
             if not caller.is_admin and not any(caller.holds(scope) for scope in scopes):
                 raise self._not_admin(scopes)
@@ -153,12 +153,7 @@ class RequestAuthorizer:
         if not self._keys and not self._host_checks and self._tokens is None:
             return _LOCAL if _is_local(credentials) else None
         headers = credentials.headers
-        presented = (
-            headers.get(ADMIN_KEY_HEADER),
-            headers.get(FUNCTION_KEY_HEADER),
-            credentials.query.get(KEY_QUERY_PARAMETER),
-        )
-        callers = [caller for key in presented if key and (caller := self._keys.identify(key)) is not None]
+        callers = [caller for key in _presented(credentials) if (caller := self._keys.identify(key)) is not None]
         if callers:
             return max(callers, key=lambda caller: caller.is_admin)
         if self._tokens is not None:
@@ -169,10 +164,11 @@ class RequestAuthorizer:
                 return await self._tokens.verify(token.strip())
         return None
 
-    def _unknown(self) -> Problem:
+    def _unknown(self, presented: Sequence[str]) -> Problem:
         if not self._keys and self._tokens is None:
             return unauthorized("No keys are configured, so only this machine is served, under a loopback name.")
-        detail = f"Send a key in the header {FUNCTION_KEY_HEADER} or the parameter {KEY_QUERY_PARAMETER}"
+        refused = "The key that was sent is not one of this application's. " if presented else ""
+        detail = f"{refused}Send a key in the header {FUNCTION_KEY_HEADER} or the parameter {KEY_QUERY_PARAMETER}"
         if self._tokens is None:
             return unauthorized(f"{detail}.")
         return unauthorized(f"{detail}, or a token in Authorization: Bearer.", BEARER_CHALLENGE, KEY_CHALLENGE)
@@ -196,6 +192,17 @@ def is_loopback(host: str) -> bool:
         return False
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback
+
+
+def _presented(credentials: Credentials) -> list[str]:
+    """All keys of a request."""
+    headers = credentials.headers
+    keys = (
+        headers.get(ADMIN_KEY_HEADER),
+        headers.get(FUNCTION_KEY_HEADER),
+        credentials.query.get(KEY_QUERY_PARAMETER),
+    )
+    return [key for key in keys if key]
 
 
 def _digest(key: str) -> bytes:

@@ -35,6 +35,7 @@ class Timer:
         self._route = route
         self._run = run
         self._schedule = _resolve_schedule(route, settings)
+        self._failure = ""
 
     async def run(self) -> None:
         """Tick until cancelled."""
@@ -52,8 +53,16 @@ class Timer:
         late = -_seconds_until(due) > PAST_DUE_SECONDS
         try:
             await self._run(self._route, TimerTick(self._route.name, due, past_due=late))
-        except Exception:
-            log.exception("timer %s failed", self._route.name)
+        except Exception as error:
+            # What lasts, such as a missing setting, is told in full once, not with every tick.
+            failure = f"{type(error).__name__}: {error}"
+            if failure == self._failure:
+                log.error("timer %s failed again: %s", self._route.name, failure)
+            else:
+                log.exception("timer %s failed", self._route.name)
+            self._failure = failure
+        else:
+            self._failure = ""
 
 
 def next_tick(schedule: str, after: datetime) -> datetime:

@@ -31,6 +31,8 @@ def test_tokens_need_both_settings() -> None:
         {"AOS_ENTRA_AUDIENCES": "a"},
         {"AOS_ENTRA_ISSUERS": "http://plain.example", "AOS_ENTRA_AUDIENCES": "a"},
         {"AOS_KEYS": '{"shop": {"key": "short", "scopes": []}}'},
+        {"AOS_KEYS": '{"shop": {"key": "0123456789abcdef", "scopes": ["aprover"]}}'},
+        {"AOS_KEYS": '{"shop": {"key": "0123456789abcdef", "scopes": ["agents/ceo:run", "agents/ceo:ran"]}}'},
     ],
 )
 def test_a_wrong_setting_is_named(settings: dict[str, str]) -> None:

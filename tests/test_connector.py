@@ -54,3 +54,10 @@ def test_there_is_one_way_to_sign_in(made: dict[str, Any]) -> None:
     (entra,) = definition("--tenant", "contoso.example")["securityDefinitions"].values()
     assert (entra["type"], entra["flow"]) == ("oauth2", "accessCode")
     assert "/contoso.example/" in entra["tokenUrl"]
+
+
+@pytest.mark.parametrize("host", ["https://aos-example.azurewebsites.net", f"{HOST}/api", "two words", "", f"{HOST}:"])
+def test_a_host_is_a_name_alone(host: str) -> None:
+    result = CliRunner().invoke(cli, ["connector", host])
+    assert result.exit_code == 2
+    assert "is no host" in result.output

@@ -157,7 +157,7 @@ async def test_the_command_line(
     monkeypatch.setenv("AZURE_SERVICE_BUS_CONNECTION_STRING", emulator.connection_string)
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "AccountName=a;AccountKey=c2VjcmV0")
     monkeypatch.setenv("AZURE_AI_API_KEY", "none")
-    await bus.send([park("m1")])
+    await bus.send([park("m[/1]")])
     (letter,) = await letters.letters(10, HERE)
 
     async def said(*arguments: str, code: int = 0) -> str:
@@ -165,7 +165,9 @@ async def test_the_command_line(
         assert result.exit_code == code, result.output
         return result.output
 
-    assert letter.id in await said("list")
+    listed = await said("list")
+    assert letter.id in listed
+    assert "It is sad: m[/1]." in listed
     shown = await said("show", letter.id)
     assert "reason: Sad" in shown
     assert '"agent_id": "ceo"' in shown
@@ -177,7 +179,7 @@ async def test_the_command_line(
         (held,) = await other.receive_messages(1, max_wait_time=5)
         refused = await said("replay", letter.id, code=1)
         assert "0 replayed." in refused
-        assert f"{letter.id} m1: another receiver holds it" in refused
+        assert f"{letter.id} m[/1]: another receiver holds it" in refused
         await other.abandon_message(held)
     assert "1 replayed." in await said("replay", letter.id)
     assert "No dead letters." in await said("list")

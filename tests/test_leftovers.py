@@ -18,9 +18,11 @@ import aos.errors
 import aos.leftovers
 from aos.__main__ import cli
 from aos.config import Settings, load_settings
+from aos.intake import Ask
 from aos.kernel.ports import Change, Lease
 from aos.kernel.types import AgentRef, Conversation, ConversationKey, Message, Rollover, Turn
 from aos.leftovers import open_leftovers
+from aos.routing import NoAgentFits
 from aos.storage.account import StorageAccount
 from aos.system import AGENT_REGISTRY, SERVER_REGISTRY, AgentOperatingSystem
 from emulators.foundry import FoundryEmulator
@@ -126,6 +128,13 @@ async def test_a_version_stays_as_long_as_a_turn_began_with_it(site: Site, long_
     await site.state(state)
     await site.registry(agent_entry(agent_id, purpose="Another one."))
     await site.system.directory.bind(agent_id)
+    assert await site.found() == []
+
+
+async def test_who_chooses_agents_for_messages_is_no_leftover(site: Site, long_ago: None) -> None:
+    await site.registry(*(agent_entry(f"{name}{site.mark}x") for name in ("one", "two")))
+    with pytest.raises(NoAgentFits, match="its answer was unusable"):
+        await site.system.router.query(Ask(message="Who knows?"), caller="anybody", idempotency_key=None)
     assert await site.found() == []
 
 

@@ -66,7 +66,16 @@ async def test_agents_are_made_kept_and_removed_as_the_registry_says(
         await system.reconcile()
         assert await project.versions(leaving) == []
         assert await project.versions(kept)
-        assert (await system.commands.reload())["leaving"] == []
+        told = await system.commands.reload()
+        assert (told["leaving"], told["problems"]) == ([], [])
+        container = await account.container(settings.agent_container)
+        await container.upload_blob(AGENT_REGISTRY, b'{"agents": [', overwrite=True)
+        (problem,) = (await system.commands.reload())["problems"]
+        assert (problem["pointer"], problem["agent_id"]) == ("", None)
+        assert problem["detail"].startswith(f"blob agents-{mark}/{AGENT_REGISTRY}: The document is not JSON")
+        await put(account, settings.agent_container, AGENT_REGISTRY, "agents", [{"agent_id": kept}])
+        problems = (await system.commands.reload())["problems"]
+        assert {problem["agent_id"] for problem in problems} == {kept}
     finally:
         await system.close(0)
         await account.close()

@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+from aos.answers import AgentStatusAnswer
 from aos.kernel.ports import AgentBinding
 from aos.registry.agents import AgentRegistry, parse_agents
 from aos.schedules import Schedules
@@ -188,5 +189,6 @@ def test_the_heartbeat_says_when_the_last_event_came_and_when_the_next_tick_is()
             "last_event_at": "1970-01-12T14:00:00.000+00:00",
             "next_tick": "1970-01-12T15:00:00.000+00:00",
         }
+        assert (await host.schedules.heartbeat(entry)).keys() - AgentStatusAnswer.model_fields.keys() == set()
 
     run(scenario)

@@ -343,6 +343,11 @@ class AgentDirectory:
         """Reads both registries now."""
         await asyncio.gather(self._agents.reload(), self._servers.reload())
 
+    @property
+    def unread(self) -> list[str]:
+        """Why a registry could not be read anew; the last good copy is in use meanwhile."""
+        return [problem for problem in (self._agents.problem, self._servers.problem) if problem is not None]
+
     def seen(self) -> Seen:
         """The agents as this process last saw them, without any look."""
         entries = {} if self._view is None else self._view[1].entries

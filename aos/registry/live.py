@@ -179,8 +179,10 @@ class LiveRegistry(Generic[T]):
         try:
             value = await asyncio.to_thread(self._parse, document.data)
         except RegistryInvalid as error:
-            self._refused = _Refused(document.etag, error)
-            raise
+            # Two documents may be wrong at once: each says which one it is.
+            named = RegistryInvalid(f"{document.origin}: {error.detail}")
+            self._refused = _Refused(document.etag, named)
+            raise named from error
         logger.info("loaded %s, generation %s", document.origin, document.etag)
         return Loaded(value, document.etag, asked_at, asked_at, document.origin)
 

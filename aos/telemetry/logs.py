@@ -9,9 +9,11 @@ from typing import Literal
 
 from opentelemetry import trace
 
+from aos.errors import SettingError
 from aos.telemetry.work import current
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _IDS = ("operation_id", "conversation_id", "agent_id", "trace_id", "span_id")
 
 
@@ -65,7 +67,14 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_to_stderr(level: str, form: Literal["text", "json"]) -> None:
-    """Sets up the root logger of a program of ours."""
+    """Sets up the root logger of a program of ours.
+
+    Raises:
+        SettingError: There is no such level.
+    """
+    level = level.upper()
+    if level not in LEVELS:
+        raise SettingError(f"AOS_LOG_LEVEL: there is no level {level[:20]!r}; use one of {', '.join(LEVELS)}.")
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler])

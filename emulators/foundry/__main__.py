@@ -18,7 +18,7 @@ from emulators.foundry.server import FoundryEmulator
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m emulators.foundry", description=__doc__)
-    parser.add_argument("--port", type=int, required=True, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=8765, help="0 takes a free one (8765)")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--model", default="offline", help="offline, or the URL of an OpenAI-compatible server")
     parser.add_argument("--db", help="SQLite file; without it the state lives in memory")

@@ -22,6 +22,7 @@ param foundryApi string
 param eventsSessions bool
 param vaultName string
 param secretSettings array
+param appSettings object
 
 var secrets = toObject(secretSettings, item => item.name, item => '@Microsoft.KeyVault(VaultName=${vaultName};SecretName=${item.secret})')
 
@@ -113,5 +114,5 @@ resource settings 'Microsoft.Web/sites/config@2025-03-01' = {
     AZURE_SERVICE_BUS_CONNECTION_STRING__clientId: identityClientId
     AGENT_CONFIG_BLOB_CONTAINER: 'agent-configs'
     MCP_REGISTRY_BLOB_CONTAINER: 'mcp-registry'
-  })
+  }, appSettings)
 }

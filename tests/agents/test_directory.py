@@ -255,6 +255,7 @@ async def test_reload_reads_both_registries_now(office: Office) -> None:
     office.write(agent_entry("cfo"))
     await office.directory.reload()
     assert "cfo" in (await office.directory.registry()).entries
+    assert office.directory.unread == []
 
 
 # --- definitions and generations

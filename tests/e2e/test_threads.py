@@ -101,4 +101,4 @@ async def test_conversations_go_along_to_the_current_generation(older: World) ->
     assert "counsel" in said
     assert moved not in said
     assert met not in said
-    assert await migrate(older, "--all") == (0, "")
+    assert await migrate(older, "--all") == (0, "No conversation is a thread; there is nothing to move.\n")

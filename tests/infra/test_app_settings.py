@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -98,6 +99,17 @@ def test_a_secret_cannot_take_the_place_of_a_setting() -> None:
     assert parameters["arg_1"] == "secrets"
     assert re.search(r"'@Microsoft\.KeyVault\(VaultName=\$\{vaultName\};SecretName=", FUNCTION.text)
     assert FUNCTION.resource("Microsoft.Web/sites").body["properties"]["keyVaultReferenceIdentity"] == "identityId"
+
+
+def test_settings_of_the_operator_outlast_a_deployment() -> None:
+    # Azure replaces all settings at once: what is not given here is gone.
+    parameters = FUNCTION.resource("Microsoft.Web/sites/config").body["properties"]["function"]["parameters"]
+    assert parameters["arg_3"] == "appSettings"
+    main = parse(INFRA / "main.bicep").text
+    assert "param appSettings object = {}" in main
+    assert "    appSettings: appSettings\n" in main
+    given = json.loads((INFRA / "main.parameters.json").read_text(encoding="utf-8"))["parameters"]
+    assert given["appSettings"] == {"value": {}}
 
 
 def test_containers_are_those_of_the_storage_module() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -14,7 +15,14 @@ from tests.publish.staging import ROOT
 PLATFORM = {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsStorage"}
 """Read by the Functions host."""
 
-VALUES: dict[str, str] = json.loads((ROOT / "local.settings.json.example").read_text(encoding="utf-8"))["Values"]
+TEXT = (ROOT / "local.settings.json.example").read_text(encoding="utf-8")
+VALUES: dict[str, str] = json.loads(TEXT)["Values"]
+
+
+def test_no_setting_stands_there_twice() -> None:
+    # Readers differ in which of two counts, and some refuse both.
+    names = re.findall(r'^ +"([^"]+)":', TEXT, flags=re.MULTILINE)
+    assert sorted(set(names)) == sorted(names)
 
 
 def test_every_setting_of_the_code_is_there() -> None:

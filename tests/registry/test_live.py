@@ -162,7 +162,9 @@ async def test_a_failure_keeps_the_last_good_copy_and_is_exposed(
     clock.time += 20
     failed_at = clock.time
     assert await live.current() is good
-    assert live.problem == (failure.detail if isinstance(failure, AosError) else "b'not a number' is not a number.")
+    assert live.problem == (
+        failure.detail if isinstance(failure, AosError) else "script: b'not a number' is not a number."
+    )
     assert live.problem_since == failed_at
 
     for _ in range(10):  # messages come in: none of them looks again
@@ -202,7 +204,7 @@ async def test_a_document_that_was_refused_is_not_parsed_again_and_stays_the_pro
     source.content = b"bad"
     clock.time += 20
     assert (await live.current()).value == 1
-    assert live.problem == "b'bad' is not a number."
+    assert live.problem == "script: b'bad' is not a number."
     assert parsed == [b"1", b"bad"]
     assert source.asked == [None, "etag-1", "etag-bad", "etag-bad"]
 

@@ -46,6 +46,16 @@ async def test_wrong_keys_are_refused(key: str) -> None:
     assert await authorizer.authorize(AuthLevel.ANONYMOUS, sent(x_functions_key=key)) == Caller()
 
 
+async def test_a_wrong_key_is_told_from_none() -> None:
+    authorizer = RequestAuthorizer(KEYS)
+    details = []
+    for credentials in (sent(x_functions_key="wrong"), sent(code="wrong"), sent()):
+        with pytest.raises(Problem) as caught:
+            await authorizer.authorize(AuthLevel.FUNCTION, credentials)
+        details.append(str(caught.value.detail))
+    assert ["is not one of this application's" in detail for detail in details] == [True, True, False]
+
+
 async def test_admin_routes_need_the_admin_key() -> None:
     authorizer = RequestAuthorizer(KEYS)
     assert await authorizer.authorize(AuthLevel.ADMIN, sent(x_admin_key="a-key")) == ADMIN

@@ -46,7 +46,7 @@ async def ignore(route: TimerRoute, tick: TimerTick) -> None:
     del route, tick
 
 
-async def test_ticks_come_on_the_second_even_after_one_that_raised() -> None:
+async def test_ticks_come_on_the_second_even_after_one_that_raised(caplog: pytest.LogCaptureFixture) -> None:
     ticks: list[TimerTick] = []
     enough = asyncio.Event()
 
@@ -62,6 +62,8 @@ async def test_ticks_come_on_the_second_even_after_one_that_raised() -> None:
         await enough.wait()
     timer.cancel()
     await asyncio.wait([timer])
+    told = [(record.getMessage(), record.exc_info is not None) for record in caplog.records][:2]
+    assert told == [("timer sweep failed", True), ("timer sweep failed again: RuntimeError: logged", False)]
     at_start, first, second = ticks
     assert not any(tick.past_due for tick in ticks)
     assert abs((datetime.now(UTC) - at_start.scheduled_for).total_seconds()) < 5
