@@ -124,9 +124,13 @@ class PerpetualAgent(PurposeDrivenAgent):
         adapters = wanted.adapters or [{}]
         named = [adapter | {"adapter_name": adapter.get("adapter_name") or self._adapter()} for adapter in adapters]
         return [
-            await self._pipeline.train_adapter(str(adapter["adapter_name"]), wanted.training_params, adapter)
+            await self._pipeline.train_adapter(self._role(adapter["adapter_name"]), wanted.training_params, adapter)
             for adapter in named
         ]
+
+    def _role(self, adapter: object) -> str:
+        """Whose entry of the registry says what the adapter is trained on: for its own, the agent's."""
+        return self.agent_id if adapter == self._own_adapter else str(adapter)
 
     async def _run_pipeline(self, params: Mapping[str, Any]) -> AzureMLRun:
         wanted = _Pipeline.model_validate(params)

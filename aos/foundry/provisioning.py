@@ -268,17 +268,27 @@ class Provisioner:
         from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
         from azure.data.tables import UpdateMode
 
+        freed = {**claim.row, "owner": "", "lease_until": 0.0, **made}
+        etag: str | None = claim.etag
         with storage_errors(TABLE):
-            try:
-                await table.update_entity(
-                    {**claim.row, "owner": "", "lease_until": 0.0, **made},
-                    mode=UpdateMode.REPLACE,
-                    etag=claim.etag,
-                    match_condition=MatchConditions.IfNotModified,
-                )
-            except (ResourceModifiedError, ResourceNotFoundError):
-                # The row is another owner's now, or was forgotten: whoever looks next finds the agent by its hash.
-                log.warning("the lease for making agent %s ran out before it was made", claim.row["RowKey"])
+            while True:
+                try:
+                    await table.update_entity(
+                        freed, mode=UpdateMode.REPLACE, etag=etag, match_condition=MatchConditions.IfNotModified
+                    )
+                    return
+                except (ResourceModifiedError, ResourceNotFoundError):
+                    pass
+                try:
+                    row = await table.get_entity(self._scope, claim.row["RowKey"])
+                except ResourceNotFoundError:
+                    row = None
+                if row is None or row["owner"] != self._owner:
+                    # Another owner's now, or gone: whoever looks next finds the agent by its hash.
+                    log.warning("the lease for making agent %s ran out before it was made", claim.row["RowKey"])
+                    return
+                # A process that was told that the agent is gone made the row forget it; the lease is still ours.
+                freed, etag = {**row, "owner": "", "lease_until": 0.0, **made}, row.metadata["etag"]
 
     async def _rows(self, account: StorageAccount) -> dict[str, dict[str, Any]]:
         """What is remembered of all agents of the scope, by name: one query, a request per thousand rows."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from aos.lora.data import ChatMessage
-from aos.lora.errors import BaseModelMissing
+from aos.lora.errors import BaseModelMissing, PromptTooLong
 from aos.lora.inference import AdapterModel
 from aos.lora.training import REPORT, read_report
 
@@ -67,11 +67,14 @@ def run(raw: str) -> dict[str, Any]:
             )
         }
     how = asked.parameters
-    made = _model.generate(
-        ADAPTER,
-        [message.model_dump() for message in asked.input_string],
-        max_tokens=how.max_new_tokens,
-        temperature=how.temperature,
-        top_p=how.top_p,
-    )
+    try:
+        made = _model.generate(
+            ADAPTER,
+            [message.model_dump() for message in asked.input_string],
+            max_tokens=how.max_new_tokens,
+            temperature=how.temperature,
+            top_p=how.top_p,
+        )
+    except PromptTooLong as error:
+        return {"error": error.detail}
     return {"output": made.text}

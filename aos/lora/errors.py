@@ -46,6 +46,11 @@ class UnknownAdapter(AosError):
     title = "There is no such adapter."
 
 
+class PromptTooLong(AosError):
+    code = "context_length_exceeded"
+    title = "The conversation is more than the model can read at once."
+
+
 class ExtraMissing(AosError):
     code = "extra_missing"
     title = "The packages for training are not installed."

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aos.lora.data import Example
-from aos.lora.errors import UnknownAdapter, need_torch
+from aos.lora.errors import PromptTooLong, UnknownAdapter, need_torch
 from aos.lora.tokens import IGNORED, encode, prompt_ids
 from aos.lora.training import load_base
 
@@ -53,6 +53,21 @@ class AdapterModel:
         self._model.eval()
         self._turn = threading.Lock()
 
+    def prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """The tokens of a conversation, up to where the model speaks.
+
+        Raises:
+            PromptTooLong: They leave no place for an answer: what a model says beyond its context makes no sense.
+        """
+        extra = {"tools": list(tools)} if tools else {}
+        ids = prompt_ids(self._tokenizer, messages, **extra)
+        most = getattr(self._model.config, "max_position_embeddings", None)
+        if isinstance(most, int) and len(ids) >= most:
+            raise PromptTooLong(
+                f"This model's maximum context length is {most} tokens; the messages have {len(ids)}. Send fewer."
+            )
+        return ids
+
     def generate(
         self,
         adapter: str | None,
@@ -73,6 +88,7 @@ class AdapterModel:
 
         Raises:
             UnknownAdapter: None is loaded under this name.
+            PromptTooLong: See `prompt`.
         """
         import torch
         from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
@@ -88,8 +104,7 @@ class AdapterModel:
             def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
                 return torch.full((input_ids.shape[0],), cancelled(), dtype=torch.bool)
 
-        extra = {"tools": list(tools)} if tools else {}
-        ids = prompt_ids(tokenizer, messages, **extra)
+        ids = self.prompt(messages, tools)
         given = torch.tensor([ids], device=self._model.device)
         sampling = (
             {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {"do_sample": False}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from aos.lora.errors import PromptTooLong
 from aos.lora.inference import AdapterModel, Generated
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ class ChatRequest(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     tools: list[dict[str, Any]] = []
     tool_choice: Literal["auto", "none", "required"] | dict[str, Any] = "auto"
+
+    @property
+    def tools_shown(self) -> list[dict[str, Any]]:
+        """Tools that the model is told of."""
+        return [] if self.tool_choice == "none" else self.tools
 
 
 def deployments(base: str, adapters: Mapping[str, Path]) -> dict[str, str | None]:
@@ -90,6 +96,15 @@ def adapter_app(model: AdapterModel, names: Mapping[str, str | None], max_tokens
         if waiting >= WAITING:
             return _error(429, "Too many requests wait for their turn.", "rate_limit_exceeded", {"Retry-After": "1"})
         waiting += 1
+        try:
+            # Before anything is answered: a stream that has begun cannot be refused.
+            await asyncio.to_thread(model.prompt, asked.messages, asked.tools_shown)
+        except PromptTooLong as error:
+            waiting -= 1
+            return _error(400, error.detail, error.code)
+        except BaseException:
+            waiting -= 1
+            raise
         work = _Work(model, names[asked.model], asked, max_tokens)
         if asked.stream:
 
@@ -136,7 +151,7 @@ class _Work:
             self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
 
         asked = self._asked
-        tools = [] if asked.tool_choice == "none" else asked.tools
+        tools = asked.tools_shown
         try:
             return self._model.generate(
                 self._adapter,

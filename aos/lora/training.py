@@ -275,9 +275,18 @@ def _checkpoint(checkpoints: Path, fingerprint: str) -> Path | None:
         checkpoints.mkdir(parents=True)
         mark.write_text(fingerprint)
         return None
-    # The trainer writes its state last.
-    whole = [path.parent for path in checkpoints.glob("checkpoint-*/trainer_state.json")]
+    whole = [path for path in checkpoints.glob("checkpoint-*") if _is_whole(path)]
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint can be gone on from: a crash of the machine, or a full disk, leaves empty files."""
+    try:
+        # The trainer writes its state last.
+        json.loads((checkpoint / "trainer_state.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return all(path.stat().st_size for path in checkpoint.iterdir() if path.is_file())
 
 
 def versions(folder: Path) -> dict[int, Path]:

@@ -216,8 +216,7 @@ def _prepared(text: str) -> _Prepared:
     schema: dict[str, Any] = {"type": "object", "properties": {}, **json.loads(text)}
     if (fault := schema_fault(schema)) is not None:
         raise ValueError(f"/{'/'.join(map(str, fault[0]))}: {fault[1]}")
-    # Not even looked up: what a schema of somebody else refers to outside itself.
-    validator = jsonschema_rs.validator_for(schema, validate_formats=True, offline=True)
+    validator = jsonschema_rs.validator_for(schema, validate_formats=True)
     return _Prepared(schema, validator, parameters(schema, {}, frozenset()))
 
 

@@ -28,6 +28,7 @@ from aos.ml.azure_ml_errors import (
     AzureMLQuota,
     AzureMLRefused,
     AzureMLTimedOut,
+    AzureMLUnavailable,
     WorkspaceUnknown,
     azure_ml_errors,
     is_quota,
@@ -86,6 +87,8 @@ class AzureMLWorkspace:
             AzureMLJobFailed: With what the service says about it.
         """
         ends = time.monotonic() + self._request.timeout_seconds
+        if self._request.deploy:
+            await self._has_endpoint()
         compute_made = await self._compute(ends)
         name = f"{self._request.job.adapter}-{uuid.uuid4().hex[:12]}"
         submitted = await self._submit(name)
@@ -100,7 +103,7 @@ class AzureMLWorkspace:
         if not self._request.wait:
             return run
         status = await self._wait(run, ends)
-        version = await self._register(run)
+        version = await self._register(run, ends)
         deployment = await self._deploy(version, ends) if self._request.deploy else None
         return replace(
             run,
@@ -199,8 +202,7 @@ class AzureMLWorkspace:
         name, told, pause = run.job_name, "", 0.5
         try:
             while True:
-                with azure_ml_errors(f"job {name}"):
-                    seen = await asyncio.to_thread(lambda: self._state("waiting", self._ml.jobs.get(name)))
+                seen = await self._insist(f"job {name}", lambda: self._state("waiting", self._ml.jobs.get(name)), ends)
                 if seen.status != told:
                     self._tell(seen)
                     told = seen.status or ""
@@ -216,7 +218,7 @@ class AzureMLWorkspace:
                 # What is wrong from the beginning shows soon; a training of hours is not looked at every second.
                 pause = min(pause * 2, self._request.poll_seconds)
                 await asyncio.sleep(min(pause, left))
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, AzureMLUnavailable):
             await self._cancel(name)
             raise
         if seen.status != "Completed":
@@ -250,7 +252,7 @@ class AzureMLWorkspace:
 
     # --- what comes of it
 
-    async def _register(self, run: AzureMLRun) -> str:
+    async def _register(self, run: AzureMLRun, ends: float) -> str:
         """Registers the output of the job as a model; the version that it got."""
         self._say("registering", run)
 
@@ -268,26 +270,29 @@ class AzureMLWorkspace:
                     "job": run.job_name,
                 },
             )
-            with azure_ml_errors(f"registering {model.name}"):
-                return str(self._ml.models.create_or_update(model).version)
+            return str(self._ml.models.create_or_update(model).version)
 
-        return await asyncio.to_thread(register)
+        return await self._insist(f"registering {self._request.model_name}", register, ends)
 
     async def _deploy(self, version: str, ends: float) -> AzureMLDeployment:
         """Puts a registered version behind the endpoint of its adapter, which is made if there is none."""
-        request = self._request
-        endpoint_name = request.endpoint_name or f"aos-{request.job.adapter.replace('_', '-')}"[:32].rstrip("-")
+        request, endpoint_name = self._request, self._endpoint_name
         deployment_name = f"version-{version}"
         self._say("deploying")
 
-        def endpoint(traffic: dict[str, int] | None = None) -> LROPoller[Any]:
+        def endpoint() -> LROPoller[Any]:
             from azure.ai.ml.entities import ManagedOnlineEndpoint
 
             wanted = ManagedOnlineEndpoint(name=endpoint_name, auth_mode="key", tags={"adapter": request.job.adapter})
-            if traffic is not None:
-                wanted.traffic = traffic
             making: LROPoller[Any] = self._ml.online_endpoints.begin_create_or_update(wanted)
             return making
+
+        def lead() -> LROPoller[Any]:
+            # As it is, but for the traffic: what is written replaces everything.
+            known = self._ml.online_endpoints.get(endpoint_name)
+            known.traffic = {deployment_name: 100}
+            leading: LROPoller[Any] = self._ml.online_endpoints.begin_create_or_update(known)
+            return leading
 
         def deployment() -> LROPoller[Any]:
             from azure.ai.ml.entities import CodeConfiguration, ManagedOnlineDeployment, OnlineRequestSettings
@@ -307,12 +312,34 @@ class AzureMLWorkspace:
                 making: LROPoller[Any] = self._ml.online_deployments.begin_create_or_update(wanted)
                 return making
 
-        await self._finish(f"making endpoint {endpoint_name}", endpoint, ends)
+        if not await self._has_endpoint():
+            await self._finish(f"making endpoint {endpoint_name}", endpoint, ends)
         await self._finish(f"deploying {deployment_name} to {endpoint_name}", deployment, ends)
-        await self._finish(f"leading {endpoint_name} to it", lambda: endpoint({deployment_name: 100}), ends)
+        await self._finish(f"leading {endpoint_name} to it", lead, ends)
         with azure_ml_errors(f"endpoint {endpoint_name}"):
             made = await asyncio.to_thread(lambda: self._ml.online_endpoints.get(endpoint_name))
         return AzureMLDeployment(endpoint_name, deployment_name, str(made.scoring_uri))
+
+    @property
+    def _endpoint_name(self) -> str:
+        request = self._request
+        return request.endpoint_name or f"aos-{request.job.adapter.replace('_', '-')}"[:32].rstrip("-")
+
+    async def _has_endpoint(self) -> bool:
+        """Whether the endpoint is there.
+
+        Raises:
+            AzureMLRefused: It is another adapter's: names that are long, or differ in `-` and `_`, make one name.
+        """
+        name, adapter = self._endpoint_name, self._request.job.adapter
+        try:
+            with azure_ml_errors(f"endpoint {name}"):
+                known = await asyncio.to_thread(lambda: self._ml.online_endpoints.get(name))
+        except AzureMLMissing:
+            return False
+        if (other := (known.tags or {}).get("adapter", adapter)) != adapter:
+            raise AzureMLRefused(f"endpoint {name} serves adapter {other!r}: give {adapter!r} another endpoint_name.")
+        return True
 
     # --- the SDK
 
@@ -350,6 +377,25 @@ class AzureMLWorkspace:
     def _close(self) -> None:
         while self._closing:
             self._closing.pop()()
+
+    async def _insist(self, what: str, work: Callable[[], T], ends: float) -> T:
+        """Does something short, again while the service is away: hours of training should not be lost to that.
+
+        Raises:
+            AzureMLUnavailable: It was away until there was no time left.
+        """
+        pause = 0.5
+        while True:
+            try:
+                with azure_ml_errors(what):
+                    return await asyncio.to_thread(work)
+            except AzureMLUnavailable as error:
+                left = ends - time.monotonic()
+                if left <= 0:
+                    raise
+                log.warning("trying again: %s", error.detail)
+            pause = min(pause * 2, self._request.poll_seconds)
+            await asyncio.sleep(min(pause, left))
 
     async def _finish(self, what: str, begin: Callable[[], LROPoller[Any]], ends: float) -> None:
         """Begins something long and waits for its end."""

@@ -31,6 +31,10 @@ class ModelRefused(AosError):
 
 
 OVERLOADED = frozenset({408, 409, 429, 500, 502, 503, 504})
+TOO_LONG = "context_length_exceeded"
+"""Code of a refusal because what was said is more than the model can read at once."""
+_SAYS_TOO_LONG = (TOO_LONG, "maximum context length", "context window", "longer than the maximum model len")
+"""How servers say it: OpenAI's code, and the words of vLLM, llama.cpp and others."""
 
 
 def of_status(what: str, status: int, message: str, retry_after: str | None = None) -> AosError:
@@ -40,4 +44,5 @@ def of_status(what: str, status: int, message: str, retry_after: str | None = No
         return ModelUnavailable(f"{what} refused with HTTP {status}: {message}", retry_after=seconds)
     if status in (401, 403):
         return ModelRefused(f"{what} refused the sign-in: check its API key.", code="model_unauthorized")
-    return ModelRefused(f"{what} refused: {message}")
+    too_long = any(words in message.lower() for words in _SAYS_TOO_LONG)
+    return ModelRefused(f"{what} refused: {message}", code=TOO_LONG if too_long else None)

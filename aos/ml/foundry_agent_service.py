@@ -185,8 +185,6 @@ class FoundryAgentServiceClient:
                 code="timeout",
             ) from error
         finally:
-            if thread_id is not None and not succeeded:
-                self._threads.lost_track(thread_id)
             self._metrics.record(asyncio.get_running_loop().time() - began, succeeded=succeeded, tokens=tokens)
         if thread_id is not None:
             await self._note(thread_id, response)

@@ -33,7 +33,6 @@ class FoundryThreads:
         self._app_name = app_name
         self._clock = clock
         self._metadata: OrderedDict[str, dict[str, str]] = OrderedDict()
-        self._last: OrderedDict[str, str | None] = OrderedDict()
 
     async def create(self, metadata: Mapping[str, str]) -> str:
         """A new thread's id.
@@ -47,7 +46,6 @@ class FoundryThreads:
             made = await self._clients.openai.conversations.create(metadata=own, timeout=SHORT)
             thread_id = str(made.id)
         self._remember(thread_id, own)
-        self.moved(thread_id, None)
         return thread_id
 
     async def info(self, thread_id: str) -> ThreadInfo:
@@ -80,7 +78,6 @@ class FoundryThreads:
     async def delete(self, thread_id: str) -> bool:
         """Deletes a thread; False if there is none."""
         self._metadata.pop(thread_id, None)
-        self._last.pop(thread_id, None)
         try:
             with foundry_errors("deleting a thread"):
                 deleted = await self._clients.openai.conversations.delete(thread_id, timeout=SHORT)
@@ -101,24 +98,13 @@ class FoundryThreads:
         self._remember(thread_id, own)
 
     async def last_item(self, thread_id: str) -> str | None:
-        """The newest item of a thread: what comes after it is news."""
-        if thread_id in self._last:
-            return self._last[thread_id]
+        """The newest item of a thread: what comes after it is news.
+
+        Asked each time: other processes go on with a thread, too, and what they were answered is none of ours.
+        """
         with foundry_errors("reading a thread"):
             page = await self._clients.openai.conversations.items.list(thread_id, order="desc", limit=1, timeout=SHORT)
-            newest = page.data[0].id if page.data else None
-        self.moved(thread_id, newest)
-        return newest
-
-    def moved(self, thread_id: str, item_id: str | None) -> None:
-        """Remembers the newest item."""
-        self._last[thread_id] = item_id
-        while len(self._last) > REMEMBERED:
-            self._last.popitem(last=False)
-
-    def lost_track(self, thread_id: str) -> None:
-        """What the newest item is must be asked again."""
-        self._last.pop(thread_id, None)
+            return page.data[0].id if page.data else None
 
     def _remember(self, thread_id: str, metadata: dict[str, str]) -> None:
         self._metadata[thread_id] = metadata

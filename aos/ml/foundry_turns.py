@@ -106,14 +106,11 @@ class FoundryTurns:
 
     async def read(self, way: Way, thread_id: str | None, response: Response) -> FoundryResponse:
         with foundry_errors(f"a response of {way.agent.name}"):
-            last = getattr(response.output[-1], "id", None) if response.output else None
             content = response.output_text
             kinds = [item.type for item in response.output]
             calls = {item.call_id: item.name for item in response.output if item.type == "function_call"}
             usage = response.usage.model_dump() if response.usage else {}
         _check(response)
-        if thread_id is not None:
-            self._threads.moved(thread_id, last)
         if calls:
             await self.decline(way, thread_id, list(calls), sorted(set(calls.values())))
         metadata = dict(way.metadata)
@@ -141,7 +138,6 @@ class FoundryTurns:
         if reply.calls:
             called = sorted({call.name for call in reply.calls})
             await self.decline(way, thread_id, [call.call_id for call in reply.calls], called)
-        self._threads.moved(thread_id, reply.anchor)
         # The service keeps no usage with the items of a conversation.
         metadata = way.metadata | {"adopted": True}
         return FoundryResponse(reply.text, thread_id, way.agent.name, metadata=metadata)
@@ -156,7 +152,6 @@ class FoundryTurns:
             FoundryRefused: Always; it says which functions.
         """
         if thread_id is not None:
-            self._threads.lost_track(thread_id)
             with foundry_errors("declining function calls"):
                 await self._clients.openai.conversations.items.create(
                     thread_id,

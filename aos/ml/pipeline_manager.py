@@ -101,7 +101,8 @@ class MLPipelineManager:
                 which adapter, which data, and, without an `adapter_config`, which shape.
             training_params: As `aos.lora.job.TrainingParams`; `output_dir` is `AOS_ADAPTERS_DIR` without one and
                 `model_name` is `AOS_BASE_MODEL`. `data_path` may be a blob (`container/name`) of the storage account.
-            adapter_config: As `aos.lora.job.AdapterConfig`; a name in it is the adapter's instead of the role.
+            adapter_config: As `aos.lora.job.AdapterConfig`; a name in it is the adapter's instead of the role. One that
+                holds a name alone leaves the shape to the registry, like none.
             tell: Is told how far it is.
 
         Raises:
@@ -141,7 +142,11 @@ class MLPipelineManager:
             registered = await registered_training(role, self._settings)
             if registered.data_path:
                 given["data_path"] = registered.data_path
-            config = registered.config if config is None else config
+            given_config = {key: value for key, value in (config or {}).items() if value is not None}
+            if not given_config.keys() - {"adapter_name"}:
+                # A name alone is no shape.
+                given_config = {**registered.config, **given_config}
+            config = given_config
             adapter = str(config.get("adapter_name") or registered.adapter)
         if self._settings.base_model:
             given.setdefault("model_name", self._settings.base_model)

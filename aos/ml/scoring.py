@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from aos.config_ml import AzureMLEndpoint
 from aos.ml.errors import ModelRefused, ModelSettingError, ModelUnavailable, of_status
@@ -40,6 +40,15 @@ class Scored:
 
 class _Output(BaseModel):
     output: str
+
+
+class _Error(BaseModel):
+    """What the scoring script of an adapter answers to a request that it does not take."""
+
+    error: str
+
+
+_ANSWER: TypeAdapter[_Output | _Error] = TypeAdapter(_Output | _Error)
 
 
 class _Message(BaseModel):
@@ -119,7 +128,7 @@ class ScoringEndpoints:
         )
         raw = await self._post(endpoint, body, timeout or self._timeout)
         try:
-            scored = _completion(raw, own) if chat else Scored(_Output.model_validate_json(raw).output, own)
+            scored = _completion(raw, own) if chat else _output(raw, own)
         except ValidationError as error:
             raise ModelUnavailable("azure_ml gave an answer that cannot be read.") from error
         if not scored.text:
@@ -188,6 +197,13 @@ class ScoringEndpoints:
         if self._client is None:
             self._client = httpx2.AsyncClient()
         return self._client
+
+
+def _output(raw: bytes, own: bool) -> Scored:
+    said = _ANSWER.validate_json(raw)
+    if isinstance(said, _Error):
+        raise of_status("azure_ml", 400, said.error)
+    return Scored(said.output, own)
 
 
 def _completion(raw: bytes, own: bool) -> Scored:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from aos.config_ml import AzureMLEndpoint
-from aos.ml.scoring import ScoringEndpoints
-from aos.orchestration.chat import instructions, thread_of, went_on
+from aos.ml.scoring import Scored, ScoringEndpoints
+from aos.orchestration.chat import instructions, thread_of, went_on, within_context
 from aos.orchestration.model_types import ModelAnswer, ModelRequest, ModelType, Thread, ThreadStore
 
 
@@ -33,12 +33,16 @@ class AzureMLBackend:
     async def ask(self, request: ModelRequest, threads: ThreadStore) -> tuple[ModelAnswer, Thread | None]:
         _, own = self._endpoints.find(request.domain)
         thread = await thread_of(self.model_type, request, threads)
-        messages = [
-            {"role": "system", "content": instructions(request, own_model=own)},
-            *({"role": str(said.role), "content": said.text} for said in thread.history),
-            {"role": "user", "content": request.text},
-        ]
-        scored = await self._endpoints.score(request.domain, messages, request.timeout)
+
+        async def ask(thread: Thread) -> Scored:
+            messages = [
+                {"role": "system", "content": instructions(request, own_model=own)},
+                *({"role": str(said.role), "content": said.text} for said in thread.history),
+                {"role": "user", "content": request.text},
+            ]
+            return await self._endpoints.score(request.domain, messages, request.timeout)
+
+        scored, thread = await within_context(thread, ask)
         metadata = {"domain": request.domain, "domain_deployment": own}
         answer = ModelAnswer(scored.text, scored.model, scored.usage, metadata=metadata)
         return answer, await went_on(self.model_type, request, threads, thread, answer.text)

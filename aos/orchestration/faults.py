@@ -41,7 +41,7 @@ def model_errors(what: str) -> Iterator[None]:
         raise  # some of them are a `ValueError`, too
     except openai.APIStatusError as error:
         body = error.body if isinstance(error.body, dict) else {}
-        message = str(body.get("message") or f"HTTP {error.status_code}")[:500]
+        message = str(body.get("message") or body.get("code") or f"HTTP {error.status_code}")[:500]
         raise of_status(what, error.status_code, message, error.response.headers.get("retry-after")) from error
     except (openai.APIError, TimeoutError) as error:
         # Without details, a connection error only says that it is one.

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from aos.ml import ModelSettingError
-from aos.orchestration.chat import instructions, thread_of, went_on
+from aos.orchestration.chat import instructions, thread_of, went_on, within_context
 from aos.orchestration.faults import model_errors
 from aos.orchestration.model_types import ModelAnswer, ModelRefused, ModelRequest, ModelType, Thread, ThreadStore
 from aos.orchestration.openai_backend import Server, openai_client
@@ -43,16 +43,20 @@ class FrameworkBackend:
     async def ask(self, request: ModelRequest, threads: ThreadStore) -> tuple[ModelAnswer, Thread | None]:
         thread = await thread_of(self.model_type, request, threads)
         _, model = self._server.require()
-        with model_errors(self.model_type.value):
-            async with asyncio.timeout(request.timeout or self._timeout):
-                response = await self._run(request, thread, model)
-            usage = response.usage_details or {}
-            answer = ModelAnswer(
-                response.text,
-                model,
-                {name: count for name, key in COUNTS.items() if isinstance(count := usage.get(key), int)},
-                metadata={"domain": request.domain, "domain_deployment": False},
-            )
+
+        async def ask(thread: Thread) -> ModelAnswer:
+            with model_errors(self.model_type.value):
+                async with asyncio.timeout(request.timeout or self._timeout):
+                    response = await self._run(request, thread, model)
+                usage = response.usage_details or {}
+                return ModelAnswer(
+                    response.text,
+                    model,
+                    {name: count for name, key in COUNTS.items() if isinstance(count := usage.get(key), int)},
+                    metadata={"domain": request.domain, "domain_deployment": False},
+                )
+
+        answer, thread = await within_context(thread, ask)
         if not answer.text:
             raise ModelRefused("The answer is empty.")
         return answer, await went_on(self.model_type, request, threads, thread, answer.text)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aos.kernel.clock import Clock
 from aos.ml import ModelSettingError
-from aos.orchestration.chat import instructions, thread_of, went_on
+from aos.orchestration.chat import instructions, thread_of, went_on, within_context
 from aos.orchestration.faults import model_errors
 from aos.orchestration.model_types import ModelAnswer, ModelRefused, ModelRequest, ModelType, Thread, ThreadStore
 
@@ -70,20 +70,17 @@ class OpenAIBackend:
         _, model = self._server.require()
         adapter = f"{model}-{request.domain}"
         own = self._server.adapters and adapter in await self._list_models()
-        messages: list[ChatCompletionMessageParam] = [
-            {"role": "system", "content": instructions(request, own_model=own)}
-        ]
-        for said in thread.history:
-            if said.role == "user":
-                messages.append({"role": "user", "content": said.text})
-            else:
-                messages.append({"role": "assistant", "content": said.text})
-        messages.append({"role": "user", "content": request.text})
-        with model_errors(self.model_type.value):
-            completion = await self._openai.chat.completions.create(
-                model=adapter if own else model, messages=messages, timeout=request.timeout or self._timeout
-            )
-            answer = _answer(completion, {"domain": request.domain, "domain_deployment": own})
+        system = instructions(request, own_model=own)
+
+        async def ask(thread: Thread) -> ModelAnswer:
+            messages = _messages(system, thread, request.text)
+            with model_errors(self.model_type.value):
+                completion = await self._openai.chat.completions.create(
+                    model=adapter if own else model, messages=messages, timeout=request.timeout or self._timeout
+                )
+                return _answer(completion, {"domain": request.domain, "domain_deployment": own})
+
+        answer, thread = await within_context(thread, ask)
         return answer, await went_on(self.model_type, request, threads, thread, answer.text)
 
     async def _list_models(self) -> frozenset[str]:
@@ -117,6 +114,17 @@ def openai_client(server: Server) -> AsyncOpenAI:
     base_url, _ = server.require()
     # Servers that want no key take any.
     return AsyncOpenAI(base_url=base_url, api_key=server.api_key or "none", max_retries=0)
+
+
+def _messages(system: str, thread: Thread, text: str) -> list[ChatCompletionMessageParam]:
+    messages: list[ChatCompletionMessageParam] = [{"role": "system", "content": system}]
+    for said in thread.history:
+        if said.role == "user":
+            messages.append({"role": "user", "content": said.text})
+        else:
+            messages.append({"role": "assistant", "content": said.text})
+    messages.append({"role": "user", "content": text})
+    return messages
 
 
 def _answer(completion: ChatCompletion, metadata: dict[str, object]) -> ModelAnswer:

@@ -181,6 +181,21 @@ async def test_a_row_that_is_forgotten_while_the_agent_is_made(account: StorageA
     assert (await making).version == "7"
 
 
+async def test_a_row_that_is_forgotten_while_the_agent_is_made_keeps_nobody_waiting(account: StorageAccount) -> None:
+    maker, wanted = Maker(), spec(unique())
+    making = asyncio.create_task(Provisioner(account).ensure(wanted, maker))
+    await asyncio.wait_for(maker.asked.wait(), 5)
+    # Another process, too, was told by Foundry that the agent is gone.
+    other = Provisioner(account)
+    await other.forget(wanted.agent_id)
+    maker.may_end.set()
+    made = await making
+    maker.asked.clear()
+    async with asyncio.timeout(5):
+        assert await other.ensure(wanted, maker) == made
+    assert not maker.asked.is_set(), "it need not be made once more"
+
+
 def test_the_hash_is_of_what_makes_the_agent() -> None:
     one = spec("a")
     assert definition_hash(one) == definition_hash(spec("b"))

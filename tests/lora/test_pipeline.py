@@ -108,6 +108,11 @@ def test_an_agent_of_the_registry_is_trained_on_the_data_that_its_entry_names(
     report = asyncio.run(ml_manager.train_adapter("cfo", {"max_steps": 1}))
     assert (report.adapter, report.config.r, report.config.target_modules) == ("treasury", 4, ("q_proj",))
     assert report.data_hash == read_examples(data["cfo"]).data_hash
+    # The agent itself, which says no more than that it is to be trained.
+    agent = PerpetualAgent("treasury", agent_id="cfo", ml=ml_manager)
+    [again] = asyncio.run(agent.act("trigger_lora_training", {"training_params": {"max_steps": 1}}))
+    assert (again.adapter, again.version, again.data_hash) == ("treasury", 2, report.data_hash)
+    assert (again.config.r, again.config.target_modules) == (4, ("q_proj",))
     with pytest.raises(UnknownAgent, match=r"no agent 'cto'.*it has cfo"):
         asyncio.run(ml_manager.train_adapter("cto", {}))
     for path, said in (

@@ -158,6 +158,14 @@ async def test_a_wrong_request_says_what_is_wrong(url: str, body: bytes, status:
         assert said in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_conversation_that_is_too_long_is_refused(client: openai.AsyncOpenAI, stream: bool) -> None:
+    asked: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "x" * 2048}]
+    with pytest.raises(openai.BadRequestError, match="maximum context length is 2048 tokens") as error:
+        await client.chat.completions.create(model="llama-3.3-70b-ceo", messages=asked, stream=stream)
+    assert error.value.code == "context_length_exceeded"
+
+
 async def test_more_than_the_bound_are_refused(client: openai.AsyncOpenAI, url: str) -> None:
     asked = {
         "model": "llama-3.3-70b",

@@ -146,6 +146,25 @@ class TestTheProcess:
         assert min(p.step for p in told if p.loss is not None) == report.resumed_from + 1
         assert report.steps == 60
 
+    @pytest.mark.parametrize("torn", ["trainer_state.json", "adapter_model.safetensors"])
+    def test_a_checkpoint_that_a_crash_left_torn_is_passed_over(
+        self, base: Path, data: dict[str, Path], tmp_path: Path, torn: str
+    ) -> None:
+        class Crash(Exception):
+            pass
+
+        def crash(progress: Progress) -> None:
+            if progress.step == 12:
+                raise Crash
+
+        long = job("ceo", base, data, tmp_path, max_steps=14, checkpoint_steps=5)
+        with pytest.raises(Crash):
+            train(long, crash)
+        # What a machine that lost its power leaves of a file that it had just written.
+        (tmp_path / "ceo/.checkpoints/checkpoint-10" / torn).write_bytes(b"")
+        report = train(long, lambda _: None)
+        assert (report.resumed_from, report.steps) == (5, 14)
+
     async def test_other_data_starts_anew(self, base: Path, data: dict[str, Path], tmp_path: Path) -> None:
         mine = {"ceo": tmp_path / "train.jsonl"}
         shutil.copy(data["ceo"], mine["ceo"])

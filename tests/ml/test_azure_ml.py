@@ -14,6 +14,7 @@ from aos.agents import PerpetualAgent
 from aos.config import MLConfig, load_settings
 from aos.lora.errors import ExtraMissing, TrainingDataInvalid
 from aos.ml import MLPipelineManager
+from aos.ml.azure_ml import _BOUNDS
 from aos.ml.azure_ml_errors import (
     AzureMLJobFailed,
     AzureMLQuota,
@@ -290,3 +291,54 @@ class TestWhatGoesWrong:
         azure[1].faults.refuse["/jobs/"] = [(400, "UserError", "the image cannot be built")]
         with pytest.raises(AzureMLRefused, match="the image cannot be built"):
             await self.run(ml)
+
+    async def test_a_service_that_is_away_while_a_job_runs_does_not_lose_its_adapter(
+        self, azure: Azure, ml: MLPipelineManager, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _, service = azure
+        service.hold_jobs = True
+        # It is away for longer than the SDK tries, at a look at the job and when its adapter is registered.
+        monkeypatch.setitem(_BOUNDS, "retry_total", 0)
+        service.faults.refuse["GET " + ROOT + "/jobs/"] = [(503, "ServerBusy", "later")] * 2
+        service.faults.refuse["/models/"] = [(503, "ServerBusy", "later")] * 2
+
+        def tell(progress: AzureMLProgress) -> None:
+            if progress.job_name in service.jobs:
+                service.jobs[progress.job_name]["properties"]["status"] = "Completed"
+
+        run = await self.run(ml, tell=tell)
+        assert (run.status, run.model_version) == ("Completed", "1")
+        assert len(service.jobs) == 1
+
+    async def test_a_version_that_cannot_be_deployed_leaves_the_one_before_it_serving(
+        self, azure: Azure, ml: MLPipelineManager
+    ) -> None:
+        _, service = azure
+        service.hold_jobs = True
+
+        def tell(progress: AzureMLProgress) -> None:
+            if progress.job_name in service.jobs:
+                service.jobs[progress.job_name]["properties"]["status"] = "Completed"
+
+        first = await self.run(ml, tell=tell, deploy=True)
+        endpoint = service.put["onlineEndpoints/aos-ceo"]
+        endpoint["properties"] |= {"authMode": "AMLToken", "description": "changed in the studio"}
+        service.faults.refuse["/deployments/"] = [(400, "UserError", "the image cannot be built")]
+        with pytest.raises(AzureMLRefused, match="the image cannot be built"):
+            await self.run(ml, tell=tell, deploy=True)
+        kept = service.put["onlineEndpoints/aos-ceo"]["properties"]
+        assert kept["traffic"] == {"version-1": 100}
+        second = await self.run(ml, tell=tell, deploy=True)
+        assert first.deployment is not None
+        assert second.deployment is not None
+        led = service.put["onlineEndpoints/aos-ceo"]["properties"]
+        assert led["traffic"] == {second.deployment.deployment: 100}
+        assert (led["authMode"], led["description"]) == ("AMLToken", "changed in the studio")
+
+    async def test_an_endpoint_of_another_adapter_is_not_taken(self, azure: Azure, ml: MLPipelineManager) -> None:
+        _, service = azure
+        theirs = {"tags": {"adapter": "north_sea"}, "location": "x", "properties": {"authMode": "Key", "traffic": {}}}
+        service.put["onlineEndpoints/aos-north-sea"] = {"name": "aos-north-sea", **theirs}
+        with pytest.raises(AzureMLRefused, match=r"aos-north-sea serves adapter 'north_sea': give 'north-sea' another"):
+            await self.run(ml, agent_role="north-sea", deploy=True)
+        assert not service.jobs, "it is known before a node is paid for"

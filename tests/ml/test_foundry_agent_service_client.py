@@ -219,6 +219,19 @@ async def test_an_unknown_end_is_looked_up_before_asking_again(
     assert (await client.get_thread_info(thread)).message_count == 2
 
 
+async def test_the_answer_to_another_process_is_not_taken_for_ones_own(
+    client: FoundryAgentServiceClient, config: FoundryAgentServiceConfig, project: Project
+) -> None:
+    thread = await client.create_thread()
+    await client.send_message("@say first", thread)
+    async with FoundryAgentServiceClient(config) as other:
+        await other.send_message("@say go on", thread)
+    await project.fail(503, "/responses")
+    response = await client.send_message("@say go on", thread)
+    assert (response.content, response.metadata.get("adopted")) == ("go on", None)
+    assert (await client.get_thread_info(thread)).message_count == 3
+
+
 async def test_an_answer_that_was_lost_on_its_way_is_adopted() -> None:
     async with running(FoundryEmulator()) as project, losing_first_answer(project) as proxy:
         config = FoundryAgentServiceConfig(f"{proxy.url}/api/projects/local", "local", retry_delay=0.01)

@@ -80,6 +80,15 @@ class TestInference:
         with pytest.raises(ModelUnavailable, match=r"within 0\.1 s"):
             await manager(server.url, tmp_path, model_timeout=0.1, model_retries=0).infer("cfo", "x")
 
+    async def test_what_the_scoring_script_of_an_adapter_refuses_is_not_tried_again(
+        self, server: ModelServer, tmp_path: Path
+    ) -> None:
+        server.error = "This model's maximum context length is 2048 tokens; the messages have 3000. Send fewer."
+        with pytest.raises(ModelRefused, match="2048 tokens") as error:
+            await manager(server.url, tmp_path).infer("cfo", "x")
+        assert error.value.code == "context_length_exceeded"
+        assert len(server.requests) == 1
+
     async def test_an_agent_asks_with_its_own_adapter_unless_told_otherwise(
         self, server: ModelServer, tmp_path: Path
     ) -> None:

@@ -18,7 +18,8 @@ from tests.ml.serving import serving
 class ModelServer:
     """Answers with `{model}: {messages so far} {last message}`, so that tests see what arrived.
 
-    `failures` are statuses of the next answers; `html` answers with a page instead; `delay` seconds pass before.
+    `failures` are statuses of the next answers; `html` answers with a page instead; `delay` seconds pass before;
+    `context` is the most characters of messages that fit; `error` is what the scoring script says instead of an answer.
     """
 
     def __init__(self) -> None:
@@ -29,6 +30,8 @@ class ModelServer:
         self.failures: list[int] = []
         self.html = False
         self.delay = 0.0
+        self.context = 1_000_000
+        self.error = ""
         self.running = self.most_running = 0
 
     async def _chat(self, request: Request) -> Response:
@@ -53,6 +56,8 @@ class ModelServer:
         refused = await self._arrived(request, body)
         if refused is not None:
             return refused
+        if self.error:
+            return JSONResponse({"error": self.error})
         messages = body["input_data"]["input_string"]
         return JSONResponse({"output": f"scored: {len(messages)} {messages[-1]['content']}"})
 
@@ -79,6 +84,9 @@ class ModelServer:
         if self.failures:
             status = self.failures.pop(0)
             return JSONResponse({"error": {"message": f"asked to fail with {status}"}}, status)
+        if len(str(body)) > self.context:
+            message = f"This model's maximum context length is {self.context} tokens."
+            return JSONResponse({"error": {"message": message, "code": "context_length_exceeded"}}, 400)
         return HTMLResponse("<html>a proxy</html>") if self.html else None
 
     @asynccontextmanager

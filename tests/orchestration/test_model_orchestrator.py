@@ -179,6 +179,29 @@ async def test_failures_are_typed(
 
 
 @pytest.mark.parametrize("model_type", MODELS_ON_SERVER)
+async def test_a_conversation_outgrows_its_model(server: ModelServer, model_type: str) -> None:
+    server.context = 10_000
+    async with ModelOrchestrator(served(server)) as orchestrator:
+
+        async def say(text: str) -> str:
+            return str((await orchestrator.process_model_request(model_type, "d", text, "c"))["reply"])
+
+        for number in range(7):
+            assert (await say(f"{number} " + "x" * 1000)).endswith("x")
+        sent = server.requests[-1].get("messages") or server.requests[-1]["input_data"]["input_string"]
+        assert [message["role"] for message in sent[:2]] == ["system", "user"]
+        assert "5 xxx" in str(sent), "what was said last is known"
+        assert "0 xxx" not in str(sent)
+        asked = len(server.requests)
+        await say("and now?")
+        assert len(server.requests) == asked + 1, "what did not fit is not tried again"
+        with pytest.raises(ModelRefused) as error:
+            await say("x" * 11_000)
+        assert error.value.code == "context_length_exceeded"
+        assert await say("still there?")
+
+
+@pytest.mark.parametrize("model_type", MODELS_ON_SERVER)
 async def test_a_page_of_a_proxy_and_a_slow_model(server: ModelServer, model_type: str) -> None:
     async with ModelOrchestrator(served(server, model_fallback=False)) as orchestrator:
         server.html = True
