@@ -25,6 +25,7 @@ from aos.messaging.envelopes import (
     MCP_REQUESTS,
     MCP_RESPONSES,
     POISON,
+    EnvelopeInvalid,
 )
 from aos.messaging.incoming import REPLAY, Incoming, put_off, replay_number, short_id
 
@@ -84,10 +85,12 @@ class Replayed:
         sent: Letters that were sent again and removed.
         held: Letters that were wanted and were there, and could not be received: another receiver holds them, unless it
             renews that for as long as the entity locks messages, or has taken them by now.
+        refused: Letters that stay where they are because they cannot be sent as they are, each with the reason.
     """
 
     sent: tuple[Letter, ...]
     held: tuple[Letter, ...]
+    refused: tuple[tuple[Letter, str], ...] = ()
 
 
 class DeadLetters:
@@ -138,19 +141,23 @@ class DeadLetters:
             limit: Letters looked at in each place.
         """
 
-        async def look(place: str) -> tuple[list[Letter], list[Letter]]:
+        async def look(place: str) -> Replayed:
             async with self._receiver(place) as receiver:
                 if receiver is None:
-                    return [], []
+                    return Replayed((), ())
                 there = {letter.id: letter for letter in await self._peek(receiver, place, limit) if wanted(letter)}
-                sent = await self._replay(receiver, place, there.keys(), limit) if there else []
-                gone = {letter.id for letter in sent}
-                return sent, [letter for letter in there.values() if letter.id not in gone]
+                if not there:
+                    return Replayed((), ())
+                sent, refused = await self._replay(receiver, place, there.keys(), limit)
+                had = {letter.id for letter in (*sent, *(letter for letter, _ in refused))}
+                held = (letter for letter in there.values() if letter.id not in had)
+                return Replayed(tuple(sent), tuple(held), tuple(refused))
 
         found = await asyncio.gather(*map(look, places))
         return Replayed(
-            sent=tuple(letter for sent, _ in found for letter in sent),
-            held=tuple(letter for _, held in found for letter in held),
+            sent=tuple(letter for each in found for letter in each.sent),
+            held=tuple(letter for each in found for letter in each.held),
+            refused=tuple(refusal for each in found for refusal in each.refused),
         )
 
     async def _peek(self, receiver: ServiceBusReceiver, place: str, limit: int) -> list[Letter]:
@@ -164,11 +171,14 @@ class DeadLetters:
             next_number = (page[-1].sequence_number or 0) + 1
         return found
 
-    async def _replay(self, receiver: ServiceBusReceiver, place: str, wanted: Set[str], limit: int) -> list[Letter]:
+    async def _replay(
+        self, receiver: ServiceBusReceiver, place: str, wanted: Set[str], limit: int
+    ) -> tuple[list[Letter], list[tuple[Letter, str]]]:
         sent: list[Letter] = []
+        refused: list[tuple[Letter, str]] = []
         others: list[ServiceBusReceivedMessage] = []
         try:
-            while len(sent) < len(wanted) and len(sent) + len(others) < limit:
+            while len(sent) + len(refused) < len(wanted) and len(sent) + len(others) < limit:
                 count = min(PAGE, limit - len(sent) - len(others))
                 page = await receiver.receive_messages(count, max_wait_time=PATIENCE)
                 if not page:
@@ -178,15 +188,23 @@ class DeadLetters:
                     if letter.id not in wanted:
                         others.append(message)
                         continue
-                    await self._bus.send([await self._again(letter)])
+                    try:
+                        await self._bus.send([await self._again(letter)])
+                    except (UnknownEntity, EnvelopeInvalid) as error:
+                        # The next ones may go elsewhere.
+                        refused.append((letter, error.detail))
+                        others.append(message)
+                        continue
                     await receiver.complete_message(message)
                     sent.append(letter)
         finally:
             for message in others:
                 await receiver.abandon_message(message)
-        return sent
+        return sent, refused
 
     async def _again(self, letter: Letter) -> Outbound:
+        if not letter.source:
+            raise UnknownEntity("It does not say where it came from, so that it cannot be sent there again.")
         number = letter.attempt + 1
         properties = {REPLAY: number}
         queue = HANDED_OVER.get(letter.source)

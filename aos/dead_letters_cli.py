@@ -81,10 +81,13 @@ def replay(
     typer.echo(f"{len(replayed.sent)} replayed.")
     for letter in replayed.held:
         typer.secho(f"{letter.id} {letter.message_id}: another receiver holds it; try again in a minute.", err=True)
-    missing = set(letter_ids or []) - {letter.id for letter in (*replayed.sent, *replayed.held)}
+    for letter, why in replayed.refused:
+        typer.secho(f"{letter.id} {letter.message_id}: {why}", fg="red", err=True)
+    stayed = (*replayed.held, *(letter for letter, _ in replayed.refused))
+    missing = set(letter_ids or []) - {letter.id for letter in (*replayed.sent, *stayed)}
     if missing:
         typer.secho(f"Not there: {', '.join(sorted(missing))}", fg="red", err=True)
-    if missing or replayed.held:
+    if missing or stayed:
         raise typer.Exit(1)
 
 

@@ -14,7 +14,7 @@ from aos.mcp.bridge import tool_request
 from aos.messaging.bus import Outbound
 from aos.messaging.claim_check import ClaimCheck
 from aos.messaging.envelopes import AGENT_COMMANDS
-from aos.messaging.replies import agent_reply, parked, parked_turn
+from aos.messaging.replies import agent_reply, parked_turn, undeliverable
 from aos.messaging.requests import AGENT_RESPONSE, answer
 from aos.telemetry.places import TRACEPARENT, traceparent_of
 from aos.views import operation_view
@@ -65,9 +65,7 @@ class BusOutlet:
         except UnknownEntity as error:
             # The operation has ended all the same; an operator can send the reply on.
             log.warning("reply of %s parked: %s", operation.operation_id, error.detail)
-            await self._send(
-                [parked(reply.body, reply.message_id, operation.reply_to.entity, "ReplyUndeliverable", error.detail)]
-            )
+            await self._send([undeliverable(reply, error.detail)])
 
     async def _packed(self, message: Outbound) -> Outbound:
         body = await self._claim_check.pack(message.body, "messages")

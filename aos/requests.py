@@ -27,7 +27,7 @@ from aos.messaging.claim_check import ClaimCheck
 from aos.messaging.envelopes import MCP_REQUESTS, EnvelopeInvalid, ToolRequest, ToolResponse, parse_body, parse_value
 from aos.messaging.incoming import Incoming, origin, reason
 from aos.messaging.refusals import parked_incoming, postponed
-from aos.messaging.replies import parked
+from aos.messaging.replies import undeliverable
 from aos.messaging.requests import (
     AGENT_QUERY,
     ERROR,
@@ -468,9 +468,7 @@ class RequestDesk:
             await self._send([message])
         except UnknownEntity as error:
             log.warning("answer %s parked: %s", message.message_id, error.detail)
-            await self._send(
-                [parked(message.body, message.message_id, message.entity, "ReplyUndeliverable", error.detail)]
-            )
+            await self._send([undeliverable(message, error.detail)])
 
     async def _refuse(self, incoming: Incoming, error: AosError) -> None:
         """Answers with the error and parks the message: delivering it again would change nothing."""

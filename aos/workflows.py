@@ -37,7 +37,7 @@ from aos.kernel.types import ConversationKey, Failure, Message, Operation, Reply
 from aos.messaging.bus import Outbound
 from aos.messaging.claim_check import ClaimCheck
 from aos.messaging.envelopes import AGENT_COMMANDS, CONVERSATION_ID
-from aos.messaging.replies import parked
+from aos.messaging.replies import undeliverable
 from aos.messaging.requests import WORKFLOW_RESULT, answer
 from aos.orchestration.workflow import Step, Workflow, rendered
 from aos.orchestration.workflow_run import Ending, WorkflowRun, advanced, asked_by, begun, stopped
@@ -411,9 +411,7 @@ class WorkflowRunner:
                 await self._send([message])
             except UnknownEntity as error:
                 log.warning("result of workflow %s parked: %s", run.workflow_id, error.detail)
-                await self._send(
-                    [parked(message.body, message.message_id, address.entity, "ReplyUndeliverable", error.detail)]
-                )
+                await self._send([undeliverable(message, error.detail)])
 
     # --- what was answered
 

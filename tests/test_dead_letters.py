@@ -15,7 +15,7 @@ from aos.config import load_settings
 from aos.dead_letters import DeadLetters, UnknownLetter, letter_filter
 from aos.messaging.bus import Bus, Outbound
 from aos.messaging.claim_check import ClaimCheck
-from aos.messaging.replies import parked
+from aos.messaging.replies import parked, undeliverable
 from emulators.servicebus import ServiceBusEmulator, load_entities
 
 HERE = ["aos-poison"]
@@ -117,6 +117,27 @@ async def test_where_letters_are_sent_again(bus: Bus, letters: DeadLetters) -> N
     assert [message.message_id for message in replies] == ["businessinfinity-responses"]
     assert {(message.application_properties or {})[b"aos-replay"] for message in commands} == {2}
     assert await letters.letters(10, HERE) == []
+
+
+async def test_a_letter_that_cannot_be_sent_holds_no_other_up(bus: Bus, letters: DeadLetters) -> None:
+    await bus.send([park("m1", "gone-responses"), park("m2", ""), park("m3")])
+    replayed = await letters.replay(lambda letter: True, HERE, 100)
+    assert [letter.message_id for letter in replayed.sent] == ["m3"]
+    assert [letter.message_id for letter, _ in replayed.refused] == ["m1", "m2"]
+    assert "no queue or topic 'gone-responses'" in replayed.refused[0][1]
+    assert "where it came from" in replayed.refused[1][1]
+    assert replayed.held == ()
+    assert sorted(letter.message_id for letter in await letters.letters(10, HERE)) == ["m1", "m2"]
+    (command,) = await drained(bus.client(), "agent-commands", 1)
+    assert command.message_id == "m3.replay2"
+
+
+async def test_a_reply_that_is_sent_on_is_as_it_was(bus: Bus, letters: DeadLetters) -> None:
+    reply = Outbound("businessinfinity-responses", b"{}", "r1", correlation_id="theirs", session_id="s")
+    await bus.send([undeliverable(reply, "there was no such queue")])
+    assert len((await letters.replay(lambda letter: True, HERE, 100)).sent) == 1
+    (message,) = await drained(bus.client(), "businessinfinity-responses", 1)
+    assert (message.message_id, message.correlation_id, message.session_id) == ("r1", "theirs", "s")
 
 
 async def test_the_brokers_own_dead_letters_are_replayed_to_the_role(bus: Bus, letters: DeadLetters) -> None:

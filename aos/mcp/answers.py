@@ -23,7 +23,7 @@ from aos.messaging.envelopes import (
     ToolResponseBody,
 )
 from aos.messaging.incoming import Incoming, short_id
-from aos.messaging.replies import parked, reply_address
+from aos.messaging.replies import reply_address, undeliverable
 
 log = logging.getLogger("aos.mcp")
 
@@ -75,9 +75,7 @@ class Answers:
             if address is None:
                 raise
             log.warning("answer to %s parked: %s", request.request_id, error.detail)
-            await self._send(
-                [parked(message.body, message.message_id, target.entity, "ReplyUndeliverable", error.detail)]
-            )
+            await self._send([undeliverable(message, error.detail)])
 
     async def refuse(self, incoming: Incoming, error: EnvelopeInvalid) -> None:
         """Tells the sender of a body that is no request, if it can be found out which answer it waits for."""

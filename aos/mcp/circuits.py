@@ -17,7 +17,7 @@ from aos.kernel.breaker import Breakers, Circuit, Meaning, Trip
 from aos.kernel.clock import Clock
 from aos.kernel.tasks import Tasks
 from aos.kernel.trips import TripBoard, Trips
-from aos.mcp.errors import ServerDied, ServerRefused, ServerReplyInvalid, ServerUnavailable, ToolTimeout
+from aos.mcp.errors import ServerBusy, ServerDied, ServerRefused, ServerReplyInvalid, ServerUnavailable, ToolTimeout
 
 KIND = "MCP server"
 LAST_NEWS = 2.0
@@ -26,6 +26,8 @@ LAST_NEWS = 2.0
 
 def server_meaning(error: AosError) -> Meaning:
     """What an error of a call says about the server."""
+    if isinstance(error, ServerBusy):
+        return "nothing"
     if isinstance(error, ServerDied | ToolTimeout | ServerUnavailable):
         return "failure"
     return "answer" if isinstance(error, ServerRefused | ServerReplyInvalid) else "nothing"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from aos.errors import AosError
 from aos.kernel.clock import Clock
 from aos.mcp.errors import (
+    ServerBusy,
     ServerDied,
     ServerNotConfigured,
     ServerReplyInvalid,
@@ -44,6 +45,8 @@ State = Literal["idle", "starting", "running", "failed", "not_configured", "stop
 
 START_SECONDS = 30.0
 """For starting a server and shaking hands with it."""
+END_SECONDS = 8.0
+"""For saying goodbye to a server, which may hang: longer than a child is given to end by itself."""
 LIST_SECONDS = 30.0
 """For all pages of a listing, and for reading a resource."""
 PING_EVERY = 60.0
@@ -252,7 +255,11 @@ class McpConnection:
         try:
             async with limit:
                 session.link.on_end.add(ending)
-                return await call(session.client)
+                try:
+                    return await call(session.client)
+                finally:
+                    # Before the limit is over: what is found out below may end the session.
+                    session.link.on_end.discard(ending)
         except TimeoutError:
             if session.link.ended.is_set():
                 raise asked.died() from None
@@ -267,10 +274,12 @@ class McpConnection:
         except Exception as error:
             if (failed := asked.failed(error)) is None:
                 raise
+            if attempt.status == 401 and self._calls == 1:
+                # The next session reads the secrets again: they may have been replaced. Others may still be at work.
+                session.link.end("it does not accept our credentials any more")
             # Not its cause: that may hold secrets, which are masked in what we say.
             raise failed from None
         finally:
-            session.link.on_end.discard(ending)
             ATTEMPT.reset(token)
 
     # --- hanging
@@ -310,7 +319,7 @@ class McpConnection:
     @contextlib.asynccontextmanager
     async def _turn(self, timeout: float) -> AsyncIterator[None]:
         if self._waiting >= self._limits.waiting_calls and self._turns.locked():
-            raise ServerUnavailable(f"{self._waiting} calls wait for MCP server {self.entry.server_id} already.")
+            raise ServerBusy(f"{self._waiting} calls wait for MCP server {self.entry.server_id} already.")
         self._waiting += 1
         try:
             async with asyncio.timeout(timeout):
@@ -321,7 +330,7 @@ class McpConnection:
                     self._turns.release()
                     raise
         except TimeoutError:
-            raise ServerUnavailable(
+            raise ServerBusy(
                 f"MCP server {self.entry.server_id} had no turn for another call within {timeout:g} s; it works on "
                 f"{self._limits.concurrent_calls} at a time{self._pace}."
             ) from None
@@ -396,10 +405,10 @@ class McpConnection:
         attempt = Attempt()
         ATTEMPT.set(attempt)
         try:
-            async with asyncio.timeout(START_SECONDS) as starting:
+            async with asyncio.timeout(START_SECONDS) as limit:
                 transport = await open_target(self.entry, self._secrets, link, private_networks=self._private_networks)
                 async with Client(transport, cache=None) as client:
-                    starting.reschedule(None)
+                    limit.reschedule(None)
                     opened = True
                     self._session = session = _Session(client, link)
                     if self._sessions:
@@ -408,10 +417,14 @@ class McpConnection:
                     self.last_error = None
                     await self._become("running")
                     await self._watch(session)
+                    # To end a session is a request, too (MCP specification, streamable HTTP, session management).
+                    limit.reschedule(asyncio.get_running_loop().time() + END_SECONDS)
         except AosError as error:
             return error
         except TimeoutError:
-            return ServerUnavailable(f"{server} did not start within {START_SECONDS:g} s.")
+            if not opened:
+                return ServerUnavailable(f"{server} did not start within {START_SECONDS:g} s.")
+            log.warning("%s did not let its session be ended within %g s", server, END_SECONDS)
         except Exception as error:
             # The transports raise groups of whatever their tasks met; none of it may end the supervision.
             if not opened and (refused := refused_by_http(server, attempt)) is not None:

@@ -44,6 +44,10 @@ class BodyTooLarge(httpx2.StreamError):
     """The server sent more than it may."""
 
 
+class BodyEncoded(httpx2.StreamError):
+    """The server sent a compressed body, of which nobody knows how large it is, though it was asked not to."""
+
+
 def refusal(address: str, private: bool) -> str | None:
     """Why no connection may go to this IP address; None if it may.
 
@@ -136,17 +140,36 @@ class GuardedTransport(httpx2.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         attempt = ATTEMPT.get()
+        request.headers["accept-encoding"] = "identity"
         try:
             response = await super().handle_async_request(request)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout):
-            if attempt is not None:
+            # What had a response was sent: this is the attempt to read the rest of its answer.
+            if attempt is not None and attempt.status is None:
                 attempt.unsent = True
             raise
         if attempt is not None:
             attempt.status = response.status_code
-        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+            attempt.later = "retry-after" in response.headers
+        encoding = response.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            response.stream = _Refused(response.stream, encoding)
+        elif not response.headers.get("content-type", "").startswith("text/event-stream"):
             response.stream = _Bounded(response.stream, self._largest)
         return response
+
+
+class _Refused(httpx2.AsyncByteStream):
+    def __init__(self, stream: Any, encoding: str) -> None:
+        self._stream = stream
+        self._encoding = encoding
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        raise BodyEncoded(f"the answer is compressed ({self._encoding[:100]}), which was not asked for")
+        yield b""  # makes it a generator
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 class _Bounded(httpx2.AsyncByteStream):

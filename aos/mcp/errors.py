@@ -7,6 +7,8 @@ from aos.errors import AosError, TransientError
 TOO_LARGE = -32099
 """JSON-RPC code with which a transport of ours answers for a server that said too much (2.0 section 5.1, server
 errors)."""
+UNREADABLE = -32098
+"""JSON-RPC code with which a transport of ours answers for a server whose answer is not MCP."""
 
 
 class RequestFailed(AosError):
@@ -90,6 +92,12 @@ class ServerUnavailable(RequestFailed, TransientError):
 
     code = "unavailable"
     title = "The MCP server is unavailable."
+
+
+class ServerBusy(ServerUnavailable):
+    """The server works on as many requests as it may, and as many wait: it is well. The request was not sent."""
+
+    title = "The MCP server has no turn for another call."
 
 
 class ServerDied(RequestFailed, TransientError):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from aos.mcp.errors import (
     TOO_LARGE,
+    UNREADABLE,
     RequestFailed,
     ServerDied,
     ServerNotConfigured,
@@ -92,7 +93,7 @@ class Asked:
             # The server was restarted, or forgot us: the request was not carried out, and the next needs a session.
             self.link.end("it does not know the session any more")
             return ServerUnavailable(f"{self._server} does not know the session any more; a new one is opened.")
-        if error.code == PARSE_ERROR and self.attempt.status is not None:
+        if error.code == UNREADABLE or (error.code == PARSE_ERROR and self.attempt.status is not None):
             return ServerReplyInvalid(f"{self._server} answered {self.what} with something that is not MCP.")
         return ServerRefused(f"{self._server} refused {self.what}: {self._masked(error.message)}", error.code)
 
@@ -105,6 +106,9 @@ def refused_by_http(server: str, attempt: Attempt) -> RequestFailed | None:
     match attempt.status:
         case 401 | 403:
             return ServerNotConfigured(f"{server} refuses our credentials (HTTP {attempt.status}): see its headers.")
+        case 503 if not attempt.later:
+            # Envoy, as in front of Azure Container Apps, says so also of a server that broke off while it worked.
+            return ServerDied(f"{server} did not answer, or a proxy before it lost the answer (HTTP {attempt.status}).")
         case 429 | 503:
             return ServerUnavailable(f"{server} takes no requests at the moment (HTTP {attempt.status}).")
         case 502 | 504:

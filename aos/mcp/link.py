@@ -21,10 +21,12 @@ class Attempt:
     Attributes:
         unsent: No connection to the server could be made, so that it knows nothing of the request.
         status: The status of the HTTP response.
+        later: The response says when to come again, which a server does that did not begin.
     """
 
     unsent: bool = False
     status: int | None = None
+    later: bool = False
 
 
 ATTEMPT: ContextVar[Attempt | None] = ContextVar("aos_mcp_attempt", default=None)

@@ -6,7 +6,7 @@ import asyncio
 
 
 class Pace:
-    """A token bucket that holds the tokens of one second.
+    """A token bucket that holds the tokens of one second, at least one.
 
     Args:
         per_second: Requests per second; None does not limit them.
@@ -14,7 +14,8 @@ class Pace:
 
     def __init__(self, per_second: float | None) -> None:
         self._per_second = per_second
-        self._next = 0.0
+        self._next = float("-inf")
+        self._turn = asyncio.Lock()
 
     def __str__(self) -> str:
         return "" if self._per_second is None else f" and {self._per_second:g} per second"
@@ -23,8 +24,12 @@ class Pace:
         """Waits for the next turn; those who wait come in the order in which they asked."""
         if self._per_second is None:
             return
-        now = asyncio.get_running_loop().time()
-        # The time at which the bucket would be full again, if every token were taken when it falls due.
-        self._next = max(self._next, now - 1.0) + 1.0 / self._per_second
-        if self._next > now:
-            await asyncio.sleep(self._next - now)
+        every = 1.0 / self._per_second
+        async with self._turn:
+            now = asyncio.get_running_loop().time()
+            # The time at which the bucket would be full again, if every token were taken when it falls due.
+            due = max(self._next, now - max(1.0, every)) + every
+            if due > now:
+                await asyncio.sleep(due - now)
+            # Only now: who gives up while waiting takes no token.
+            self._next = due

@@ -67,7 +67,8 @@ class Resolved:
 
     def mask(self, text: str) -> str:
         """The text without the secrets."""
-        for secret in self.secrets:
+        # One may be a part of another, of which the rest would stay.
+        for secret in sorted(self.secrets, key=len, reverse=True):
             text = text.replace(secret, "***")
         return text
 
@@ -91,7 +92,13 @@ async def resolve(values: Mapping[str, str], source: SecretSource, where: str) -
     secrets = {name: secret for name, secret in found.items() if secret is not None}
     return Resolved(
         {key: REFERENCE.sub(lambda match: secrets[match[1]], value) for key, value in values.items()},
-        frozenset(secret for secret in secrets.values() if len(secret) >= SHORTEST_MASKED),
+        # A log has lines: of a key of several, no line may be shown either.
+        frozenset(
+            part
+            for secret in secrets.values()
+            for part in (secret, *secret.splitlines())
+            if len(part.strip()) >= SHORTEST_MASKED
+        ),
     )
 
 

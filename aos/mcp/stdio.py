@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from aos.mcp.errors import TOO_LARGE
+from aos.mcp.errors import TOO_LARGE, UNREADABLE
 from aos.mcp.link import Link
 
 if TYPE_CHECKING:
@@ -35,8 +35,14 @@ END_SECONDS = 2.0
 """For the server to end by itself when its input does; then again after SIGTERM."""
 LOOK_EVERY = 0.01
 
-_RESPONSE_ID = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*([0-9]{1,18})\s*,')
-"""The id in the first bytes of a response, as servers write it."""
+_VERSION = rb'(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?'
+_ID = rb'"id"\s*:\s*([0-9]{1,18})\s*'
+_ID_FIRST = re.compile(rb"\s*\{\s*" + _VERSION + _ID + rb',\s*"(?:result|error)"')
+_ID_ELSEWHERE = re.compile(rb"\s*\{\s*" + _VERSION + rb'"(?:result|error)"')
+_ID_LAST = re.compile(rb",\s*" + _VERSION + _ID + rb"\}\s*$")
+"""The ends of a response, as servers write it: those made with MCP's SDK for TypeScript have the id last."""
+_END = 256
+"""Bytes of either end that are looked at."""
 
 
 @asynccontextmanager
@@ -152,7 +158,7 @@ class _Output(_Stream):
         try:
             return SessionMessage(self._messages.validate_json(line, by_name=False))
         except ValidationError as error:
-            return error
+            return _failure(line[:_END], line[-_END:], UNREADABLE, "it cannot be read") or error
 
 
 class _Input(_Stream):
@@ -182,22 +188,26 @@ class _Input(_Stream):
 
 async def _skip_line(stdout: asyncio.StreamReader, largest: int) -> SessionMessage | Exception:
     """Drops a line that is too long; returns the failure of the request that it answers."""
+    head = tail = await stdout.readexactly(_END)
+    while True:
+        try:
+            tail = (tail + await stdout.readuntil())[-_END:]
+            break
+        except asyncio.LimitOverrunError as error:
+            tail = (tail + await stdout.readexactly(error.consumed))[-_END:]
+    why = f"its answer has more than {largest} bytes"
+    return _failure(head, tail, TOO_LARGE, why) or ValueError(why)
+
+
+def _failure(head: bytes, tail: bytes, code: int, why: str) -> SessionMessage | None:
+    """The failure of the request that a line answers which is of no use; None if that is not to be seen."""
     from mcp.shared.message import SessionMessage
     from mcp.types import ErrorData, JSONRPCError
 
-    head = await stdout.readexactly(256)
-    while True:
-        try:
-            await stdout.readuntil()
-            break
-        except asyncio.LimitOverrunError as error:
-            await stdout.readexactly(error.consumed)
-    why = f"its answer has more than {largest} bytes"
-    found = _RESPONSE_ID.match(head)
-    if found is None:
-        return ValueError(why)
-    error_data = ErrorData(code=TOO_LARGE, message=why)
-    return SessionMessage(JSONRPCError(jsonrpc="2.0", id=int(found[1]), error=error_data))
+    found = _ID_FIRST.match(head) or (_ID_ELSEWHERE.match(head) and _ID_LAST.search(tail))
+    if not found:
+        return None
+    return SessionMessage(JSONRPCError(jsonrpc="2.0", id=int(found[1]), error=ErrorData(code=code, message=why)))
 
 
 async def _end(process: Process) -> None:

@@ -73,17 +73,37 @@ async def open_target(
             )
         case _:
             headers = await resolve(entry.headers, secrets, f"headers of {where}")
-            link.mask = headers.mask
             for name, value in headers.values.items():
                 if not _HEADER_VALUE.fullmatch(value):
                     raise ServerNotConfigured(
                         f"headers of {where}: the value of {name} has characters that no header may hold."
                     )
-            url = (await resolve({"url": entry.url or ""}, secrets, f"url of {where}")).values["url"]
+            address = await resolve({"url": entry.url or ""}, secrets, f"url of {where}")
+            url = address.values["url"]
             if (fault := url_fault(url)) is not None:
                 raise ServerNotConfigured(f"url of {where}: {fault}")
             await _look_up(where, url, private_networks)
+            link.mask = Resolved({}, headers.secrets | _shown(address)).mask
             return _http(entry, url, dict(headers.values), link, private_networks)
+
+
+def _shown(address: Resolved) -> frozenset[str]:
+    """The secrets of an address, also in the form in which errors of HTTP and its log show the whole of it."""
+    import httpx2
+
+    return address.secrets and address.secrets | {str(httpx2.URL(address.values["url"]))}
+
+
+class _Masking(logging.Filter):
+    """Takes the secrets of an entry out of what is logged."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__()
+        self._link = link
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self._link.mask(record.getMessage()), ()
+        return True
 
 
 async def _look_up(where: str, url: str, private: bool) -> None:
@@ -125,9 +145,19 @@ async def _http(
             transport=GuardedTransport(private=private, largest=largest),
             trust_env=False,
             auth=auth,
+            event_hooks={"response": [refused] if entry.server_type == "sse" else []},
         )
 
+    async def refused(response: httpx2.Response) -> None:
+        # The SDK then stops to send, and goes on to listen: nobody would learn that no call is sent any more.
+        if response.request.method == "POST" and response.is_error:
+            link.end(f"it refused a message (HTTP {response.status_code})")
+
     async with AsyncExitStack() as stack:
+        # It tells the address of every request.
+        talkative, masking = logging.getLogger("httpx2"), _Masking(link)
+        talkative.addFilter(masking)
+        stack.callback(talkative.removeFilter, masking)
         if entry.server_type == "sse":
             streams = await stack.enter_async_context(sse_client(url, headers, httpx_client_factory=client))
         else:

@@ -108,6 +108,12 @@ def parked(
     )
 
 
+def undeliverable(reply: Outbound, detail: str) -> Outbound:
+    """A reply whose entity does not exist, parked so that it can be sent on with all that its receiver goes by."""
+    message = parked(reply.body, reply.message_id, reply.entity, "ReplyUndeliverable", detail)
+    return replace(message, correlation_id=reply.correlation_id, session_id=reply.session_id)
+
+
 def parked_turn(park: Park) -> Outbound:
     """The message of a turn that failed. Sent twice, it carries the same id."""
     operation, origin = park.operation, park.origin

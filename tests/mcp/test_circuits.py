@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from aos.kernel.breaker import FIRST_PAUSE, THRESHOLD, Trip
+from aos.kernel.clock import SystemClock
 from aos.mcp.circuits import KIND, ServerCircuits, breaker_view
 from aos.mcp.errors import (
     OutcomeUnknown,
@@ -18,6 +19,7 @@ from aos.mcp.errors import (
     ServerUnavailable,
     ToolTimeout,
 )
+from tests.mcp.conftest import Connect, server_entry
 
 
 class ManualClock:
@@ -64,6 +66,25 @@ async def test_a_status_says_how_its_circuit_stands() -> None:
         pass
     await circuits.close()
     assert breaker_view(board.trips[-1], clock.now()) == closed
+
+
+async def test_a_server_that_is_busy_is_not_left_alone(connect: Connect) -> None:
+    limits = {"concurrent_calls": 1, "waiting_calls": 0}
+    connection = connect(server_entry(metadata={"limits": limits}))
+    circuits = ServerCircuits(SystemClock())
+
+    async def called(tool: str, **params: float) -> None:
+        with circuits.guard("workshop"):
+            await connection.call_tool(tool, params, 10)
+
+    await called("add", a=1, b=1)
+    slow = asyncio.create_task(called("slow", seconds=2))
+    await asyncio.sleep(0)
+    for _ in range(2 * THRESHOLD):
+        with pytest.raises(ServerUnavailable, match="wait for MCP server workshop"):
+            await called("add", a=1, b=1)
+    circuits.require("workshop")
+    await slow
 
 
 async def test_calls_of_a_server_that_hangs_fail_at_once_until_one_tries_again() -> None:

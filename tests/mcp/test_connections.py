@@ -17,6 +17,7 @@ from aos.mcp.errors import (
     ServerNotConfigured,
     ServerRefused,
     ServerReplyInvalid,
+    ServerReplyTooLarge,
     ServerUnavailable,
     ToolTimeout,
 )
@@ -241,6 +242,16 @@ async def test_a_transport_that_is_not_offered(connect: Connect) -> None:
 async def test_garbage_on_standard_output_does_no_harm(connect: Connect) -> None:
     connection = connect(server_entry("noisy", "workshop.py", "--garbage"))
     assert (await connection.call_tool("add", {"a": 1, "b": 1}, 10))["structuredContent"] == {"result": 2}
+
+
+async def test_an_answer_of_no_use_is_not_waited_for(connect: Connect) -> None:
+    connection = connect(server_entry(script="half.py", metadata={"limits": {"message_bytes": 65536}}))
+    with pytest.raises(ServerReplyInvalid, match="something that is not MCP"):
+        await connection.call_tool("half", {}, 20)
+    with pytest.raises(ServerReplyTooLarge):
+        await connection.call_tool("much", {}, 20)
+    assert (await connection.call_tool("whole", {}, 20))["content"] == [{"type": "text", "text": "cut"}]
+    assert connection.session == 1
 
 
 async def test_a_child_sees_its_entry_and_little_else(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:

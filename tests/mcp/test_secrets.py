@@ -23,6 +23,21 @@ async def test_what_was_put_in_is_masked_and_not_replaced_again() -> None:
     assert "long" not in repr(found)
 
 
+async def test_a_secret_that_is_part_of_another_is_no_help() -> None:
+    values = {f"SHORT{n}": f"{n:04}" for n in range(20)} | {f"LONG{n}": f"{n:04}-and-the-rest" for n in range(20)}
+    found = await resolve({"A": "".join(f"${{{name}}}" for name in values)}, EnvironmentSecrets(values), "env")
+    assert found.mask("0007-and-the-rest 0008") == "*** ***"
+    assert all("rest" not in found.mask(value) for value in values.values())
+
+
+async def test_no_line_of_a_secret_is_shown() -> None:
+    key = "-----BEGIN-----\nMIIEpAIBAAKCAQ\n}\n-----END-----\n"
+    found = await resolve({"A": "${KEY}"}, EnvironmentSecrets({"KEY": key}), "env")
+    assert found.mask(f"key: {key}") == "key: ***"
+    assert found.mask("MIIEpAIBAAKCAQ") == "***"
+    assert found.mask("{}") == "{}"
+
+
 async def test_missing_names_are_listed_without_values() -> None:
     source = EnvironmentSecrets({"KEY": VALUE})
     with pytest.raises(ServerNotConfigured) as caught:
