@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ log = logging.getLogger("aos.messaging")
 
 _RETRIES: dict[str, Any] = {"retry_total": 2, "retry_backoff_factor": 0.2, "retry_backoff_max": 2}
 
+MOST_SENDERS = 64
+"""Entities whose senders stay open: ReplyTo may name a queue that its sender has for one answer alone."""
 _REFUSALS = frozenset({"amqp:not-allowed", "amqp:invalid-field"})
 """By which the service says that it never takes a message; the SDK does not try again either."""
 
@@ -62,7 +65,8 @@ class Bus:
         self._settings = settings
         self._credential = credential
         self._client: ServiceBusClient | None = None
-        self._senders: dict[str, ServiceBusSender] = {}
+        # The one that was used last is at the end.
+        self._senders: OrderedDict[str, ServiceBusSender] = OrderedDict()
         # Weak: senders of messages choose what ReplyTo says.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -94,7 +98,7 @@ class Bus:
         return self._connection()
 
     async def close(self) -> None:
-        senders, self._senders = list(self._senders.values()), {}
+        senders, self._senders = list(self._senders.values()), OrderedDict()
         await asyncio.gather(*(sender.close() for sender in senders), return_exceptions=True)
         if self._client is not None:
             await self._client.close()
@@ -133,6 +137,7 @@ class Bus:
                         "session id; that of a reply is the ReplyToSessionId of what is answered."
                     ) from error
                 raise BusUnavailable(f"Service Bus did not take a message for {entity!r}: {error}") from error
+        await self._close_unused()
 
     async def _open(self, entity: str) -> None:
         from azure.core.exceptions import AzureError
@@ -159,10 +164,18 @@ class Bus:
         if sender is None:
             # The SDK addresses queues and topics alike.
             sender = self._senders[entity] = self._connection().get_queue_sender(entity)
+        self._senders.move_to_end(entity)
         return sender
 
+    async def _close_unused(self) -> None:
+        """Closes the senders that were not used for the longest time, if there are too many."""
+        for entity in list(self._senders)[: max(0, len(self._senders) - MOST_SENDERS)]:
+            lock = self._locks.get(entity)
+            if lock is None or not lock.locked():
+                await self._drop(entity)
+
     async def _drop(self, entity: str) -> None:
-        """Closes a sender that failed: the next use opens a new one."""
+        """Closes a sender: the next use opens a new one."""
         from azure.servicebus.exceptions import ServiceBusError
 
         sender = self._senders.pop(entity, None)
@@ -170,7 +183,7 @@ class Bus:
             try:
                 await sender.close()
             except (ServiceBusError, OSError) as error:
-                log.debug("closing the failed sender of %s: %s", entity, error)
+                log.debug("closing the sender of %s: %s", entity, error)
 
     def _connection(self) -> ServiceBusClient:
         if self._client is None:

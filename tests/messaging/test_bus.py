@@ -11,6 +11,7 @@ from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 
 from aos.config import load_settings
 from aos.errors import BusUnavailable, EntityRefuses, SettingError, UnknownEntity
+from aos.messaging import bus as bus_module
 from aos.messaging.bus import Bus, Outbound
 from aos.messaging.envelopes import EnvelopeInvalid
 from emulators.servicebus import ServiceBusEmulator, load_entities
@@ -119,6 +120,20 @@ async def test_names_that_were_tried_are_not_kept(bus: Bus) -> None:
         await bus.send([Outbound("chosen-by-a-sender", b"{}", "m1")])
     gc.collect()
     assert "chosen-by-a-sender" not in {*bus._locks, *bus._senders}
+
+
+async def test_senders_that_were_not_used_for_long_are_closed(
+    emulator: ServiceBusEmulator, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus_module, "MOST_SENDERS", 2)
+    bus = Bus(bus_settings(emulator))
+    for number, entity in enumerate(["answers", "news", "answers", "in-sessions", "answers"]):
+        await bus.send([Outbound(entity, b"x", str(number), session_id="green")])
+    assert list(bus._senders) == ["in-sessions", "answers"]
+    await bus.send([Outbound("news", b"x", "5")])
+    assert list(bus._senders) == ["answers", "news"]
+    await bus.close()
+    assert [message.message_id for message in await inbox.take(3)] == ["0", "2", "4"]
 
 
 async def test_a_sender_serves_many_tasks(bus: Bus, inbox: Inbox) -> None:
