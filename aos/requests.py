@@ -163,6 +163,7 @@ class RequestDesk:
         self._claim_check = claim_check
         self._send = send
         self._clock = clock or SystemClock()
+        self._swept = ""
         self._handlers: dict[str, Callable[[_Request], Awaitable[None]]] = {
             AGENT_QUERY: self._query,
             "aos.agent.list": self._list,
@@ -231,7 +232,8 @@ class RequestDesk:
     async def sweep(self) -> None:
         """Gives up calls whose answer did not come in time, and sends answers that a dead process did not.
 
-        One that cannot be sent now, as when the queue of who asked is full, holds no other one up.
+        One that cannot be sent now, as when the queue of who asked is full, holds no other one up: each sweep goes on
+        after the calls that the one before looked at, and begins anew when it comes to the end.
 
         Raises:
             TransientError: Storage is down; the next sweep goes on from there.
@@ -247,7 +249,9 @@ class RequestDesk:
                 except Exception:
                     log.exception("request %s", row)
 
-        await asyncio.gather(*(look(*due) for due in await self._records.due(self._clock.now(), SWEEP)))
+        due = await self._records.due(self._clock.now(), SWEEP, self._swept)
+        self._swept = due[-1][0] if len(due) == SWEEP else ""
+        await asyncio.gather(*(look(row, record) for row, record in due))
 
     async def _give_up(self, row: str, record: RequestRecord | None) -> None:
         if record is None:

@@ -432,9 +432,10 @@ async def test_an_answer_that_could_not_be_sent_goes_out_with_the_sweep(counter:
 async def test_a_queue_that_takes_no_answer_holds_up_nobody_elses(
     counter: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for source in ("Full", "Partner"):
+    for source in ("Full", "Full", "Full", "Partner"):
         call = {"server_id": "files", "tool_name": "lookup"}
         await counter.ask("aos.mcp.call", call, message_id=uuid.uuid4().hex, source=source)
+        counter.office.later(1)
     counter.house.take("mcp-requests")
     counter.office.later(300)
 
@@ -445,10 +446,14 @@ async def test_a_queue_that_takes_no_answer_holds_up_nobody_elses(
 
     with monkeypatch.context() as patch:
         patch.setattr(counter.desk, "_send", send)
-        await counter.desk.sweep()
+        patch.setattr("aos.requests.SWEEP", 2)
+        for _ in range(3):
+            await counter.desk.sweep()
     assert (await counter.answer())[1]["code"] == "timeout"
-    await counter.desk.sweep()
-    assert (await counter.answer("full-responses"))[1]["code"] == "timeout"
+    for _ in range(2):
+        await counter.desk.sweep()
+    answers = [json.loads(message.body)["payload"]["code"] for message in counter.house.take("full-responses")]
+    assert answers == ["timeout"] * 3
 
 
 async def test_answers_that_nobody_asked_for_are_ignored(counter: Counter) -> None:

@@ -117,12 +117,13 @@ class RequestRecords:
         if record.gives_up is not None:
             await self.forget_due(_due(record))
 
-    async def due(self, now: float, limit: int) -> list[tuple[str, RequestRecord | None]]:
-        """What is to be given up, oldest first: the row that says so, and the record, if it was ever written."""
+    async def due(self, now: float, limit: int, after: str = "") -> list[tuple[str, RequestRecord | None]]:
+        """What is to be given up, oldest first, after row `after`: the row that says so, and the record, if it was ever
+        written."""
         table = await self._account.table(TABLE)
         rows: list[str] = []
-        query = "PartitionKey eq @p and RowKey le @now"
-        parameters = {"p": DUE, "now": f"{int(now * 1000):015d}.~"}
+        query = "PartitionKey eq @p and RowKey gt @after and RowKey le @now"
+        parameters = {"p": DUE, "after": after, "now": f"{int(now * 1000):015d}.~"}
         with storage_errors(TABLE):
             async for row in table.query_entities(query, parameters=parameters, results_per_page=limit):
                 rows.append(row["RowKey"])
