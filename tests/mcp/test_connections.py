@@ -112,6 +112,21 @@ async def test_long_lines_of_standard_error_are_cut_up(connect: Connect, caplog:
     assert lines[-1] == "chatty: last words"
 
 
+async def test_a_secret_is_masked_wherever_a_long_line_is_cut(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret, short = "hush-é-hush", "hush-é"
+    # Every few bytes one, so that some lie across each of the cuts.
+    code = "import os, sys; sys.stderr.write(('.' * 7 + os.environ['KEY']) * 1500 + '\\nlast words')"
+    entry = server_entry("chatty", args=("-c", code), env={"KEY": "${KEY}", "PART": "${PART}"})
+    with caplog.at_level(logging.INFO, "aos.mcp"), pytest.raises(ServerUnavailable):
+        await connect(entry, {"KEY": secret, "PART": short}).ready()
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("chatty: ")]
+    assert "".join(line.removeprefix("chatty: ") for line in lines[:-1]) == (7 * "." + "***") * 1500
+    assert len(lines) > 3
+    assert lines[-1] == "chatty: last words"
+
+
 async def test_resources(workshop: McpConnection, connect: Connect) -> None:
     (resource,) = await workshop.resources()
     assert (resource["uri"], resource["mimeType"]) == ("workshop://motto", "text/plain")
