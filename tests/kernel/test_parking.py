@@ -92,7 +92,7 @@ def test_an_attempt_that_waits_is_not_taken_for_the_one_before_it() -> None:
 def test_an_attempt_that_is_accepted_while_the_parked_message_leaves_is_not_undone() -> None:
     async def scenario(world: World) -> None:
         async def replay() -> None:
-            while not world.bus.parked:
+            while not world.bus.parked:  # noqa: ASYNC110 - in the very moment between sending and saving
                 await asyncio.sleep(0)
             world.agents.state = "stopped"
             message = Message("op_x", "go", world.now, world.now + 600, 2, origin=ORIGIN)

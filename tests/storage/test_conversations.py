@@ -550,7 +550,8 @@ async def test_a_reply_that_is_out_changes_nothing_of_a_further_attempt(
     await store.commit(key, snapshot.etag, Change(snapshot.state, Lease(), told=(last,)))
     await store.read(key)
     found = await store.operation(first.operation_id)
-    assert found is not None and (found.status, found.attempt) == ("queued", 2)
+    assert found is not None
+    assert (found.status, found.attempt) == ("queued", 2)
     assert [entry.at for entry in await entries(store, {first.operation_id}, 8_000.0)] == [7_100.0 + FIRST_LOOK]
 
 
