@@ -102,6 +102,13 @@ async def test_an_answer_against_the_tools_own_schema(connect: Connect) -> None:
     assert (await paged.call_tool("first", {}, 10))["isError"] is False
 
 
+async def test_a_call_that_fails_because_tools_cannot_be_listed_was_not_made(connect: Connect, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    with pytest.raises(ServerRefused):
+        await connect(server_entry("unlistable", "unlistable.py", str(made))).call_tool("write", {}, 10)
+    assert not made.exists()
+
+
 async def test_long_lines_of_standard_error_are_cut_up(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     code = "import sys; sys.stderr.write('x' * 10_000 + '\\nlast words')"
     with caplog.at_level(logging.INFO, "aos.mcp"), pytest.raises(ServerUnavailable):
