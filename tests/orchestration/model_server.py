@@ -19,7 +19,8 @@ class ModelServer:
     """Answers with `{model}: {messages so far} {last message}`, so that tests see what arrived.
 
     `failures` are statuses of the next answers; `html` answers with a page instead; `delay` seconds pass before;
-    `context` is the most characters of messages that fit, `too_long` what is said of more; `error` is what the scoring script says instead of an answer.
+    `context` is the most characters of messages that fit, `too_long` what is said of more; `error` is what the scoring
+    script says instead of an answer.
     """
 
     def __init__(self) -> None:
