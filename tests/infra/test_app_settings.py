@@ -127,3 +127,12 @@ def test_the_plan_is_flex_consumption_and_the_package_is_read_with_the_identity(
     assert site["identity"]["type"] == "UserAssigned"
     package = site["properties"]["functionAppConfig"]["deployment"]["storage"]
     assert package["authentication"]["type"] == "UserAssignedIdentity"
+
+
+def test_an_instance_takes_several_requests_at_once() -> None:
+    # Without a number Flex Consumption gives an instance of a Python app one HTTP request at a time.
+    scale = FUNCTION.resource("Microsoft.Web/sites").body["properties"]["functionAppConfig"]["scaleAndConcurrency"]
+    assert scale["triggers"]["http"]["perInstanceConcurrency"] == "httpConcurrency"
+    host = json.loads((INFRA.parent / "host.json").read_text(encoding="utf-8"))
+    for size in parse(INFRA / "main.bicep").variables["sizes"].values():
+        assert int(size["httpConcurrency"]) == host["extensions"]["serviceBus"]["maxConcurrentCalls"]
