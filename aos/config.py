@@ -35,8 +35,12 @@ def _named(name: str, *older: str) -> AliasChoices:
 ContainerName = Annotated[str, Field(pattern=r"^[a-z0-9](-?[a-z0-9]){2,62}$")]
 StorageQueueName = Annotated[str, Field(pattern=r"^[a-z0-9](-?[a-z0-9]){2,62}$", max_length=63)]
 _QUEUE_SERVICE = re.compile(r"https://[a-z0-9-]+(\.z\d+)?\.queue\.[a-z0-9.-]+")
-OWN_CONTAINERS = frozenset({"aos-state", "aos-payloads", "aos-conversations", "app-values"})
+OWN_CONTAINERS = frozenset(
+    {"aos-state", "aos-payloads", "aos-conversations", "aos-agents", "aos-adapters", "app-values"}
+)
 """Where AOS keeps what it knows: never shared."""
+HOST_CONTAINERS = ("azure-webjobs-", "app-package-")
+"""Beginnings of the names under which the Functions host keeps its keys, and `infra/` the code of the app."""
 
 
 class Settings(BaseSettings):
@@ -218,7 +222,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _own_stay_closed(self) -> Self:
         closed = OWN_CONTAINERS | {self.agent_container, self.mcp_container}
-        if taken := closed.intersection(self.shared_containers):
+        if taken := [name for name in self.shared_containers if name in closed or name.startswith(HOST_CONTAINERS)]:
             raise ValueError(f"AOS_SHARED_CONTAINERS: AOS keeps its own data in {', '.join(sorted(taken))}")
         return self
 
