@@ -9,6 +9,7 @@ left: ids of operations are derived from workflow and step, so that starting a s
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import random
@@ -140,7 +141,7 @@ class WorkflowRunner:
         if reply_to is not None:
             before = await self._asked(before, reply_to)
             if before.settled:
-                await self._tell(before.model_copy(update={"reply_to": reply_to, "also": ()}))
+                await self._tell(before, reply_to)
                 return before
         try:
             return await self.advance(workflow_id)
@@ -394,11 +395,19 @@ class WorkflowRunner:
         except (OperationFinal, UnknownOperation):
             return
 
-    async def _tell(self, run: WorkflowRun) -> None:
-        """Sends the result to who asked over the bus. Sent twice, it carries the same id."""
+    async def _tell(self, run: WorkflowRun, *addresses: ReplyAddress) -> None:
+        """Sends the result to those who asked over the bus. Sent to the same one twice, it carries the same id.
+
+        Args:
+            addresses: Who is told; without any all of whom it is known that they asked.
+        """
         view = await self.view(run)
-        for place, address in enumerate(run.addresses):
-            name = f"{run.workflow_id}.result" if place == 0 else f"{run.workflow_id}.result.{place}"
+        for address in addresses or run.addresses:
+            name = f"{run.workflow_id}.result"
+            if address != run.reply_to:
+                # An id of its own: a queue that looks for duplicates would keep the result from all but the first.
+                asked = f"{address.entity} {address.session_id} {address.correlation_id}"
+                name = f"{name}.{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
             message = answer(address, name, WORKFLOW_RESULT, view, run.updated_at)
             message = replace(message, body=await self._claim_check.pack(message.body, "messages"))
             try:
