@@ -9,13 +9,11 @@ left: ids of operations are derived from workflow and step, so that starting a s
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import Field
@@ -41,7 +39,8 @@ from aos.messaging.envelopes import AGENT_COMMANDS, CONVERSATION_ID
 from aos.messaging.replies import undeliverable
 from aos.messaging.requests import WORKFLOW_RESULT, answer
 from aos.orchestration.workflow import Step, Workflow, rendered
-from aos.orchestration.workflow_run import Ending, WorkflowRun, advanced, asked_by, begun, stopped
+from aos.orchestration.workflow_run import Ending, WorkflowRun, advanced, asked_by, begun, has_told, stopped
+from aos.storage.rows import table_key
 from aos.storage.workflows import WorkflowRecord, WorkflowRecords
 from aos.views import time_view
 
@@ -141,7 +140,7 @@ class WorkflowRunner:
         if reply_to is not None:
             before = await self._asked(before, reply_to)
             if before.settled:
-                await self._tell(before, reply_to)
+                await self._tell(before, reply_to, await self.view(before))
                 return before
         try:
             return await self.advance(workflow_id)
@@ -166,8 +165,7 @@ class WorkflowRunner:
             if not refused:
                 break
         while run.final and not run.running and not run.settled:
-            await self._tell(run)
-            run = await self._change(workflow_id, partial(_told, run.addresses))
+            run = await self._tell_all(run)
         return run
 
     async def known(self, workflow_id: str) -> bool:
@@ -395,26 +393,40 @@ class WorkflowRunner:
         except (OperationFinal, UnknownOperation):
             return
 
-    async def _tell(self, run: WorkflowRun, *addresses: ReplyAddress) -> None:
-        """Sends the result to those who asked over the bus. Sent to the same one twice, it carries the same id.
+    async def _tell_all(self, run: WorkflowRun) -> WorkflowRun:
+        """Sends the result to who asked over the bus, and records to whom: a queue that is full holds up its own alone.
 
-        Args:
-            addresses: Who is told; without any all of whom it is known that they asked.
+        Raises:
+            TransientError: Some could not be told; the others were.
         """
         view = await self.view(run)
-        for address in addresses or run.addresses:
-            name = f"{run.workflow_id}.result"
-            if address != run.reply_to:
-                # An id of its own: a queue that looks for duplicates would keep the result from all but the first.
-                asked = f"{address.entity} {address.session_id} {address.correlation_id}"
-                name = f"{name}.{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
-            message = answer(address, name, WORKFLOW_RESULT, view, run.updated_at)
-            message = replace(message, body=await self._claim_check.pack(message.body, "messages"))
-            try:
-                await self._send([message])
-            except UnknownEntity as error:
-                log.warning("result of workflow %s parked: %s", run.workflow_id, error.detail)
-                await self._send([undeliverable(message, error.detail)])
+        told: list[int] = []
+        waits: list[TransientError] = []
+        for place, address in enumerate(run.addresses):
+            if place not in run.reached:
+                try:
+                    await self._tell(run, address, view)
+                    told.append(place)
+                except TransientError as error:
+                    waits.append(error)
+        if told or not waits:
+            run = await self._change(run.workflow_id, lambda now: has_told(now, told))
+        if waits:
+            raise waits[0]
+        return run
+
+    async def _tell(self, run: WorkflowRun, address: ReplyAddress, view: dict[str, Any]) -> None:
+        """Sends the result to somebody. Sent twice, it carries the same id, which is nobody else's."""
+        name = f"{run.workflow_id}.result"
+        if address != run.reply_to:
+            name += f".{table_key(address.entity, address.correlation_id or '', address.session_id or '')}"
+        message = answer(address, name, WORKFLOW_RESULT, view, run.updated_at)
+        message = replace(message, body=await self._claim_check.pack(message.body, "messages"))
+        try:
+            await self._send([message])
+        except UnknownEntity as error:
+            log.warning("result of workflow %s parked: %s", run.workflow_id, error.detail)
+            await self._send([undeliverable(message, error.detail)])
 
     # --- what was answered
 
@@ -436,11 +448,6 @@ class WorkflowRunner:
             for name, operation in zip(done, operations, strict=True)
             if operation is not None and operation.reply is not None
         }
-
-
-def _told(addresses: tuple[ReplyAddress, ...], run: WorkflowRun) -> WorkflowRun:
-    """The workflow once these were told; who came meanwhile is to be told, too."""
-    return run.model_copy(update={"told": True}) if run.addresses == addresses else run
 
 
 def operation_id(workflow_id: str, step: Step) -> str:

@@ -15,6 +15,7 @@ from azure.data.tables import UpdateMode
 from aos.config import Settings
 from aos.errors import (
     AgentDisabled,
+    BusUnavailable,
     FoundryUnavailable,
     OperationConflict,
     OperationFinal,
@@ -248,8 +249,8 @@ async def test_who_asks_while_others_are_told_is_told_too(works: Works, monkeypa
     await works.runner.begin(steps, "w-late-asker", ASKER)
     tell = works.runner._tell
 
-    async def slow(run: WorkflowRun, *addresses: ReplyAddress) -> None:
-        await tell(run, *addresses)
+    async def slow(run: WorkflowRun, address: ReplyAddress, view: dict[str, Any]) -> None:
+        await tell(run, address, view)
         if late not in run.addresses:
             await works.runner.begin(steps, "w-late-asker", late)
 
@@ -275,6 +276,37 @@ async def test_no_more_are_told_than_there_is_room_for(works: Works) -> None:
     assert late.correlation_id == again.correlation_id == "one more"
     assert late.message_id == again.message_id
     assert late.message_id not in {result.message_id for result in told}, "or duplicate detection would drop it"
+
+
+async def test_an_asker_whose_queue_is_full_holds_no_other_one_up(
+    works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = flow({"id": "a", "message": "@say one"})
+    for entity in ("full-responses", ASKER.entity):
+        await works.runner.begin(steps, "w-full", replace(ASKER, entity=entity))
+    send = works.runner._send
+
+    async def full(messages: Sequence[Outbound]) -> None:
+        if any(message.entity == "full-responses" for message in messages):
+            raise BusUnavailable("The quota of the queue has been exceeded.")
+        await send(messages)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(works.runner, "_send", full)
+        for _ in range(3):  # what is put off comes again and again
+            for command in works.house.take("agent-commands"):
+                await works.house.deliver(command)
+        works.house.take("agent-commands")
+        (result,) = works.house.take(ASKER.entity)
+        works.office.clock.shift += LOOK + 1
+        await works.runner.sweep()
+    assert works.house.take(ASKER.entity) == [], "who was told is not told again and again"
+    assert not (await works.runner.status("w-full")).settled
+    works.office.clock.shift += LOOK + 1
+    await works.runner.sweep()
+    (late,) = works.house.take("full-responses")
+    assert late.message_id != result.message_id
+    assert (await works.runner.status("w-full")).settled
 
 
 async def test_what_is_cancelled_ends_with_its_steps(works: Works) -> None:
