@@ -113,6 +113,12 @@ def main() -> None:
             "<= 1.5",
         ),
         (
+            "the same tool called by the two SDKs alone, p50, its ratio",
+            "of bare request and reply",
+            lambda: round_trips().floor_p50,
+            "",
+        ),
+        (
             "tool call over the bus, p99, its ratio",
             "of bare request and reply",
             lambda: round_trips().tool_p99 / round_trips().bare_p99,

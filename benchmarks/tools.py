@@ -44,7 +44,8 @@ class RoundTrips:
     """Milliseconds of a round trip, as medians over the rounds, and calls per second with 64 under way.
 
     Attributes:
-        ratio_p50: Of a tool call to a bare one: the median over the rounds, each of which has both.
+        ratio_p50: Of a tool call to a bare one: the median over the rounds, each of which has all.
+        floor_p50: Of the same tool called by the two SDKs alone, to a bare one.
     """
 
     tool_p50: float
@@ -52,6 +53,7 @@ class RoundTrips:
     bare_p50: float
     bare_p99: float
     ratio_p50: float
+    floor_p50: float
     tool_rate: float
     bare_rate: float
 
@@ -160,15 +162,9 @@ async def world(folder: Path) -> AsyncIterator[str]:
             }
             try:
                 await start("aos", r"serving AOS on http://\S+", "-m", "aos", "serve", "--folder", str(folder))
-                await start(
-                    "responder",
-                    "ready",
-                    "-m",
-                    "benchmarks.bare_responder",
-                    "agent-events",
-                    "realm-agents",
-                    REPLIES,
-                )
+                responder = ("-m", "benchmarks.bare_responder")
+                await start("responder", "ready", *responder, "agent-events", "realm-agents", REPLIES)
+                await start("floor", "ready", *responder, "mcp-responses", "realm-agents", REPLIES, str(LEAN_SERVER))
                 yield bus.address
             finally:
                 await asyncio.gather(*(child.stop() for child in children))
@@ -178,11 +174,11 @@ async def world(folder: Path) -> AsyncIterator[str]:
 
 @cache
 def round_trips() -> RoundTrips:
-    """Many short rounds of both by turns, so that what else the machine does meets both.
+    """Many short rounds of each by turns, so that what else the machine does meets all.
 
-    Both send the same body to a topic and take the answer from the same queue, with one sender and one receiver in
-    this process. On the other side is one process each: AOS with the server's process below it, and a responder that
-    receives with a lock, answers and completes, with the SDK alone.
+    All send the same body to a topic and take the answer from the same queue, with one sender and one receiver in
+    this process. On the other side is one process each: AOS with the server's process below it, a responder that
+    receives with a lock, answers and completes, with the SDK alone, and one that also calls the tool, with MCP's SDK.
     """
 
     async def measure() -> RoundTrips:
@@ -192,17 +188,19 @@ def round_trips() -> RoundTrips:
                 ServiceBusClient.from_connection_string(address) as bus,
                 bus.get_topic_sender("mcp-requests") as tool_sender,
                 bus.get_topic_sender("agent-events") as bare_sender,
+                bus.get_topic_sender("mcp-responses") as floor_sender,
                 bus.get_queue_receiver(REPLIES) as replies,
             ):
                 tool, bare = Caller(tool_sender, replies, "tool"), Caller(bare_sender, replies, "bare")
+                floor = Caller(floor_sender, replies, "floor")
                 for _ in range(30):
-                    await bare.call()
-                    await tool.call()
-                times: dict[Caller, list[list[float]]] = {tool: [], bare: []}
+                    for caller in (bare, floor, tool):
+                        await caller.call()
+                times: dict[Caller, list[list[float]]] = {tool: [], bare: [], floor: []}
                 for _ in range(ROUNDS):
                     for caller, rounds in times.items():
                         rounds.append([await caller.call() * 1e3 for _ in range(CALLS)])
-                rates = {caller: await caller.rate() for caller in times}
+                rates = {caller: await caller.rate() for caller in (tool, bare)}
 
         def p50(caller: Caller) -> float:
             return median(median(one) for one in times[caller])
@@ -210,8 +208,12 @@ def round_trips() -> RoundTrips:
         def p99(caller: Caller) -> float:
             return quantiles([took for one in times[caller] for took in one], n=100)[98]
 
-        ratio = median(median(ours) / median(theirs) for ours, theirs in zip(times[tool], times[bare], strict=True))
-        return RoundTrips(p50(tool), p99(tool), p50(bare), p99(bare), ratio, rates[tool], rates[bare])
+        def ratio(caller: Caller) -> float:
+            return median(median(its) / median(bares) for its, bares in zip(times[caller], times[bare], strict=True))
+
+        return RoundTrips(
+            *(p50(tool), p99(tool), p50(bare), p99(bare)), *(ratio(tool), ratio(floor)), *(rates[tool], rates[bare])
+        )
 
     return asyncio.run(measure())
 

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 def from_servicebus(message: ServiceBusReceivedMessage, entity: str) -> BusMessage:
     """The SDK's message as ours. A body that is an AMQP value or sequence, not data, becomes UTF-8 text or JSON."""
-    from azure.servicebus.amqp import AmqpMessageProperties
-
     # Not through the message's own properties: each of them looks through all fields for one that is set.
     raw = message.raw_amqp_message
-    fields = raw.properties or AmqpMessageProperties()
+    fields = raw.properties
+    if fields is None:
+        from azure.servicebus.amqp import AmqpMessageProperties
+
+        fields = AmqpMessageProperties()
     return BusMessage(
         body=_body(raw),
         entity=entity,

@@ -102,7 +102,9 @@ class Invoker:
             "messaging.servicebus.message.delivery_count": message.delivery_count,
         }
         with served(f"process {message.entity}", SpanKind.CONSUMER, message.application_properties, attributes):
-            await call(route.handler, dataclasses.replace(message, app=app))
+            # The binding's own message, which nobody has seen yet: a copy of it would cost more than the rest of this.
+            object.__setattr__(message, "app", app)
+            await call(route.handler, message)
 
     async def storage(
         self, route: StorageQueueRoute, message: StorageMessage, *, patience_seconds: float | None

@@ -37,6 +37,11 @@ class Trace:
         return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
 
 
+def watched() -> bool:
+    """Whether anybody sees spans: an SDK is set up."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
 def trace_of(headers: Mapping[str, str]) -> Trace:
     """A new place in the caller's trace, or in a new one if `traceparent` is missing or invalid (section 3.2.2)."""
     known = _callers(headers.get(TRACEPARENT, ""))
@@ -97,6 +102,9 @@ def served(
     parent = None if known is None else _span_context(known)
     context, links = contexts.get_current(), []
     host = trace.get_current_span().get_span_context()
+    if parent is None and not host.is_valid and tracer is _tracer and not watched():
+        yield Served(trace.INVALID_SPAN, headers)  # nothing to write, and nothing to pass on
+        return
     if host.is_valid:
         kind = SpanKind.INTERNAL
     if parent is not None and not (host.is_valid and host.trace_id == parent.trace_id):

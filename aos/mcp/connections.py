@@ -322,13 +322,10 @@ class McpConnection:
             raise ServerBusy(f"{self._waiting} calls wait for MCP server {self.entry.server_id} already.")
         self._waiting += 1
         try:
-            async with asyncio.timeout(timeout):
-                await self._turns.acquire()
-                try:
-                    await self._pace.wait()
-                except BaseException:
-                    self._turns.release()
-                    raise
+            if self._pace.free and not self._turns.locked():
+                await self._turns.acquire()  # at once, so that nothing has to be timed
+            else:
+                await self._await_turn(timeout)
         except TimeoutError:
             raise ServerBusy(
                 f"MCP server {self.entry.server_id} had no turn for another call within {timeout:g} s; it works on "
@@ -340,6 +337,15 @@ class McpConnection:
             yield
         finally:
             self._turns.release()
+
+    async def _await_turn(self, timeout: float) -> None:
+        async with asyncio.timeout(timeout):
+            await self._turns.acquire()
+            try:
+                await self._pace.wait()
+            except BaseException:
+                self._turns.release()
+                raise
 
     async def _open(self, timeout: float) -> _Session:
         """The open session; waits for one attempt to open it."""

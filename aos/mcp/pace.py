@@ -17,6 +17,11 @@ class Pace:
         self._next = float("-inf")
         self._turn = asyncio.Lock()
 
+    @property
+    def free(self) -> bool:
+        """Whether nobody ever waits."""
+        return self._per_second is None
+
     def __str__(self) -> str:
         return "" if self._per_second is None else f" and {self._per_second:g} per second"
 

@@ -12,7 +12,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from aos.telemetry import instruments
 from aos.telemetry.harmless import error_type, harmless
-from aos.telemetry.places import NAME, TRACEPARENT, span_context, traceparent, within
+from aos.telemetry.places import NAME, TRACEPARENT, span_context, traceparent, watched, within
 
 _tracer = trace.get_tracer(NAME)
 
@@ -27,6 +27,12 @@ class Sending:
     def stamp(self, message_id: str, properties: Mapping[str, str | int]) -> Mapping[str, str | int]:
         """The properties of a message with its place in the trace: below the one that they name, or the current one."""
         with harmless():
+            if not watched():
+                # The trace of a caller is passed on all the same.
+                here = trace.get_current_span().get_span_context()
+                if TRACEPARENT in properties or not here.is_valid:
+                    return properties
+                return {**properties, TRACEPARENT: traceparent(here)}
             named = span_context(str(properties.get(TRACEPARENT, "")))
             span = _tracer.start_span(
                 f"send {self._entity}",

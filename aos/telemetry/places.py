@@ -166,6 +166,11 @@ def nowhere() -> Iterator[None]:
         contexts.detach(token)
 
 
+def watched() -> bool:
+    """Whether anybody sees spans: an SDK is set up."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
 def within(context: SpanContext) -> Context:
     """A context in which this span is the current one."""
     return trace.set_span_in_context(NonRecordingSpan(context))

@@ -13,7 +13,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, use_span
 
 from aos.telemetry import content, instruments
 from aos.telemetry.harmless import error_type, harmless
-from aos.telemetry.places import NAME
+from aos.telemetry.places import NAME, watched
 
 _tracer = trace.get_tracer(NAME)
 
@@ -30,6 +30,8 @@ class Execution:
         self._labels = {"aos.mcp.server": server, "gen_ai.tool.name": tool}
         self.outcome = "succeeded"
         self.span: Span = trace.INVALID_SPAN
+        if not watched():
+            return
         with harmless():
             attributes = {
                 **self._labels,
@@ -69,8 +71,11 @@ def executing(server: str, tool: str, request_id: str, arguments: Mapping[str, A
     """Around a call; what it raises is its outcome."""
     execution = Execution(server, tool, request_id, arguments)
     try:
-        with use_span(execution.span, record_exception=False, set_status_on_exception=False):
+        if execution.span is trace.INVALID_SPAN:
             yield execution
+        else:
+            with use_span(execution.span, record_exception=False, set_status_on_exception=False):
+                yield execution
     except BaseException as error:
         execution.outcome = error_type(error)
         raise
