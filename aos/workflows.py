@@ -63,8 +63,6 @@ TRIES = 20
 AT_ONCE = 8
 MOST_ASKING = 16
 """Who is told how a workflow ended; further ones come again when it has."""
-LONGEST_TEXT = 1_000_000
-"""Characters of a message with all that was put in."""
 
 
 class UnknownWorkflow(AosError):
@@ -369,10 +367,6 @@ class WorkflowRunner:
         now = self._clock.now()
         named = [each.id for each in run.workflow.steps if each.id in step.dependencies]
         text = rendered(step, run.workflow.inputs, await self._texts(run, named))
-        if len(text) > LONGEST_TEXT:
-            raise AosError(
-                f"The message has {len(text)} characters; at most {LONGEST_TEXT} are told.", code="too_large"
-            )
         await self._directory.enabled_entry(step.agent_id, since=now)
         bound = self._directory.bound(step.agent_id)
         message = Message(
