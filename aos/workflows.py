@@ -32,6 +32,7 @@ from aos.intake import derive_operation_id, fingerprint_of
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.kernel import Kernel
 from aos.kernel.ports import AgentBinding
+from aos.kernel.sweep import next_look
 from aos.kernel.types import ConversationKey, Failure, Message, Operation, ReplyAddress
 from aos.messaging.bus import Outbound
 from aos.messaging.claim_check import ClaimCheck
@@ -50,7 +51,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 LOOK = 30.0
-"""Seconds after which the sweep looks at a workflow that has not ended."""
+"""Seconds between two looks of the sweep at a workflow that has not ended."""
 SWEEP = 50
 """Workflows whose rows a sweep reads at once."""
 PATIENCE = 5.0
@@ -219,13 +220,14 @@ class WorkflowRunner:
         """Takes a workflow up that is due; its row, its id, and since when."""
         row, workflow_id, since = entry
         now = self._clock.now()
-        again: float | None = now + LOOK
+        usual = next_look(workflow_id, now, LOOK)
+        again: float | None = usual
         try:
             run = await self.advance(workflow_id)
             if run.settled:
                 again = None
             elif not run.final:
-                again = max(now + 1.0, min(now + LOOK, run.deadline))
+                again = max(now + 1.0, min(usual, run.deadline))
         except UnknownWorkflow:
             if now - since < UNFINISHED:
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -400,3 +401,19 @@ async def test_a_process_may_die_anywhere_in_a_workflow(works: Works) -> None:
         if not died:
             break
     assert dies_at > 8, "it never died"
+
+
+async def test_processes_that_sweep_at_the_same_time_leave_one_look_at_a_workflow(works: Works) -> None:
+    name = f"w-{uuid.uuid4().hex}"
+    await works.runner.begin(flow({"id": "a", "message": "@say one"}), name)
+    works.house.take("agent-commands")  # nobody drives it
+    records = WorkflowRecords(works.account, works.office.payloads)
+    others = [works.process(WorkflowRecords(works.account, works.office.payloads)) for _ in range(2)]
+    for _ in range(4):
+        works.office.clock.shift += 2 * LOOK
+        await asyncio.gather(*(runner.sweep() for runner in [works.runner, *others]))
+    looks = await records.due(works.office.clock.now() + 1e6, 10_000)
+    await works.runner.cancel(name, "me")
+    await works.pump()
+    # Two where the processes were on both sides of the moment from which on the next but one counts.
+    assert len([row for row, workflow_id, _ in looks if workflow_id == name]) <= 2
