@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from aos.config import Settings
+from aos.config import Settings, is_reference
 from aos.errors import SettingError
 from runtime import Entra, Keys, KeySettingError, parse_keys
 
@@ -19,6 +19,11 @@ def keys_of(settings: Settings) -> Keys:
     except KeySettingError as error:
         raise SettingError(f"AOS_KEYS: {error}.") from None
     for name, key in named.items():
+        if is_reference(key.key):
+            raise SettingError(
+                f"AOS_KEYS: {name}/key: is a reference to Key Vault, which is resolved only where it is the whole value"
+                " of a setting: keep all of AOS_KEYS in one secret."
+            )
         # A scope that allows nothing is a slip of the pen; its key would be refused everywhere.
         if wrong := sorted(scope for scope in key.scopes or () if not SCOPE.fullmatch(scope)):
             raise SettingError(

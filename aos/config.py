@@ -7,17 +7,20 @@ managed identity signs in (`AZURE_CLIENT_ID` picks a user-assigned one).
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from aos.config_ml import MLConfig as MLConfig
 from aos.errors import SettingError
+
+log = logging.getLogger("aos.config")
 
 Role = Literal["agents", "mcp"]
 
@@ -33,8 +36,12 @@ ContainerName = Annotated[str, Field(pattern=r"^[a-z0-9](-?[a-z0-9]){2,62}$")]
 # Of a queue that has a trigger; what it cannot handle goes to `{name}-poison`, of at most 63 characters.
 StorageQueueName = Annotated[str, Field(pattern=r"^[a-z0-9](-?[a-z0-9]){2,55}$", max_length=56)]
 _QUEUE_SERVICE = re.compile(r"https://[a-z0-9-]+(\.z\d+)?\.queue\.[a-z0-9.-]+")
-OWN_CONTAINERS = frozenset({"aos-state", "aos-payloads", "aos-conversations", "app-values"})
+OWN_CONTAINERS = frozenset(
+    {"aos-state", "aos-payloads", "aos-conversations", "aos-agents", "aos-adapters", "app-values"}
+)
 """Where AOS keeps what it knows: never shared."""
+HOST_CONTAINERS = ("azure-webjobs-", "app-package-")
+"""Beginnings of the names under which the Functions host keeps its keys, and `infra/` the code of the app."""
 
 
 class Settings(BaseSettings):
@@ -176,6 +183,19 @@ class Settings(BaseSettings):
     def _listed(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("function_key", "admin_key", "keys")
+    @classmethod
+    def _no_reference(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None or not is_reference(value):
+            return value
+        # Left as it is, it would be a key that everybody can guess who has read where secrets are kept.
+        log.error(
+            "AOS_%s is left out: its reference to Key Vault was not resolved. The secret must exist, and the app's"
+            " identity needs the role Key Vault Secrets User; then restart the app.",
+            str(info.field_name).upper(),
+        )
+        return "" if info.field_name == "keys" else None
+
     @field_validator("function_endpoint")
     @classmethod
     def _queue_service(cls, value: str | None) -> str | None:
@@ -203,7 +223,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _own_stay_closed(self) -> Self:
         closed = OWN_CONTAINERS | {self.agent_container, self.mcp_container}
-        if taken := closed.intersection(self.shared_containers):
+        if taken := [name for name in self.shared_containers if name in closed or name.startswith(HOST_CONTAINERS)]:
             raise ValueError(f"AOS_SHARED_CONTAINERS: AOS keeps its own data in {', '.join(sorted(taken))}")
         return self
 
@@ -233,6 +253,11 @@ class Settings(BaseSettings):
     @property
     def bus_configured(self) -> bool:
         return bool(self.service_bus or self.service_bus_namespace)
+
+
+def is_reference(value: str) -> bool:
+    """Whether a value is a reference to Key Vault, which App Service passes on as it is when it cannot resolve it."""
+    return value.lstrip().lower().startswith("@microsoft.keyvault(")
 
 
 def is_loopback(host: str) -> bool:

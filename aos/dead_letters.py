@@ -179,6 +179,7 @@ class DeadLetters:
         sent: list[Letter] = []
         refused: list[tuple[Letter, str]] = []
         others: list[ServiceBusReceivedMessage] = []
+        full: dict[str, str] = {}
         try:
             while len(sent) + len(refused) < len(wanted) and len(sent) + len(others) < limit:
                 count = min(PAGE, limit - len(sent) - len(others))
@@ -191,11 +192,17 @@ class DeadLetters:
                         others.append(message)
                         continue
                     try:
-                        await self._bus.send([await self._again(letter)])
-                    except (UnknownEntity, EnvelopeInvalid) as error:
+                        again = await self._again(letter)
+                        if again.entity in full:
+                            raise BusUnavailable(full[again.entity])
+                        await self._bus.send([again])
+                    except (UnknownEntity, EnvelopeInvalid, BusUnavailable) as error:
                         # The next ones may go elsewhere.
                         refused.append((letter, error.detail))
                         others.append(message)
+                        if isinstance(error, BusUnavailable):
+                            # To try it for each letter would outlast their locks.
+                            full[again.entity] = error.detail
                         continue
                     try:
                         await receiver.complete_message(message)

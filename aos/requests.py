@@ -59,7 +59,9 @@ RECORDED = frozenset({AGENT_QUERY, "aos.workflow.execute", "aos.mcp.call", "aos.
 LONGEST_DETAIL = 4096
 """Characters of an error that are told; what is wrong with a body may be found in many places."""
 SWEEP = 50
-"""Calls that are given up in one sweep."""
+"""Calls of which a sweep reads the rows at once."""
+PATIENCE = 5.0
+"""Seconds for which one sweep goes on with further ones; the next one goes on from there."""
 AT_ONCE = 8
 """Of them at the same time."""
 
@@ -232,28 +234,33 @@ class RequestDesk:
     async def sweep(self) -> None:
         """Gives up calls whose answer did not come in time, and sends answers that a dead process did not.
 
-        One that cannot be sent now, as when the queue of who asked is full, holds no other one up: each sweep goes on
-        after the calls that the one before looked at, and begins anew when it comes to the end.
+        One that cannot be sent now, as when the queue of who asked is full, holds no other one up.
 
         Raises:
             TransientError: Storage is down; the next sweep goes on from there.
         """
+        now = self._clock.now()
         gate = asyncio.Semaphore(AT_ONCE)
 
-        async def look(row: str, record: RequestRecord | None) -> None:
+        async def look(row: str) -> None:
             async with gate:
                 try:
-                    await self._give_up(row, record)
+                    await self._give_up(row)
                 except TransientError as error:
                     log.warning("the answer of request %s waits: %s", row, error.detail)
                 except Exception:
                     log.exception("request %s", row)
 
-        due = await self._records.due(self._clock.now(), SWEEP, self._swept)
-        self._swept = due[-1][0] if len(due) == SWEEP else ""
-        await asyncio.gather(*(look(row, record) for row, record in due))
+        while True:
+            due = await self._records.due(now, SWEEP, self._swept)
+            await asyncio.gather(*map(look, due))
+            # What could not be sent stays where it is: the next ones must not wait until it can.
+            self._swept = due[-1] if len(due) == SWEEP else ""
+            if not self._swept or self._clock.now() >= now + PATIENCE:
+                return
 
-    async def _give_up(self, row: str, record: RequestRecord | None) -> None:
+    async def _give_up(self, row: str) -> None:
+        record = await self._records.of_due(row)
         if record is None:
             await self._records.forget_due(row)
             return

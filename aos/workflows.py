@@ -14,7 +14,6 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import Field
@@ -33,6 +32,7 @@ from aos.intake import derive_operation_id, fingerprint_of
 from aos.kernel.clock import Clock, SystemClock
 from aos.kernel.kernel import Kernel
 from aos.kernel.ports import AgentBinding
+from aos.kernel.sweep import next_look
 from aos.kernel.types import ConversationKey, Failure, Message, Operation, ReplyAddress
 from aos.messaging.bus import Outbound
 from aos.messaging.claim_check import ClaimCheck
@@ -40,7 +40,8 @@ from aos.messaging.envelopes import AGENT_COMMANDS, CONVERSATION_ID
 from aos.messaging.replies import undeliverable
 from aos.messaging.requests import WORKFLOW_RESULT, answer
 from aos.orchestration.workflow import Step, Workflow, rendered
-from aos.orchestration.workflow_run import Ending, WorkflowRun, advanced, asked_by, begun, stopped
+from aos.orchestration.workflow_run import Ending, WorkflowRun, advanced, asked_by, begun, has_told, stopped
+from aos.storage.rows import table_key
 from aos.storage.workflows import WorkflowRecord, WorkflowRecords
 from aos.views import time_view
 
@@ -50,7 +51,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 LOOK = 30.0
-"""Seconds after which the sweep looks at a workflow that has not ended."""
+"""Seconds between two looks of the sweep at a workflow that has not ended."""
 SWEEP = 50
 """Workflows whose rows a sweep reads at once."""
 PATIENCE = 5.0
@@ -62,8 +63,6 @@ TRIES = 20
 AT_ONCE = 8
 MOST_ASKING = 16
 """Who is told how a workflow ended; further ones come again when it has."""
-LONGEST_TEXT = 1_000_000
-"""Characters of a message with all that was put in."""
 
 
 class UnknownWorkflow(AosError):
@@ -142,7 +141,7 @@ class WorkflowRunner:
         if reply_to is not None:
             before = await self._asked(before, reply_to)
             if before.settled:
-                await self._tell(before.model_copy(update={"reply_to": reply_to, "also": ()}))
+                await self._tell(before, reply_to, await self.view(before))
                 return before
         try:
             return await self.advance(workflow_id)
@@ -167,8 +166,7 @@ class WorkflowRunner:
             if not refused:
                 break
         while run.final and not run.running and not run.settled:
-            await self._tell(run)
-            run = await self._change(workflow_id, partial(_told, run.addresses))
+            run = await self._tell_all(run)
         return run
 
     async def known(self, workflow_id: str) -> bool:
@@ -222,13 +220,14 @@ class WorkflowRunner:
         """Takes a workflow up that is due; its row, its id, and since when."""
         row, workflow_id, since = entry
         now = self._clock.now()
-        again: float | None = now + LOOK
+        usual = next_look(workflow_id, now, LOOK)
+        again: float | None = usual
         try:
             run = await self.advance(workflow_id)
             if run.settled:
                 again = None
             elif not run.final:
-                again = max(now + 1.0, min(now + LOOK, run.deadline))
+                again = max(now + 1.0, min(usual, run.deadline))
         except UnknownWorkflow:
             if now - since < UNFINISHED:
                 return
@@ -367,10 +366,6 @@ class WorkflowRunner:
         now = self._clock.now()
         named = [each.id for each in run.workflow.steps if each.id in step.dependencies]
         text = rendered(step, run.workflow.inputs, await self._texts(run, named))
-        if len(text) > LONGEST_TEXT:
-            raise AosError(
-                f"The message has {len(text)} characters; at most {LONGEST_TEXT} are told.", code="too_large"
-            )
         await self._directory.enabled_entry(step.agent_id, since=now)
         bound = self._directory.bound(step.agent_id)
         message = Message(
@@ -400,18 +395,40 @@ class WorkflowRunner:
         except (OperationFinal, UnknownOperation):
             return
 
-    async def _tell(self, run: WorkflowRun) -> None:
-        """Sends the result to who asked over the bus. Sent twice, it carries the same id."""
+    async def _tell_all(self, run: WorkflowRun) -> WorkflowRun:
+        """Sends the result to who asked over the bus, and records to whom: a queue that is full holds up its own alone.
+
+        Raises:
+            TransientError: Some could not be told; the others were.
+        """
         view = await self.view(run)
+        told: list[int] = []
+        waits: list[TransientError] = []
         for place, address in enumerate(run.addresses):
-            name = f"{run.workflow_id}.result" if place == 0 else f"{run.workflow_id}.result.{place}"
-            message = answer(address, name, WORKFLOW_RESULT, view, run.updated_at)
-            message = replace(message, body=await self._claim_check.pack(message.body, "messages"))
-            try:
-                await self._send([message])
-            except UnknownEntity as error:
-                log.warning("result of workflow %s parked: %s", run.workflow_id, error.detail)
-                await self._send([undeliverable(message, error.detail)])
+            if place not in run.reached:
+                try:
+                    await self._tell(run, address, view)
+                    told.append(place)
+                except TransientError as error:
+                    waits.append(error)
+        if told or not waits:
+            run = await self._change(run.workflow_id, lambda now: has_told(now, told))
+        if waits:
+            raise waits[0]
+        return run
+
+    async def _tell(self, run: WorkflowRun, address: ReplyAddress, view: dict[str, Any]) -> None:
+        """Sends the result to somebody. Sent twice, it carries the same id, which is nobody else's."""
+        name = f"{run.workflow_id}.result"
+        if address != run.reply_to:
+            name += f".{table_key(address.entity, address.correlation_id or '', address.session_id or '')}"
+        message = answer(address, name, WORKFLOW_RESULT, view, run.updated_at)
+        message = replace(message, body=await self._claim_check.pack(message.body, "messages"))
+        try:
+            await self._send([message])
+        except UnknownEntity as error:
+            log.warning("result of workflow %s parked: %s", run.workflow_id, error.detail)
+            await self._send([undeliverable(message, error.detail)])
 
     # --- what was answered
 
@@ -433,11 +450,6 @@ class WorkflowRunner:
             for name, operation in zip(done, operations, strict=True)
             if operation is not None and operation.reply is not None
         }
-
-
-def _told(addresses: tuple[ReplyAddress, ...], run: WorkflowRun) -> WorkflowRun:
-    """The workflow once these were told; who came meanwhile is to be told, too."""
-    return run.model_copy(update={"told": True}) if run.addresses == addresses else run
 
 
 def operation_id(workflow_id: str, step: Step) -> str:

@@ -72,6 +72,7 @@ var sizes = {
     serviceBusSku: 'Standard'
     zoneRedundant: false
     instanceMemory: 2048
+    httpConcurrency: 16
     maximumInstances: 40
     alwaysReady: 0
     retentionDays: 30
@@ -83,6 +84,7 @@ var sizes = {
     serviceBusSku: 'Standard'
     zoneRedundant: false
     instanceMemory: 2048
+    httpConcurrency: 16
     maximumInstances: 40
     alwaysReady: 0
     retentionDays: 30
@@ -94,6 +96,7 @@ var sizes = {
     serviceBusSku: 'Premium'
     zoneRedundant: true
     instanceMemory: 2048
+    httpConcurrency: 16
     maximumInstances: 100
     alwaysReady: 2
     retentionDays: 90
@@ -216,6 +219,7 @@ module functions 'modules/function.bicep' = [for app in apps: {
     roles: app.roles
     pythonVersion: pythonVersion
     instanceMemory: size.instanceMemory
+    httpConcurrency: size.httpConcurrency
     maximumInstances: size.maximumInstances
     alwaysReady: size.alwaysReady
     zoneRedundant: size.zoneRedundant

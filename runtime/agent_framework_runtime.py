@@ -189,8 +189,9 @@ def _guarded(outgoing: Outgoing, name: str) -> ChatMiddleware:
     async def pieces(
         answer: ResponseStream[ChatResponseUpdate, ChatResponse],
     ) -> AsyncIterator[ChatResponseUpdate]:
-        async with outgoing.guard(name, transient=_may_pass):
+        async with outgoing.guard(name, transient=_may_pass) as begun:
             async for piece in answer:
+                begun()
                 yield piece
 
     return Guard()

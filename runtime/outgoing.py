@@ -99,20 +99,31 @@ class Outgoing:
         raise AssertionError("unreachable")
 
     @asynccontextmanager
-    async def guard(self, name: str, *, transient: IsTransient = connection_failed) -> AsyncIterator[None]:
-        """The circuit breaker alone, around one attempt at a call. Raises `CircuitOpen`."""
-        if not self._breaks:
-            yield
-            return
+    async def guard(
+        self, name: str, *, transient: IsTransient = connection_failed
+    ) -> AsyncIterator[Callable[[], None]]:
+        """The circuit breaker alone, around one attempt at a call. Raises `CircuitOpen`.
+
+        Yields what says that the service has begun to answer: who reads a long answer keeps nobody from trying it.
+        """
         circuit = self._circuits.setdefault(name, _Circuit())
         trial = False
+
+        def begun() -> None:
+            nonlocal trial
+            if trial:  # and not a call that was under way when the circuit opened
+                circuit.trying = trial = False
+
+        if not self._breaks:
+            yield begun
+            return
         if circuit.failures >= FAILURES_TO_OPEN:
             left = circuit.opens_again - self._clock()
             if left > 0 or circuit.trying:
                 raise CircuitOpen(name, max(left, 1.0))
             circuit.trying = trial = True
         try:
-            yield
+            yield begun
         except Exception as error:
             if transient(error):
                 self._failed(name, circuit)
@@ -122,8 +133,7 @@ class Outgoing:
         else:
             circuit.failures = 0
         finally:
-            if trial:  # and not a call that was under way when the circuit opened
-                circuit.trying = False
+            begun()
 
     def _failed(self, name: str, circuit: _Circuit) -> None:
         circuit.failures += 1

@@ -58,7 +58,8 @@ class Timer:
             await self._run(self._route, TimerTick(self._route.name, due, past_due=late))
         except Exception as error:
             # What lasts, such as a missing setting, is told in full once, not with every tick.
-            failure = f"{type(error).__name__}: {error}"
+            # Azure's errors have the id and the time of the request in their further lines.
+            failure = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             if failure == self._failure:
                 log.error("timer %s failed again: %s", self._route.name, failure)
             else:

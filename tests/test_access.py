@@ -17,6 +17,24 @@ def test_keys_come_from_three_settings() -> None:
     assert not keys_of(load_settings({}))
 
 
+REFERENCE = "@Microsoft.KeyVault(VaultName=kv-aos-x;SecretName=aos-admin-key)"
+
+
+@pytest.mark.parametrize("setting", ["AOS_ADMIN_KEY", "AOS_FUNCTION_KEY", "AOS_KEYS"])
+def test_a_reference_that_was_not_resolved_is_no_key(setting: str, caplog: pytest.LogCaptureFixture) -> None:
+    keys = keys_of(load_settings({setting: REFERENCE}))
+    assert keys.identify(REFERENCE) is None
+    assert not keys
+    assert f"{setting} is left out" in caplog.text
+    assert "kv-aos-x" not in caplog.text
+
+
+def test_a_reference_inside_of_the_named_keys_is_refused() -> None:
+    with pytest.raises(SettingError, match="AOS_KEYS: shop/key: is a reference") as caught:
+        keys_of(load_settings({"AOS_KEYS": f'{{"shop": {{"key": "{REFERENCE}", "scopes": ["admin"]}}}}'}))
+    assert "kv-aos-x" not in caught.value.detail
+
+
 def test_tokens_need_both_settings() -> None:
     assert entra_of(load_settings({})) is None
     entra = entra_of(load_settings({"AOS_ENTRA_ISSUERS": f"{TENANT} , ", "AOS_ENTRA_AUDIENCES": "a,api://a"}))

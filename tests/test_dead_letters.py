@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from aos.__main__ import cli
 from aos.config import load_settings
 from aos.dead_letters import DeadLetters, UnknownLetter, letter_filter
+from aos.errors import BusUnavailable
 from aos.messaging.bus import Bus, Outbound
 from aos.messaging.claim_check import ClaimCheck
 from aos.messaging.replies import parked, undeliverable
@@ -155,6 +156,32 @@ async def test_a_letter_that_cannot_be_sent_holds_no_other_up(bus: Bus, letters:
     assert sorted(letter.message_id for letter in await letters.letters(10, HERE)) == ["m1", "m2"]
     (command,) = await drained(bus.client(), "agent-commands", 1)
     assert command.message_id == "m3.replay2"
+
+
+async def test_a_queue_that_is_full_holds_no_letter_to_others_up(
+    bus: Bus, letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bus.send([park("m1"), park("m2", "businessinfinity-responses"), park("m3", "businessinfinity-responses")])
+    await bus.send([park("m4")])
+    send, tried = bus.send, 0
+
+    async def full(messages: list[Outbound]) -> None:
+        nonlocal tried
+        if messages[0].entity == "businessinfinity-responses":
+            tried += 1
+            raise BusUnavailable("The quota of the queue has been exceeded.")
+        await send(messages)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bus, "send", full)
+        replayed = await letters.replay(lambda letter: True, HERE, 100)
+    assert [letter.message_id for letter in replayed.sent] == ["m1", "m4"]
+    quota = "The quota of the queue has been exceeded."
+    assert [(letter.message_id, why) for letter, why in replayed.refused] == [("m2", quota), ("m3", quota)]
+    assert tried == 1, "each try takes seconds, and the letters are locked for a minute"
+    assert len((await letters.replay(lambda letter: True, HERE, 100)).sent) == 2
+    await drained(bus.client(), "agent-commands", 2)
+    await drained(bus.client(), "businessinfinity-responses", 2)
 
 
 async def test_a_reply_that_is_sent_on_is_as_it_was(bus: Bus, letters: DeadLetters) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -15,6 +16,7 @@ from azure.data.tables import UpdateMode
 from aos.config import Settings
 from aos.errors import (
     AgentDisabled,
+    BusUnavailable,
     FoundryUnavailable,
     OperationConflict,
     OperationFinal,
@@ -248,8 +250,8 @@ async def test_who_asks_while_others_are_told_is_told_too(works: Works, monkeypa
     await works.runner.begin(steps, "w-late-asker", ASKER)
     tell = works.runner._tell
 
-    async def slow(run: WorkflowRun) -> None:
-        await tell(run)
+    async def slow(run: WorkflowRun, address: ReplyAddress, view: dict[str, Any]) -> None:
+        await tell(run, address, view)
         if late not in run.addresses:
             await works.runner.begin(steps, "w-late-asker", late)
 
@@ -267,10 +269,45 @@ async def test_no_more_are_told_than_there_is_room_for(works: Works) -> None:
     with pytest.raises(StorageUnavailable, match="16 wait"):
         await works.runner.begin(steps, "w-many", one_more)
     await works.pump()
-    assert len(works.house.take(ASKER.entity)) == MOST_ASKING
-    await works.runner.begin(steps, "w-many", one_more)
-    (result,) = works.house.take(ASKER.entity)
-    assert result.correlation_id == "one more"
+    told = works.house.take(ASKER.entity)
+    assert len(told) == MOST_ASKING
+    for _ in range(2):  # the message comes twice
+        await works.runner.begin(steps, "w-many", one_more)
+    late, again = works.house.take(ASKER.entity)
+    assert late.correlation_id == again.correlation_id == "one more"
+    assert late.message_id == again.message_id
+    assert late.message_id not in {result.message_id for result in told}, "or duplicate detection would drop it"
+
+
+async def test_an_asker_whose_queue_is_full_holds_no_other_one_up(
+    works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = flow({"id": "a", "message": "@say one"})
+    for entity in ("full-responses", ASKER.entity):
+        await works.runner.begin(steps, "w-full", replace(ASKER, entity=entity))
+    send = works.runner._send
+
+    async def full(messages: Sequence[Outbound]) -> None:
+        if any(message.entity == "full-responses" for message in messages):
+            raise BusUnavailable("The quota of the queue has been exceeded.")
+        await send(messages)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(works.runner, "_send", full)
+        for _ in range(3):  # what is put off comes again and again
+            for command in works.house.take("agent-commands"):
+                await works.house.deliver(command)
+        works.house.take("agent-commands")
+        (result,) = works.house.take(ASKER.entity)
+        works.office.clock.shift += LOOK + 1
+        await works.runner.sweep()
+    assert works.house.take(ASKER.entity) == [], "who was told is not told again and again"
+    assert not (await works.runner.status("w-full")).settled
+    works.office.clock.shift += LOOK + 1
+    await works.runner.sweep()
+    (late,) = works.house.take("full-responses")
+    assert late.message_id != result.message_id
+    assert (await works.runner.status("w-full")).settled
 
 
 async def test_what_is_cancelled_ends_with_its_steps(works: Works) -> None:
@@ -364,3 +401,19 @@ async def test_a_process_may_die_anywhere_in_a_workflow(works: Works) -> None:
         if not died:
             break
     assert dies_at > 8, "it never died"
+
+
+async def test_processes_that_sweep_at_the_same_time_leave_one_look_at_a_workflow(works: Works) -> None:
+    name = f"w-{uuid.uuid4().hex}"
+    await works.runner.begin(flow({"id": "a", "message": "@say one"}), name)
+    works.house.take("agent-commands")  # nobody drives it
+    records = WorkflowRecords(works.account, works.office.payloads)
+    others = [works.process(WorkflowRecords(works.account, works.office.payloads)) for _ in range(2)]
+    for _ in range(4):
+        works.office.clock.shift += 2 * LOOK
+        await asyncio.gather(*(runner.sweep() for runner in [works.runner, *others]))
+    looks = await records.due(works.office.clock.now() + 1e6, 10_000)
+    await works.runner.cancel(name, "me")
+    await works.pump()
+    # Two where the processes were on both sides of the moment from which on the next but one counts.
+    assert len([row for row, workflow_id, _ in looks if workflow_id == name]) <= 2

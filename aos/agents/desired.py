@@ -20,6 +20,8 @@ MAX_AGE = 5.0
 """Seconds after which a process looks again whether an agent was stopped."""
 MAX_AGE_STOPPED = 0.5
 """The same for an agent that is stopped: nothing else waits for that look."""
+TRIES = 20
+"""Writes over a row that others write, too."""
 
 Order = Literal["start", "stop", "restart"]
 
@@ -63,7 +65,7 @@ class DesiredStates:
             if found is not None:
                 return found
             try:
-                self._states = await self._read()
+                self._states, _ = await self._read()
             except StorageUnavailable as error:
                 if self._states is None:
                     raise
@@ -75,33 +77,50 @@ class DesiredStates:
         """Records what an operator asks for.
 
         Raises:
-            StorageUnavailable: The account does not answer; nothing was recorded.
+            StorageUnavailable: The account does not answer; give the order again.
         """
+        async with self._lock:
+            for _ in range(TRIES):
+                states, versions = await self._read()
+                known, etag = states.get(agent_id, Desired()), versions.get(agent_id)
+                stopped = order == "stop"
+                wanted = Desired(
+                    stopped,
+                    self._clock.now() if known.stopped and not stopped else known.running_since,
+                    known.restarts + int(order == "restart"),
+                )
+                if await self._written(agent_id, wanted, etag):
+                    self._states = states | {agent_id: wanted}
+                    self._read_at = self._clock.now()
+                    return wanted
+        raise StorageUnavailable(f"Agent {agent_id!r} is given orders all the time; try again.", retry_after=1.0)
+
+    async def _written(self, agent_id: str, wanted: Desired, etag: str | None) -> bool:
+        """False: another process wrote since the row was read; over its order, this one would undo it."""
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
         from azure.data.tables import UpdateMode
 
-        async with self._lock:
-            states = await self._read()
-            known = states.get(agent_id, Desired())
-            stopped = order == "stop"
-            wanted = Desired(
-                stopped,
-                self._clock.now() if known.stopped and not stopped else known.running_since,
-                known.restarts + int(order == "restart"),
-            )
-            table = await self._account.table(TABLE)
-            row = {
-                "PartitionKey": PARTITION,
-                "RowKey": table_key(agent_id),
-                "agent_id": agent_id,
-                "stopped": wanted.stopped,
-                "running_since": wanted.running_since,
-                "restarts": wanted.restarts,
-            }
-            with storage_errors(TABLE):
-                await table.upsert_entity(row, mode=UpdateMode.REPLACE)
-            self._states = states | {agent_id: wanted}
-            self._read_at = self._clock.now()
-        return wanted
+        row = {
+            "PartitionKey": PARTITION,
+            "RowKey": table_key(agent_id),
+            "agent_id": agent_id,
+            "stopped": wanted.stopped,
+            "running_since": wanted.running_since,
+            "restarts": wanted.restarts,
+        }
+        table = await self._account.table(TABLE)
+        with storage_errors(TABLE):
+            try:
+                if etag is None:
+                    await table.create_entity(row)
+                else:
+                    await table.update_entity(
+                        row, mode=UpdateMode.REPLACE, etag=etag, match_condition=MatchConditions.IfNotModified
+                    )
+            except (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError):
+                return False
+        return True
 
     def _remembered(self, agent_id: str) -> Desired | None:
         if self._states is None:
@@ -110,10 +129,14 @@ class DesiredStates:
         age = self._clock.now() - self._read_at
         return found if 0 <= age < (MAX_AGE_STOPPED if found.stopped else MAX_AGE) else None
 
-    async def _read(self) -> dict[str, Desired]:
+    async def _read(self) -> tuple[dict[str, Desired], dict[str, str]]:
+        """What is wanted of each agent, and the version of its row."""
         table = await self._account.table(TABLE)
+        states: dict[str, Desired] = {}
+        versions: dict[str, str] = {}
         with storage_errors(TABLE):
-            return {
-                row["agent_id"]: Desired(row["stopped"], row["running_since"], row["restarts"])
-                async for row in table.query_entities("PartitionKey eq @p", parameters={"p": PARTITION})
-            }
+            async for row in table.query_entities("PartitionKey eq @p", parameters={"p": PARTITION}):
+                name = row["agent_id"]
+                states[name] = Desired(row["stopped"], row["running_since"], row["restarts"])
+                versions[name] = str(row.metadata["etag"])
+        return states, versions

@@ -19,6 +19,7 @@ TOO_LONG = (
     "context_length_exceeded",
     "maximum context length",
     "context window",
+    "available context size",
     "is longer than the maximum model len",
 )
 """How servers say that a prompt does not fit: OpenAI's code, and the words of vLLM, llama.cpp and others."""

@@ -129,7 +129,8 @@ class BlobHistories:
             await container.get_blob_client(_blob(name)).create_append_blob(metadata=metadata)
 
     async def read(self, name: str) -> History:
-        from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+        from azure.core import MatchConditions
+        from azure.core.exceptions import HttpResponseError, ResourceModifiedError, ResourceNotFoundError
 
         container = await self._account.container(CONTAINER)
         blob = container.get_blob_client(_blob(name))
@@ -138,10 +139,18 @@ class BlobHistories:
                 stream = await blob.download_blob(offset=0, length=TAIL)
                 size = int(str(stream.properties.content_range).rpartition("/")[2])
                 if size > TAIL:
-                    stream = await blob.download_blob(offset=size - TAIL, length=TAIL)
+                    # The range ends where the blob did: what came since would be missed under a newer version.
+                    stream = await blob.download_blob(
+                        offset=size - TAIL,
+                        length=TAIL,
+                        etag=stream.properties.etag,
+                        match_condition=MatchConditions.IfNotModified,
+                    )
                 data, version = await stream.readall(), str(stream.properties.etag)
             except ResourceNotFoundError:
                 raise gone(name) from None
+            except ResourceModifiedError:
+                raise changed(name) from None
             except HttpResponseError as error:
                 if error.status_code != 416:
                     raise

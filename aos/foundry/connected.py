@@ -118,24 +118,30 @@ class TemporaryAgents:
         """
         from azure.ai.agents.models import MessageRole
 
-        with foundry_errors(f"running agent {agent.id}"):
+        what = f"running agent {agent.id}"
+        with foundry_errors(what):
             await self._client.messages.create(thread.id, role="user", content=text)
             run = await self._client.runs.create(thread.id, agent_id=agent.id)
-            try:
-                async with asyncio.timeout(timeout):
+        try:
+            # Around the errors of Foundry: its end is none of them.
+            async with asyncio.timeout(timeout):
+                with foundry_errors(what):
                     run = await self._ended(run, functions or {})
-            except BaseException:
-                await _to_its_end(self._cancel(run))
-                raise
-            finally:
-                if any(tool.type == "connected_agent" for tool in agent.tools or ()):
-                    await _to_its_end(self._adopt(run))
-            if run.status != "completed":
-                why = "" if run.last_error is None else f": {run.last_error.code}: {run.last_error.message}"
-                raise FoundryRefused(
-                    f"The run of agent {agent.id} ended as {getattr(run.status, 'value', run.status)}{why}",
-                    code="run_failed",
-                )
+        except BaseException as error:
+            await _to_its_end(self._cancel(run))
+            if isinstance(error, TimeoutError):
+                raise TimeoutError(f"Agent {agent.id} gave no answer within {timeout:g} s.") from None
+            raise
+        finally:
+            if any(tool.type == "connected_agent" for tool in agent.tools or ()):
+                await _to_its_end(self._adopt(run))
+        if run.status != "completed":
+            why = "" if run.last_error is None else f": {run.last_error.code}: {run.last_error.message}"
+            raise FoundryRefused(
+                f"The run of agent {agent.id} ended as {getattr(run.status, 'value', run.status)}{why}",
+                code="run_failed",
+            )
+        with foundry_errors(what):
             answer = await self._client.messages.get_last_message_text_by_role(thread.id, MessageRole.AGENT)
         return "" if answer is None else answer.text.value
 

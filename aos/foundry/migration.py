@@ -41,7 +41,7 @@ async def replay(clients: FoundryClients, thread_id: str) -> str:
 
     Raises:
         ConversationGone: There is no such thread.
-        FoundryUnavailable, FoundryRefused: From Foundry; nothing is left behind.
+        FoundryUnavailable, FoundryRefused: From Foundry; nothing is left behind, nor when it is cancelled.
     """
     with foundry_errors("reading a thread"):
         thread = await clients.agents.threads.get(thread_id)
@@ -56,9 +56,13 @@ async def replay(clients: FoundryClients, thread_id: str) -> str:
         with foundry_errors("replaying a thread"):
             for start in range(BATCH, len(items), BATCH):
                 await conversations.items.create(conversation, items=items[start : start + BATCH], timeout=30)
-    except AosError:
-        with foundry_errors("removing a conversation"):
-            await conversations.delete(conversation, timeout=30)
+    except (AosError, asyncio.CancelledError):
+        # Also when nobody waits for it any more.
+        try:
+            with foundry_errors("removing a conversation"):
+                await conversations.delete(conversation, timeout=30)
+        except AosError as error:
+            log.warning("half of thread %s stays in conversation %s: %s", thread_id, conversation, error.detail)
         raise
     log.info("replayed %d messages of %s into %s", len(items), thread_id, conversation)
     return conversation
@@ -111,8 +115,9 @@ class Migration:
         etag = await self._store.commit(key, snapshot.etag, Change(state, taken))
         moved = state
         try:
-            async with asyncio.timeout(LEASE - 30.0):
-                remote_id = await replay(self._clients, thread)
+            with foundry_errors("moving a thread"):
+                async with asyncio.timeout(LEASE - 30.0):
+                    remote_id = await replay(self._clients, thread)
             moved = replace(state, remote_id=remote_id, anchor=None, orphans=(), unsettled=False)
         finally:
             await self._store.commit(key, etag, Change(moved, Lease("", 0.0, fence)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import zlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from aos.errors import AosError, ConversationUnreadable, TransientError
@@ -17,13 +19,23 @@ from aos.kernel.types import ConversationKey
 log = logging.getLogger("aos.kernel")
 
 SWEEP_INTERVAL = 60.0
-"""Seconds after which the sweep looks at an unfinished operation again."""
+"""Seconds between two looks at an unfinished operation."""
 UNFINISHED = 600.0
 """Seconds for which a due entry without an operation is kept: its acceptance may still be on its way."""
 
 
 UNREADABLE = 600.0
 """Seconds for which this process finds a conversation unreadable before it ends the operation that waits in it."""
+
+
+def next_look(name: str, now: float, interval: float) -> float:
+    """When to look at something again: in 1 s at the earliest, an interval after that at the latest.
+
+    All instances sweep by the same clock, so several often look at one entry at once, and each writes the next one.
+    Its time follows from the name, so that it is the same one: else there would be two, then four, then eight.
+    """
+    phase = zlib.crc32(name.encode()) % interval
+    return phase + (math.floor((now + 1.0 - phase) / interval) + 1.0) * interval
 
 
 class Sweep:
@@ -80,7 +92,7 @@ class Sweep:
                     if self._clock.now() - entry.at > UNFINISHED:
                         await self._store.move_due(entry, None)
                     return
-                again = self._clock.now() + SWEEP_INTERVAL
+                again = next_look(entry.operation_id, self._clock.now(), SWEEP_INTERVAL)
                 try:
                     if not over:
                         await self._go_on(entry)

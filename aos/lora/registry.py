@@ -49,6 +49,7 @@ class AdapterRegistry:
             UnknownAdapter: The folder is none that a training made.
         """
         from azure.core.exceptions import ResourceExistsError
+        from azure.data.tables import UpdateMode
 
         try:
             report = await asyncio.to_thread(read_report, folder)
@@ -83,7 +84,8 @@ class AdapterRegistry:
             report.model_copy(update={"version": number, "path": f"{CONTAINER}/{prefix}"}),
         )
         with storage_errors(f"table {TABLE}"):
-            await table.create_entity(_row(entered))
+            # The number is ours. A request whose answer was lost is repeated, and must not meet its own row.
+            await table.upsert_entity(_row(entered), mode=UpdateMode.REPLACE)
         return entered
 
     async def adapters(self) -> list[AdapterVersion]:

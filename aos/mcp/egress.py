@@ -35,6 +35,9 @@ CONNECT_SECONDS = 10.0
 
 SOCKET_OPTION = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 
+_COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "dcb", "dcz", "compress", "x-compress"})
+"""Of IANA's registry of HTTP content codings."""
+
 
 class EgressRefused(httpcore2.ConnectError):
     """The server lies where no connection may go."""
@@ -151,10 +154,13 @@ class GuardedTransport(httpx2.AsyncHTTPTransport):
         if attempt is not None:
             attempt.status = response.status_code
             attempt.later = "retry-after" in response.headers
-        encoding = response.headers.get("content-encoding", "identity")
-        if encoding != "identity":
+        encoding = response.headers.get("content-encoding", "")
+        if not _COMPRESSIONS.isdisjoint(coding.strip().lower() for coding in encoding.split(",")):
             response.stream = _Refused(response.stream, encoding)
-        elif not response.headers.get("content-type", "").startswith("text/event-stream"):
+            return response
+        # Whatever else stands there, as `utf-8`, is no compression: nobody is to decode by it.
+        response.headers.pop("content-encoding", None)
+        if not response.headers.get("content-type", "").startswith("text/event-stream"):
             response.stream = _Bounded(response.stream, self._largest)
         return response
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import unquote, urlsplit
@@ -11,6 +12,10 @@ from aos.kernel.types import Operation, Park, ReplyAddress
 from aos.messaging.bus import Outbound
 from aos.messaging.envelopes import OWN_ENTITIES, POISON, AgentReply, EnvelopeInvalid
 from aos.messaging.incoming import REPLAY, as_reason, short_id
+
+_ENTITY = re.compile(r"(?!.*(//|(^|/)\.{1,2}(/|$)))[A-Za-z0-9._/~-]{1,260}")
+"""What Service Bus takes as the name of a queue or topic. In an address more would mean something: behind `?` and `#`
+nothing counts, so that `agent-events?` is `agent-events`."""
 
 
 def reply_address(
@@ -30,8 +35,8 @@ def reply_address(
         entity = (unquote(urlsplit(reply_to).path) if "://" in reply_to else reply_to).strip().strip("/")
     except ValueError:
         entity = ""
-    if not entity:
-        raise EnvelopeInvalid("ReplyTo: names no queue or topic.")
+    if not _ENTITY.fullmatch(entity):
+        raise EnvelopeInvalid("ReplyTo: names no queue or topic: up to 260 letters, digits and ._-~ between slashes.")
     if entity.lower() in OWN_ENTITIES:
         raise EnvelopeInvalid(f"ReplyTo: {entity!r} is an entity of AOS itself; name a queue or topic of your own.")
     return ReplyAddress(entity, correlation_id or message_id, session_id)

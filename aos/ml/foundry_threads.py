@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -19,20 +18,18 @@ APP = "aos_app"
 OURS = frozenset({LAST_ACCESSED, AGENT, APP})
 PAIRS = 16
 """Pairs of metadata that the service keeps; keys up to 64 characters, values up to 512."""
-REMEMBERED = 10_000
 MOST_ITEMS = 20_000
 SHORT = 30.0
 """Seconds for a request that asks no model."""
 
 
 class FoundryThreads:
-    """Creates, describes and deletes threads. What it remembers only saves requests."""
+    """Creates, describes and deletes threads."""
 
     def __init__(self, clients: FoundryClients, app_name: str, clock: Clock) -> None:
         self._clients = clients
         self._app_name = app_name
         self._clock = clock
-        self._metadata: OrderedDict[str, dict[str, str]] = OrderedDict()
 
     async def create(self, metadata: Mapping[str, str]) -> str:
         """A new thread's id.
@@ -45,7 +42,6 @@ class FoundryThreads:
         with foundry_errors("creating a thread"):
             made = await self._clients.openai.conversations.create(metadata=own, timeout=SHORT)
             thread_id = str(made.id)
-        self._remember(thread_id, own)
         return thread_id
 
     async def info(self, thread_id: str) -> ThreadInfo:
@@ -65,7 +61,6 @@ class FoundryThreads:
                 sent += item.type == "message" and item.role == "user"
                 if seen == MOST_ITEMS:
                     break
-        self._remember(thread_id, metadata)
         return ThreadInfo(
             thread_id=thread_id,
             agent_id=metadata.get(AGENT),
@@ -77,7 +72,6 @@ class FoundryThreads:
 
     async def delete(self, thread_id: str) -> bool:
         """Deletes a thread; False if there is none."""
-        self._metadata.pop(thread_id, None)
         try:
             with foundry_errors("deleting a thread"):
                 deleted = await self._clients.openai.conversations.delete(thread_id, timeout=SHORT)
@@ -87,15 +81,14 @@ class FoundryThreads:
 
     async def touch(self, thread_id: str, agent: str) -> None:
         """Notes in the thread's metadata that an agent answered in it now."""
-        metadata = self._metadata.get(thread_id)
         with foundry_errors("noting the use of a thread"):
-            if metadata is None:
-                metadata = _texts((await self._clients.openai.conversations.retrieve(thread_id)).metadata)
+            # An update replaces all of it: what others wrote since it was read is read again, not written over.
+            found = await self._clients.openai.conversations.retrieve(thread_id, timeout=SHORT)
+            metadata = _texts(found.metadata)
             if len(metadata.keys() | OURS) > PAIRS:
                 return  # a thread made elsewhere, whose metadata is full
             own = {**metadata, APP: self._app_name, AGENT: agent, LAST_ACCESSED: self._now()}
             await self._clients.openai.conversations.update(thread_id, metadata=own, timeout=SHORT)
-        self._remember(thread_id, own)
 
     async def last_item(self, thread_id: str) -> str | None:
         """The newest item of a thread: what comes after it is news.
@@ -105,11 +98,6 @@ class FoundryThreads:
         with foundry_errors("reading a thread"):
             page = await self._clients.openai.conversations.items.list(thread_id, order="desc", limit=1, timeout=SHORT)
             return page.data[0].id if page.data else None
-
-    def _remember(self, thread_id: str, metadata: dict[str, str]) -> None:
-        self._metadata[thread_id] = metadata
-        while len(self._metadata) > REMEMBERED:
-            self._metadata.popitem(last=False)
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self._clock.now(), UTC).isoformat(timespec="milliseconds")

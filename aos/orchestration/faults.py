@@ -41,8 +41,10 @@ def model_errors(what: str) -> Iterator[None]:
         raise  # some of them are a `ValueError`, too
     except openai.APIStatusError as error:
         body = error.body if isinstance(error.body, dict) else {}
-        message = str(body.get("message") or body.get("code") or f"HTTP {error.status_code}")[:500]
-        raise of_status(what, error.status_code, message, error.response.headers.get("retry-after")) from error
+        code = str(body.get("code") or "")
+        message = str(body.get("message") or code or f"HTTP {error.status_code}")[:500]
+        later = error.response.headers.get("retry-after")
+        raise of_status(what, error.status_code, message, later, reason=code) from error
     except (openai.APIError, TimeoutError) as error:
         # Without details, a connection error only says that it is one.
         reason = str(error.__cause__ or error) or type(error).__name__

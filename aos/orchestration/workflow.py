@@ -14,9 +14,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from aos.errors import AosError
+
 MOST_STEPS = 100
 LONGEST_MESSAGE = 32_768
 """Characters of a step's message before anything is put in."""
+LONGEST_TEXT = 1_000_000
+"""Characters of a message with all that was put in."""
 LARGEST_INPUTS = 262_144
 """Characters of all inputs as JSON."""
 LONGEST_DEADLINE = 6 * 86_400.0
@@ -98,14 +102,27 @@ def rendered(step: Step, inputs: Mapping[str, JsonValue], replies: Mapping[str, 
 
     Args:
         replies: Of all steps that the message names.
+
+    Raises:
+        AosError: It is longer than `LONGEST_TEXT` (code `too_large`).
     """
+    texts: dict[str, str] = {}
 
     def value(found: re.Match[str]) -> str:
         if found["step"]:
             return replies[found["step"]]
-        given = inputs[found["input"]]
-        return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+        name = found["input"]
+        if name not in texts:
+            given = inputs[name]
+            texts[name] = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+        return texts[name]
 
+    # Counted before it is put together: one long value that is named often would fill the memory.
+    length = len(step.message)
+    for found in PLACEHOLDER.finditer(step.message):
+        length += len(value(found)) - len(found[0])
+    if length > LONGEST_TEXT:
+        raise AosError(f"The message has {length} characters; at most {LONGEST_TEXT} are told.", code="too_large")
     return PLACEHOLDER.sub(value, step.message)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -43,7 +43,8 @@ class WorkflowRun(_Record):
         steps: By id.
         reply_to: Who is told over the bus how it ended.
         also: Who asked for the same workflow while it was on its way, and is told as well.
-        told: They were.
+        reached: Places in `addresses` of those who were told.
+        told: All were.
     """
 
     workflow_id: str
@@ -56,6 +57,7 @@ class WorkflowRun(_Record):
     error: Failure | None = None
     reply_to: ReplyAddress | None = None
     also: tuple[ReplyAddress, ...] = ()
+    reached: tuple[int, ...] = ()
     told: bool = False
 
     @property
@@ -97,6 +99,12 @@ def asked_by(run: WorkflowRun, address: ReplyAddress) -> WorkflowRun:
         return run
     more = {"reply_to": address} if run.reply_to is None else {"also": (*run.also, address)}
     return run.model_copy(update=more)
+
+
+def has_told(run: WorkflowRun, places: Sequence[int]) -> WorkflowRun:
+    """The workflow once those at these places were told; others may have come meanwhile."""
+    reached = tuple(sorted({*run.reached, *places}))
+    return run.model_copy(update={"reached": reached, "told": len(reached) == len(run.addresses)})
 
 
 def advanced(run: WorkflowRun, endings: Mapping[str, Ending], operations: Mapping[str, str], at: float) -> WorkflowRun:

@@ -7,6 +7,9 @@ from typing import Protocol, TypeVar
 
 from aos.registry.problems import RegistryProblem, suggest
 
+EXPLAINED = 50
+"""Unknown agents for which one that is named alike is looked for; among thousands of agents that takes long."""
+
 
 class Asking(Protocol):
     """What is looked at of an agent's entry."""
@@ -42,11 +45,12 @@ def check_connected(
     """
     broken = {problem.agent_id: problem for problem in problems if problem.agent_id is not None}
     known = [*entries, *broken]
+    unknown: dict[str, str] = {}
     good: dict[str, Entry] = {}
     found: list[RegistryProblem] = []
     warnings: list[RegistryProblem] = []
     for agent_id, entry in entries.items():
-        faults, cautions = _check(entry, pointers.get(agent_id, ""), entries, broken, known)
+        faults, cautions = _check(entry, pointers.get(agent_id, ""), entries, broken, known, unknown)
         warnings += cautions
         if faults and entry.enabled:
             found += faults
@@ -62,6 +66,7 @@ def _check(
     entries: Mapping[str, Asking],
     broken: Mapping[str, RegistryProblem],
     known: Sequence[str],
+    unknown: dict[str, str],
 ) -> tuple[list[RegistryProblem], list[RegistryProblem]]:
     faults: list[RegistryProblem] = []
     cautions: list[RegistryProblem] = []
@@ -76,6 +81,8 @@ def _check(
             detail = f"The entry of the agent {other!r} is wrong, at {problem.pointer}: {problem.detail}"
             cautions.append(RegistryProblem(here, detail, agent_id=entry.agent_id))
         else:
-            detail = f"There is no agent {other!r}.{suggest(other, known)}"
-            faults.append(RegistryProblem(here, detail, agent_id=entry.agent_id))
+            if other not in unknown:
+                alike = suggest(other, known) if len(unknown) < EXPLAINED else ""
+                unknown[other] = f"There is no agent {other!r}.{alike}"
+            faults.append(RegistryProblem(here, unknown[other], agent_id=entry.agent_id))
     return faults, cautions

@@ -8,10 +8,12 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from aos.registry.agents import AgentEntry, AgentRegistry
-from aos.registry.mcp_servers import ServerRegistry
+from aos.registry.mcp_servers import ServerEntry, ServerRegistry
 from aos.registry.problems import RegistryProblem
 
 _SHOWN = 10
+_EXPLAINED = 50
+"""Names for which what is like them is looked for; it takes milliseconds each, and one name may stand in all agents."""
 
 
 def check_tools(agents: AgentRegistry, servers: ServerRegistry) -> AgentRegistry:
@@ -28,8 +30,9 @@ def check_tools(agents: AgentRegistry, servers: ServerRegistry) -> AgentRegistry
     good: dict[str, AgentEntry] = {}
     problems = list(agents.problems)
     warnings = list(agents.warnings)
+    known: dict[tuple[str, str], str] = {}
     for agent_id, agent in agents.entries.items():
-        faults, cautions = _check(agent, agents.pointers.get(agent_id, ""), servers)
+        faults, cautions = _check(agent, agents.pointers.get(agent_id, ""), servers, known)
         warnings.extend(cautions)
         if agent.enabled and faults:
             problems.extend(faults)
@@ -40,39 +43,48 @@ def check_tools(agents: AgentRegistry, servers: ServerRegistry) -> AgentRegistry
 
 
 def _check(
-    agent: AgentEntry, where: str, servers: ServerRegistry
+    agent: AgentEntry, where: str, servers: ServerRegistry, known: dict[tuple[str, str], str]
 ) -> tuple[list[RegistryProblem], list[RegistryProblem]]:
+    """`known`: what is wrong with tools that agents before this one referred to."""
     faults: list[RegistryProblem] = []
     cautions: list[RegistryProblem] = []
     for index, reference in enumerate(agent.mcp_tools):
         here = f"{where}/mcp_tools/{index}"
         server = servers.find(reference.server_name)
         if server is None:
-            detail = _unknown_server(reference.server_name, servers)
-            faults.append(RegistryProblem(f"{here}/server_name", detail, agent_id=agent.agent_id))
+            name = (reference.server_name, "")
+            if name not in known:
+                known[name] = _unknown_server(reference.server_name, servers, alike=len(known) < _EXPLAINED)
+            faults.append(RegistryProblem(f"{here}/server_name", known[name], agent_id=agent.agent_id))
             continue
         if server.tools and server.tool(reference.tool_name) is None:
-            listed = _listed(reference.tool_name, [tool.name for tool in server.tools])
-            detail = f"The MCP server {server.server_id!r} declares no tool {reference.tool_name!r}; it has {listed}."
-            faults.append(RegistryProblem(f"{here}/tool_name", detail, agent_id=agent.agent_id))
+            name = (server.server_id, reference.tool_name)
+            if name not in known:
+                known[name] = _unknown_tool(reference.tool_name, server, alike=len(known) < _EXPLAINED)
+            faults.append(RegistryProblem(f"{here}/tool_name", known[name], agent_id=agent.agent_id))
         elif not server.enabled:
             detail = f"The MCP server {server.server_id!r} is disabled: the tool cannot be used until it is enabled."
             cautions.append(RegistryProblem(f"{here}/server_name", detail, agent_id=agent.agent_id))
     return faults, cautions
 
 
-def _unknown_server(name: str, servers: ServerRegistry) -> str:
+def _unknown_tool(name: str, server: ServerEntry, *, alike: bool) -> str:
+    listed = _listed(name, [tool.name for tool in server.tools], alike=alike)
+    return f"The MCP server {server.server_id!r} declares no tool {name!r}; it has {listed}."
+
+
+def _unknown_server(name: str, servers: ServerRegistry, *, alike: bool) -> str:
     if (bad := next((p for p in servers.problems if p.server_id == name), None)) is not None:
         return f"The entry of the MCP server {name!r} is wrong, at {bad.pointer}: {bad.detail}"
     if not servers.names:
         return f"There is no MCP server {name!r}: the MCP server registry has no good entries."
-    return f"There is no MCP server {name!r}; there is {_listed(name, servers.names)}."
+    return f"There is no MCP server {name!r}; there is {_listed(name, servers.names, alike=alike)}."
 
 
-def _listed(name: str, known: Iterable[str]) -> str:
-    """The known names, those like `name` first."""
+def _listed(name: str, known: Iterable[str], *, alike: bool) -> str:
+    """The known names, those like `name` first if wanted."""
     names = list(dict.fromkeys(known))
-    close = difflib.get_close_matches(name, names, n=3)
+    close = difflib.get_close_matches(name, names, n=3) if alike else []
     ordered = [*close, *(other for other in names if other not in close)]
     more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
     return ", ".join(map(repr, ordered[:_SHOWN])) + more

@@ -117,9 +117,8 @@ class RequestRecords:
         if record.gives_up is not None:
             await self.forget_due(_due(record))
 
-    async def due(self, now: float, limit: int, after: str = "") -> list[tuple[str, RequestRecord | None]]:
-        """What is to be given up, oldest first, after row `after`: the row that says so, and the record, if it was ever
-        written."""
+    async def due(self, now: float, limit: int, after: str = "") -> list[str]:
+        """The rows that say what is to be given up, oldest first; `after` is the last one that was looked at."""
         table = await self._account.table(TABLE)
         rows: list[str] = []
         query = "PartitionKey eq @p and RowKey gt @after and RowKey le @now"
@@ -129,12 +128,13 @@ class RequestRecords:
                 rows.append(row["RowKey"])
                 if len(rows) >= limit:
                     break
-        found: list[tuple[str, RequestRecord | None]] = []
-        for due in rows:
-            record = await self.look(due.partition(".")[2])
-            # One that was taken up twice at the same time has two rows; its own counts.
-            found.append((due, record if record is not None and _due(record) == due else None))
-        return found
+        return rows
+
+    async def of_due(self, row: str) -> RequestRecord | None:
+        """The record that a row of `due` is for; None if it was never written, or another row is its own."""
+        record = await self.look(row.partition(".")[2])
+        # One that was taken up twice at the same time has two rows; its own counts.
+        return record if record is not None and _due(record) == row else None
 
     async def forget_due(self, row: str) -> None:
         """Removes a row of `due`."""

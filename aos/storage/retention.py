@@ -160,7 +160,7 @@ class Retention:
     async def _unnamed(self, page: list[tuple[str, datetime]]) -> list[str]:
         """Values of rows that have other values by now, or are gone."""
         names: list[str] = []
-        known: dict[tuple[str, str | None], set[str]] = {}
+        known: dict[tuple[str, str | None], set[str] | None] = {}
         for name, at in page:
             kind, _, rest = name.partition("/")
             if self._age(at) <= GRACE:
@@ -169,7 +169,8 @@ class Retention:
                 where = ("aosconversations", rest.partition("/")[0]) if kind == "rows" else ("aostools", None)
                 if where not in known:
                     known[where] = await self._named(*where)
-                if name not in known[where]:
+                named = known[where]
+                if named is not None and name not in named:
                     names.append(name)
             elif kind in ("ledger", "requests", "approvals", "workflows") and self._age(at) > KEPT + GRACE:
                 # Their rows were written with them, and are gone.
@@ -180,8 +181,8 @@ class Retention:
         """Values that travelled over the bus."""
         return [name for name, at in page if self._old(at)]
 
-    async def _named(self, name: str, partition: str | None) -> set[str]:
-        """The blobs that rows of a table name."""
+    async def _named(self, name: str, partition: str | None) -> set[str] | None:
+        """The blobs that rows of a table name; None if one of them cannot be read: it may name any."""
         table = await self._account.table(name)
         if partition is None:
             rows = table.list_entities(select=["blob"])
@@ -194,6 +195,7 @@ class Retention:
                     named.add(BlobRef.model_validate_json(row["blob"]).name)
                 except ValueError:
                     log.warning("a row of table %s (partition %s) names a value that is none", name, partition)
+                    return None
         return named
 
     async def _blobs(self, name: str, forget: Callable[[list[tuple[str, datetime]]], Awaitable[list[str]]]) -> int:

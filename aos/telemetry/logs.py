@@ -14,6 +14,8 @@ from aos.telemetry.work import current
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_SHORT = ("WARN", "FATAL")
+"""Other names of two of them (`logging.getLevelNamesMapping`)."""
 _IDS = ("operation_id", "conversation_id", "agent_id", "trace_id", "span_id")
 
 
@@ -78,8 +80,8 @@ def log_to_stderr(level: str, form: Literal["text", "json"]) -> None:
     Raises:
         SettingError: There is no such level.
     """
-    level = level.upper()
-    if level not in LEVELS:
+    level = level.strip().upper()
+    if level not in (*LEVELS, *_SHORT):
         raise SettingError(f"AOS_LOG_LEVEL: there is no level {level[:20]!r}; use one of {', '.join(LEVELS)}.")
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())

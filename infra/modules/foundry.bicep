@@ -50,11 +50,12 @@ resource project 'Microsoft.CognitiveServices/accounts/projects@2025-06-01' = {
   }
 }
 
-// One at a time: the account takes one deployment write after the other.
+// One at a time: the account takes one write after the other, of deployments as of the project (RequestConflict).
 @batchSize(1)
 resource deployment 'Microsoft.CognitiveServices/accounts/deployments@2025-06-01' = [for item in concat(base, tuned): {
   parent: account
   name: item.deployment
+  dependsOn: [project]
   sku: {
     name: item.sku
     capacity: item.capacity

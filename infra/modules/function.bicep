@@ -5,6 +5,7 @@ param name string
 param roles string
 param pythonVersion string
 param instanceMemory int
+param httpConcurrency int
 param maximumInstances int
 param alwaysReady int
 param zoneRedundant bool
@@ -74,6 +75,12 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
       scaleAndConcurrency: {
         instanceMemoryMB: instanceMemory
         maximumInstanceCount: maximumInstances
+        // Of a Python app the platform would send one request at a time to an instance; ours wait for models meanwhile.
+        triggers: {
+          http: {
+            perInstanceConcurrency: httpConcurrency
+          }
+        }
         alwaysReady: alwaysReady == 0 ? [] : [{ name: 'http', instanceCount: alwaysReady }]
       }
     }

@@ -94,7 +94,8 @@ resource lifecycle 'Microsoft.Storage/storageAccounts/managementPolicies@2025-06
           type: 'Lifecycle'
           definition: {
             filters: {
-              blobTypes: ['blockBlob']
+              // Histories of the custom runtime are append blobs; deleted, they live on as a version.
+              blobTypes: ['blockBlob', 'appendBlob']
             }
             actions: {
               version: {

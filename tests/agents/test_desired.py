@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import uuid
 
 import pytest
@@ -61,3 +62,10 @@ async def test_what_was_read_stays_in_force_while_storage_is_away(storage_settin
     clock.shift += 60
     assert (await states.get(agent_id)).stopped
     await account.close()
+
+
+async def test_of_orders_to_two_processes_at_once_none_is_lost(account: StorageAccount) -> None:
+    here, there, agent_id = DesiredStates(account), DesiredStates(account), uuid.uuid4().hex
+    for _ in range(2):  # of an agent that nobody gave an order before, and of one that has a row
+        await asyncio.gather(here.order(agent_id, "restart"), there.order(agent_id, "restart"))
+    assert (await DesiredStates(account).get(agent_id)).restarts == 4

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from typing import Any
 
 import pytest
+from azure.storage.blob.aio import BlobClient
 
 from aos.custom.faults import HistoryGone, ModelRefused, ModelUnavailable
 from aos.custom.history import CONTAINER, LARGEST_STEP, TAIL, BlobHistories, Histories, HistoryItem
@@ -82,6 +84,31 @@ async def test_a_long_history_is_read_from_its_end(account: StorageAccount) -> N
     assert [item.number for item in read.items] == [3]
     assert read.last == 3
     await histories.append(name, read.version, items(4, "end"))
+    assert (await histories.read(name)).last == 4
+
+
+async def test_a_step_that_is_added_while_a_long_history_is_read_is_not_missed(
+    account: StorageAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    histories, name = BlobHistories(account), new_name()
+    await histories.create(name, KEY)
+    for number in (1, 2, 3):
+        version = (await histories.read(name)).version
+        await histories.append(name, version, items(number, str(number) * (TAIL // 2)))
+    version = (await histories.read(name)).version
+    download, requests = BlobClient.download_blob, 0
+
+    async def interrupted(self: BlobClient, *args: Any, **options: Any) -> Any:
+        nonlocal requests
+        requests += 1
+        if requests == 2:
+            await histories.append(name, version, items(4, "by somebody else"))
+        return await download(self, *args, **options)
+
+    monkeypatch.setattr(BlobClient, "download_blob", interrupted)
+    with pytest.raises(ModelUnavailable) as locked:
+        await histories.read(name)
+    assert (requests, locked.value.code) == (2, "conversation_locked")
     assert (await histories.read(name)).last == 4
 
 

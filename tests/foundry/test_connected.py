@@ -100,3 +100,13 @@ async def test_what_somebody_else_deleted_is_no_error(threads: Project, caplog: 
         agent = await agents.agent("short-lived", model=DEPLOYMENT, instructions="Be brief.")
         await client.delete_agent(agent.id)
     assert "could not be deleted" not in caplog.text
+
+
+async def test_a_run_that_takes_too_long_says_so(threads: Project) -> None:
+    client = threads.clients.agents
+    async with TemporaryAgents(client, "temporary") as agents:
+        agent = await agents.agent("slow", model=DEPLOYMENT, instructions="Be brief.")
+        thread = await agents.thread()
+        with pytest.raises(TimeoutError, match="no answer within 0 s"):
+            await agents.run(agent, thread, "@say hi", timeout=0.0)
+    assert await left(threads) == []

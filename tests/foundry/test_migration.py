@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 
@@ -103,6 +104,46 @@ async def test_a_replay_that_fails_leaves_nothing_behind(threads: Project) -> No
         await threads.heal()
     assert await threads.calls("DELETE /openai/v1/conversations/{id}") == removed + 1
     assert (await store.read(key)).state.remote_id == one.remote_id
+
+
+async def test_a_replay_that_takes_too_long_leaves_nothing_behind(
+    threads: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await talk(threads)
+    for number in range(25):
+        await threads.clients.agents.messages.create(one.remote_id, role="user", content=f"m{number}")
+    key, store = new_key(), MemoryConversations(CLOCK)
+    await stored(store, Conversation(key, one.remote_id))
+    items, began = threads.clients.openai.conversations.items, asyncio.Event()
+
+    limits: list[asyncio.Timeout] = []
+    limited = asyncio.timeout
+
+    def limit(seconds: float | None) -> asyncio.Timeout:
+        limits.append(limited(seconds))
+        return limits[-1]
+
+    async def hangs(*args: object, **options: object) -> None:
+        began.set()
+        if limits:
+            # The one around the whole move runs out.
+            limits[0].reschedule(asyncio.get_running_loop().time())
+        await asyncio.Event().wait()
+
+    removed = await threads.calls("DELETE /openai/v1/conversations/{id}")
+    monkeypatch.setattr(items, "create", hangs)
+    moving = asyncio.create_task(Migration(store, threads.clients, CLOCK).move(key))
+    await began.wait()
+    moving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await moving
+    assert await threads.calls("DELETE /openai/v1/conversations/{id}") == removed + 1
+    monkeypatch.setattr(asyncio, "timeout", limit)
+    with pytest.raises(FoundryUnavailable, match="in time"):
+        await Migration(store, threads.clients, CLOCK).move(key)
+    assert await threads.calls("DELETE /openai/v1/conversations/{id}") == removed + 2
+    snapshot = await store.read(key)
+    assert (snapshot.state.remote_id, snapshot.lease.owner) == (one.remote_id, ""), "as it was, and free"
 
 
 async def test_a_thread_that_the_newer_generation_meets_is_replayed(threads: Project) -> None:

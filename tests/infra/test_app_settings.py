@@ -6,6 +6,10 @@ import json
 import re
 from typing import Any
 
+import pytest
+
+from aos.config import load_settings
+from aos.errors import SettingError
 from tests.infra.bicep import INFRA, parse
 from tests.publish import code_settings
 from tests.publish.test_settings import VALUES
@@ -118,6 +122,15 @@ def test_containers_are_those_of_the_storage_module() -> None:
     assert settings()["MCP_REGISTRY_BLOB_CONTAINER"] in created
 
 
+def test_no_container_of_the_account_may_be_shared() -> None:
+    created = parse(INFRA / "modules" / "storage.bicep").variables["containers"]
+    packages = re.findall(r"package: '([^']+)'", parse(INFRA / "main.bicep").text)
+    assert packages
+    for name in (*created, *packages, "azure-webjobs-secrets", "azure-webjobs-hosts"):
+        with pytest.raises(SettingError, match=f"AOS_SHARED_CONTAINERS.* {name}"):
+            load_settings({"AOS_SHARED_CONTAINERS": f"mine,{name}"})
+
+
 def test_the_plan_is_flex_consumption_and_the_package_is_read_with_the_identity() -> None:
     plan = FUNCTION.resource("Microsoft.Web/serverfarms").body
     assert plan["sku"] == {"name": "FC1", "tier": "FlexConsumption"}
@@ -127,3 +140,12 @@ def test_the_plan_is_flex_consumption_and_the_package_is_read_with_the_identity(
     assert site["identity"]["type"] == "UserAssigned"
     package = site["properties"]["functionAppConfig"]["deployment"]["storage"]
     assert package["authentication"]["type"] == "UserAssignedIdentity"
+
+
+def test_an_instance_takes_several_requests_at_once() -> None:
+    # Without a number Flex Consumption gives an instance of a Python app one HTTP request at a time.
+    scale = FUNCTION.resource("Microsoft.Web/sites").body["properties"]["functionAppConfig"]["scaleAndConcurrency"]
+    assert scale["triggers"]["http"]["perInstanceConcurrency"] == "httpConcurrency"
+    host = json.loads((INFRA.parent / "host.json").read_text(encoding="utf-8"))
+    for size in parse(INFRA / "main.bicep").variables["sizes"].values():
+        assert int(size["httpConcurrency"]) == host["extensions"]["serviceBus"]["maxConcurrentCalls"]

@@ -148,3 +148,5 @@ def test_deployments_are_made_one_at_a_time() -> None:
     foundry = parse(INFRA / "modules" / "foundry.bicep")
     decorators = foundry.tree["resources"]["deployment"]["decorators"]
     assert [(decorator["type"], str(decorator["argument"])) for decorator in decorators] == [("batchSize", "1")]
+    # Nor beside the project, which is a write to the same account.
+    assert foundry.resource("Microsoft.CognitiveServices/accounts/deployments").body["dependsOn"] == ["project"]

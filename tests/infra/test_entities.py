@@ -80,6 +80,16 @@ def test_containers_of_the_code_are_created() -> None:
     assert set(STORAGE.variables["containers"]) == wanted
 
 
+def test_versions_of_every_kind_of_blob_are_removed() -> None:
+    rules = STORAGE.resource("Microsoft.Storage/storageAccounts/managementPolicies").body["properties"]["policy"][
+        "rules"
+    ]
+    (rule,) = [rule for rule in rules if rule["name"] == "old-versions"]
+    # A conversation that was deleted is a previous version from then on: `aos.custom.history` keeps append blobs.
+    assert set(rule["definition"]["filters"]["blobTypes"]) == {"blockBlob", "appendBlob"}
+    assert "prefixMatch" not in rule["definition"]["filters"]
+
+
 def test_values_on_their_way_are_removed_after_a_week() -> None:
     rules = STORAGE.resource("Microsoft.Storage/storageAccounts/managementPolicies").body["properties"]["policy"][
         "rules"

@@ -212,3 +212,15 @@ async def test_a_compressed_answer_is_bounded_by_what_it_holds(old_server: OldSe
     connection = connect(old_server.entry(metadata={"limits": {"message_bytes": 65536}}))
     with pytest.raises(ServerReplyInvalid):
         await connection.call_tool("find", {}, 10)
+
+
+@pytest.mark.parametrize("encoding", ["Identity", "utf-8", ""])
+async def test_an_answer_whose_encoding_is_no_compression_is_read(
+    old_server: OldServer, connect: Connect, encoding: str
+) -> None:
+    async def mistaken(message: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        body = {"jsonrpc": "2.0", "id": message["id"], "result": {"tools": []}}
+        respond(writer, body, f"Content-Encoding: {encoding}\r\n")
+
+    old_server.on["tools/list"] = mistaken
+    assert (await connect(old_server.entry()).tools()).tools == ()

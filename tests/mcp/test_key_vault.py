@@ -134,9 +134,10 @@ async def test_it_is_never_logged(secrets: KeyVaultSecrets, caplog: pytest.LogCa
     assert TOKEN not in caplog.text
 
 
-async def test_our_own_keys_are_not_looked_up(secrets: KeyVaultSecrets, vault: KeyVault) -> None:
+@pytest.mark.parametrize("name", ["AZURE_CLIENT_SECRET", "aos-admin-key", "AOS-ADMIN_KEY"])
+async def test_our_own_keys_are_not_looked_up(secrets: KeyVaultSecrets, vault: KeyVault, name: str) -> None:
     with pytest.raises(ServerNotConfigured, match="not allowed to ask for"):
-        await resolve({"KEY": "${AZURE_CLIENT_SECRET}"}, secrets, "env")
+        await resolve({"KEY": f"${{{name}}}"}, secrets, "env")
     assert vault.asked == []
 
 

@@ -54,6 +54,7 @@ async def test_missing_names_are_listed_without_values() -> None:
         "AZURE_CLIENT_SECRET",
         "azure_client_secret",
         "AOS_ADMIN_KEY",
+        "aos-admin-key",
         "AzureWebJobsStorage",
         "FOUNDRY_KEY",
         "AzureServiceBusConnectionString",

@@ -29,7 +29,9 @@ def test_no_reply_is_wanted() -> None:
         ("sb://ns.servicebus.windows.net/answers", "answers"),
         ("amqps://ns.servicebus.windows.net:5671/answers/", "answers"),
         ("sb://ns.servicebus.windows.net/team/answers", "team/answers"),
-        ("sb://ns.servicebus.windows.net/team%20answers?timeout=5", "team answers"),
+        ("sb://ns.servicebus.windows.net/team%7Eanswers?timeout=5", "team~answers"),
+        ("a" * 260, "a" * 260),
+        ("answers.v1..2", "answers.v1..2"),
     ],
 )
 def test_the_entity_of_a_reply(reply_to: str, entity: str) -> None:
@@ -51,6 +53,19 @@ def test_a_reply_to_aos_itself_is_refused(entity: str, form: str) -> None:
 def test_a_reply_to_aos_in_disguise_is_refused() -> None:
     with pytest.raises(EnvelopeInvalid, match="agent-events"):
         reply_address("sb://ns.example/%61gent-events", None, "m", None)
+
+
+@pytest.mark.parametrize("end", ["?", "?x=1", "#f", "/?", "/../agent-events", "/.", "//x", "%3F"])
+@pytest.mark.parametrize("form", ["agent-events{}", "sb://ns.example/agent-events%3F{}"])
+def test_a_name_that_an_address_would_shorten_is_refused(form: str, end: str) -> None:
+    with pytest.raises(EnvelopeInvalid, match="ReplyTo"):
+        reply_address(form.format(end), None, "m", None)
+
+
+@pytest.mark.parametrize("reply_to", ["$cbs", "answers/$deadletterqueue", "a\nb", "a b", "ü", "a" * 261, "x" * 70_000])
+def test_what_cannot_name_an_entity_is_refused(reply_to: str) -> None:
+    with pytest.raises(EnvelopeInvalid, match="names no queue or topic"):
+        reply_address(reply_to, None, "m", None)
 
 
 @pytest.mark.parametrize("reply_to", ["/", "  ", "sb://ns.servicebus.windows.net", "sb://ns/", "sb://[bad/answers"])

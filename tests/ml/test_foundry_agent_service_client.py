@@ -331,3 +331,17 @@ async def test_messages_to_one_thread_at_once_wait_for_each_other() -> None:
             answers = await asyncio.gather(*(client.send_message(f"@say {n}", thread) for n in range(3)))
             assert [answer.content for answer in answers] == ["0", "1", "2"]
             assert (await client.get_thread_info(thread)).message_count == 3
+
+
+async def test_what_others_wrote_into_a_thread_s_metadata_stays(
+    client: FoundryAgentServiceClient, project: Project
+) -> None:
+    thread = await client.create_thread({"purpose": "support"})
+    conversations = project.clients.openai.conversations
+    known = (await conversations.retrieve(thread)).metadata
+    assert isinstance(known, dict)
+    await conversations.update(thread, metadata={**known, "ticket": "42"})
+    assert (await client.send_message("Hello", thread_id=thread)).success
+    info = await client.get_thread_info(thread)
+    assert info is not None
+    assert (info.metadata, bool(info.agent_id)) == ({"purpose": "support", "ticket": "42"}, True)

@@ -19,7 +19,8 @@ class ModelServer:
     """Answers with `{model}: {messages so far} {last message}`, so that tests see what arrived.
 
     `failures` are statuses of the next answers; `html` answers with a page instead; `delay` seconds pass before;
-    `context` is the most characters of messages that fit; `error` is what the scoring script says instead of an answer.
+    `context` is the most characters of messages that fit, `too_long` what is said of more; `error` is what the scoring
+    script says instead of an answer.
     """
 
     def __init__(self) -> None:
@@ -31,6 +32,10 @@ class ModelServer:
         self.html = False
         self.delay = 0.0
         self.context = 1_000_000
+        self.too_long: dict[str, object] = {
+            "message": "This model's maximum context length is 1 token.",
+            "code": "context_length_exceeded",
+        }
         self.error = ""
         self.running = self.most_running = 0
 
@@ -85,8 +90,7 @@ class ModelServer:
             status = self.failures.pop(0)
             return JSONResponse({"error": {"message": f"asked to fail with {status}"}}, status)
         if len(str(body)) > self.context:
-            message = f"This model's maximum context length is {self.context} tokens."
-            return JSONResponse({"error": {"message": message, "code": "context_length_exceeded"}}, 400)
+            return JSONResponse({"error": self.too_long}, 400)
         return HTMLResponse("<html>a proxy</html>") if self.html else None
 
     @asynccontextmanager

@@ -202,6 +202,25 @@ async def test_a_conversation_outgrows_its_model(server: ModelServer, model_type
 
 
 @pytest.mark.parametrize("model_type", MODELS_ON_SERVER)
+@pytest.mark.parametrize(
+    "said",
+    [
+        # As llama.cpp says it, and as OpenAI-compatible gateways do that put only the code as OpenAI has it.
+        {"message": "request (9000 tokens) exceeds the available context size (4096 tokens)", "code": 400},
+        {"message": "Please reduce your prompt.", "code": "context_length_exceeded"},
+    ],
+)
+async def test_servers_say_differently_that_a_conversation_is_too_long(
+    server: ModelServer, model_type: str, said: dict[str, object]
+) -> None:
+    server.context, server.too_long = 4000, said
+    async with ModelOrchestrator(served(server)) as orchestrator:
+        for _ in range(3):
+            answer = await orchestrator.process_model_request(model_type, "d", "x" * 1500, "c")
+            assert str(answer["reply"]).endswith("x")
+
+
+@pytest.mark.parametrize("model_type", MODELS_ON_SERVER)
 async def test_a_page_of_a_proxy_and_a_slow_model(server: ModelServer, model_type: str) -> None:
     async with ModelOrchestrator(served(server, model_fallback=False)) as orchestrator:
         server.html = True

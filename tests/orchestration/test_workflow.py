@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
+from aos.errors import AosError
 from aos.kernel.types import Failure
 from aos.orchestration.coordination import hierarchical, parallel, sequential
 from aos.orchestration.workflow import LARGEST_INPUTS, MOST_STEPS, Step, Workflow, rendered
@@ -73,6 +75,27 @@ def test_what_is_put_in_is_not_looked_through_again() -> None:
         step("b"), step("a", "{{inputs.x}} {{ inputs.n }} {{steps.b.reply}}"), inputs={"x": "{{no}}", "n": [1]}
     )
     assert rendered(flow.step("a"), flow.inputs, {"b": "{{inputs.x}}"}) == "{{no}} [1] {{inputs.x}}"
+
+
+@pytest.mark.parametrize("value", ["x" * 100_000, ["x" * 100_000]])
+def test_a_value_that_is_named_often_does_not_fill_the_memory(value: JsonValue) -> None:
+    flow = workflow(step("a", "{{inputs.x}}" * 2500), inputs={"x": value})
+    tracemalloc.start()
+    try:
+        with pytest.raises(AosError, match="at most 1000000 are told") as caught:
+            rendered(flow.step("a"), flow.inputs, {})
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert caught.value.code == "too_large"
+    assert most < 2_000_000
+
+
+def test_a_message_is_put_together_up_to_its_bound() -> None:
+    flow = workflow(step("a", "{{inputs.x}}{{inputs.x}}{{steps.b.reply}}"), step("b"), inputs={"x": "y" * 250_000})
+    assert rendered(flow.step("a"), flow.inputs, {"b": "z" * 500_000}) == "y" * 500_000 + "z" * 500_000
+    with pytest.raises(AosError, match="1000001 characters; at most 1000000"):
+        rendered(flow.step("a"), flow.inputs, {"b": "z" * 500_001})
 
 
 def test_patterns_are_workflows_and_can_be_put_together() -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import difflib
 import json
+
+import pytest
 
 from aos.registry.agents import AgentRegistry, parse_agents
 from aos.registry.mcp_servers import ServerRegistry, parse_servers
@@ -94,3 +97,30 @@ def test_a_disabled_server_is_a_warning() -> None:
     assert "cfo" in after.entries
     assert [w.pointer for w in after.warnings] == ["/agents/2/mcp_tools/0/server_name"]
     assert "is disabled" in after.warnings[0].detail
+
+
+def test_what_all_agents_lack_is_explained_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up: list[str] = []
+
+    def close(word: str, *args: object, **options: object) -> list[str]:
+        looked_up.append(word)
+        return []
+
+    monkeypatch.setattr(difflib, "get_close_matches", close)
+    names = [f"gone_{number}" for number in range(60)]
+    entries = [
+        {
+            "agent_id": f"a{number}",
+            "purpose": "Count",
+            "domain_knowledge": {"domain": "cfo"},
+            "connected_agents": ["nobody", *names],
+            "mcp_tools": [{"server_name": "ledger", "tool_name": name} for name in names],
+        }
+        for number in range(20)
+    ]
+    found = parse_agents(json.dumps({"agents": [{**entry, "connected_agents": []} for entry in entries]}).encode())
+    assert len(check_tools(found, servers("list_accounts")).problems) == 20 * 60
+    assert looked_up == names[:50], "comparing names takes milliseconds, during which nothing else is done"
+    looked_up.clear()
+    assert len(parse_agents(json.dumps({"agents": entries}).encode()).problems) == 20 * 61
+    assert looked_up == ["nobody", *names][:50]

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from runtime import AgentExists, AgentFrameworkRuntime, CircuitOpen, RuntimeConfig, RuntimeConfigError
+from runtime import AgentExists, AgentFrameworkRuntime, CircuitOpen, RuntimeConfig, RuntimeConfigError, outgoing
 from runtime.outgoing import FAILURES_TO_OPEN
 from tests.model_server import Answer, ModelServer, model_server
 
@@ -145,3 +145,22 @@ async def test_a_model_that_keeps_failing_is_left_alone(model: ModelServer, stre
         with pytest.raises(CircuitOpen):
             await ask()
         assert len(model.asked) == asked
+
+
+async def test_who_reads_a_streamed_answer_slowly_keeps_nobody_from_the_model(
+    model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outgoing, "OPEN_SECONDS", 0.0)
+    defaults = {"base_url": model.url, "model": "llama-3.3-70b"}
+    config = RuntimeConfig(retry_enabled=False, custom_config={"agent_framework": defaults})
+    async with AgentFrameworkRuntime(config) as runtime:
+        agent = await runtime.create_agent("my-agent")
+        model.answers(*[Answer(status=503, error={"message": "busy"})] * FAILURES_TO_OPEN, Answer("It works again."))
+        for _ in range(FAILURES_TO_OPEN):
+            with pytest.raises(Exception, match="busy"):
+                await agent.run("Hi?")
+        stream = agent.run("Hi?", stream=True)  # the one call that tries whether the model is well again
+        pieces = [(await anext(aiter(stream))).text]
+        assert (await agent.run("And I?")).text == "It works again."
+        pieces += [piece.text async for piece in stream]
+        assert "".join(pieces).strip() == "It works again."

@@ -58,7 +58,7 @@ async def test_ticks_come_on_the_second_even_after_one_that_raised(caplog: pytes
         ticks.append(tick)
         if len(ticks) == 3:
             enough.set()
-        raise RuntimeError("logged")
+        raise RuntimeError(f"logged\nRequestId:{len(ticks)}")
 
     timer = asyncio.create_task(Timer(route("* * * * * *", run_on_startup=True), {}, run).run())
     async with asyncio.timeout(5):

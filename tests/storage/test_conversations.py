@@ -16,6 +16,7 @@ from aos.config import Settings
 from aos.errors import BacklogFull, Conflict, ConversationUnreadable, OperationConflict, StorageUnavailable
 from aos.kernel.clock import Clock
 from aos.kernel.ports import Acceptance, Change, ConversationStore, Due, Lease, Snapshot
+from aos.kernel.sweep import Sweep
 from aos.kernel.types import (
     AgentRef,
     Conversation,
@@ -517,6 +518,26 @@ async def test_the_oldest_entries_of_all_shards_come_first(store: ConversationSt
     assert len(everything) == 40
     for entry in everything:
         await store.move_due(entry, None)
+
+
+async def test_processes_that_sweep_at_the_same_time_leave_one_entry(
+    tables: TableConversations, key: ConversationKey
+) -> None:
+    waits = message(at=1.0)
+    await tables.accept(acceptance(key, waits))
+
+    async def drive(key: ConversationKey) -> None:
+        """It waits for somebody, such as a person who has to approve a call."""
+
+    clocks = [FixedClock() for _ in range(2)]
+    sweeps = [Sweep(tables, clock, drive, f"p{number}", 1.0) for number, clock in enumerate(clocks)]
+    for _ in range(3):
+        latest = max(entry.at for entry in await entries(tables, {waits.operation_id}, 900.0))
+        for number, clock in enumerate(clocks):
+            clock.time = latest + 0.2 + number * 0.05
+        await asyncio.gather(*(sweep.run(100, 0.0) for sweep in sweeps))
+    (entry,) = await entries(tables, {waits.operation_id}, 900.0)
+    await tables.move_due(entry, None)
 
 
 async def test_an_operation_that_ended_is_not_due(store: ConversationStore, key: ConversationKey) -> None:

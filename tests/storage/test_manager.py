@@ -435,12 +435,12 @@ async def test_without_settings_it_says_which(monkeypatch: pytest.MonkeyPatch) -
             await storage.get_conversation("c")
 
 
-async def test_the_documented_example_runs(storage_settings: Settings) -> None:
+async def test_the_documented_example_runs(own_storage_settings: Settings) -> None:
     text = (Path(__file__).parents[2] / "docs" / "storage.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code),
-        env={**os.environ, STORAGE: storage_settings.storage or ""},
+        env={**os.environ, STORAGE: own_storage_settings.storage or ""},
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await asyncio.wait_for(process.communicate(), 60)

@@ -174,19 +174,42 @@ async def test_requests_and_values_on_the_bus_are_kept_for_seven_days(
 async def test_a_row_that_cannot_be_read_stays_and_holds_nothing_up(
     account: StorageAccount, store: TableConversations, caplog: pytest.LogCaptureFixture
 ) -> None:
-    where = key()
-    bad, good = [await told(store, where, LONG) for _ in range(2)]
+    where, elsewhere = key(), key()
+    bad = await told(store, where, LONG)
+    good = await told(store, elsewhere, LONG)
     table = await account.table("aosconversations")
     row = {"PartitionKey": table_key(*where), "RowKey": f"OP:{bad}"}
     await table.upsert_entity({**row, "data": '{"status": "of a newer version"}'}, mode=UpdateMode.REPLACE)
-    await table.upsert_entity({**row, "RowKey": "OP:op_none", "blob": "no reference"}, mode=UpdateMode.REPLACE)
     removed = await forget(account, 8.1, runs=2)
     assert await store.operation(good) is None
     assert removed[STATE_CONTAINER] >= 1, "what comes after is looked at, too"
     assert (await table.get_entity(row["PartitionKey"], row["RowKey"]))["data"]
     assert f"row 'OP:{bad}' of partition '{row['PartitionKey']}' in table aosconversations" in caplog.text
-    for left in (bad, "op_none"):
-        await table.delete_entity(row["PartitionKey"], f"OP:{left}")
+    await table.delete_entity(row["PartitionKey"], f"OP:{bad}")
+
+
+async def test_a_value_is_kept_where_a_row_does_not_say_what_it_names(
+    account: StorageAccount, store: TableConversations, caplog: pytest.LogCaptureFixture
+) -> None:
+    where, elsewhere = key(), key()
+    kept = await told(store, where, LONG)
+    for place in (where, elsewhere):
+        for text in (LONG, LONG + "!"):
+            snapshot = await store.read(place)
+            await store.commit(place, snapshot.etag, Change(replace(snapshot.state, key=place, anchor=text), Lease()))
+    table = await account.table("aosconversations")
+    row = {"PartitionKey": table_key(*where), "RowKey": f"OP:{kept}"}
+    blob = (await table.get_entity(row["PartitionKey"], row["RowKey"]))["blob"]
+    newer = blob.replace('"container":', '"account":"another","place":')
+    assert newer != blob
+    await table.upsert_entity({**row, "blob": newer}, mode=UpdateMode.REPLACE)
+    removed = await forget(account, 1.1)
+    assert removed[STATE_CONTAINER] >= 1, "of the other conversation"
+    assert f"(partition {row['PartitionKey']}) names a value that is none" in caplog.text
+    await table.upsert_entity({**row, "blob": blob}, mode=UpdateMode.REPLACE)
+    operation = await store.operation(kept)
+    assert operation is not None
+    assert operation.reply == LONG
 
 
 async def test_a_run_is_bounded_and_the_next_one_goes_on(account: StorageAccount, store: TableConversations) -> None:

@@ -19,7 +19,7 @@ async def list_tools(_: object, params: PaginatedRequestParams | None) -> ListTo
 
 
 async def call_tool(_: object, params: CallToolRequestParams) -> CallToolResult:
-    MADE.touch()
+    await asyncio.to_thread(MADE.touch)
     return CallToolResult(content=[TextContent(text="done")])
 
 
