@@ -33,7 +33,8 @@ def _named(name: str, *older: str) -> AliasChoices:
 
 
 ContainerName = Annotated[str, Field(pattern=r"^[a-z0-9](-?[a-z0-9]){2,62}$")]
-StorageQueueName = Annotated[str, Field(pattern=r"^[a-z0-9](-?[a-z0-9]){2,62}$", max_length=63)]
+# Of a queue that has a trigger; what it cannot handle goes to `{name}-poison`, of at most 63 characters.
+StorageQueueName = Annotated[str, Field(pattern=r"^[a-z0-9](-?[a-z0-9]){2,55}$", max_length=56)]
 _QUEUE_SERVICE = re.compile(r"https://[a-z0-9-]+(\.z\d+)?\.queue\.[a-z0-9.-]+")
 OWN_CONTAINERS = frozenset(
     {"aos-state", "aos-payloads", "aos-conversations", "aos-agents", "aos-adapters", "app-values"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -174,6 +174,8 @@ class DeadLetters:
     async def _replay(
         self, receiver: ServiceBusReceiver, place: str, wanted: Set[str], limit: int
     ) -> tuple[list[Letter], list[tuple[Letter, str]]]:
+        from azure.servicebus.exceptions import MessageLockLostError
+
         sent: list[Letter] = []
         refused: list[tuple[Letter, str]] = []
         others: list[ServiceBusReceivedMessage] = []
@@ -202,11 +204,18 @@ class DeadLetters:
                             # To try it for each letter would outlast their locks.
                             full[again.entity] = error.detail
                         continue
-                    await receiver.complete_message(message)
+                    try:
+                        await receiver.complete_message(message)
+                    except MessageLockLostError:
+                        # Its lock was over: it comes again, and twice does no harm.
+                        others.append(message)
+                        continue
                     sent.append(letter)
         finally:
             for message in others:
-                await receiver.abandon_message(message)
+                # Given back already if its lock is over by now.
+                with suppress(MessageLockLostError):
+                    await receiver.abandon_message(message)
         return sent, refused
 
     async def _again(self, letter: Letter) -> Outbound:

@@ -30,7 +30,8 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,127}")
 _RESERVED_NAMES = frozenset({"host", "warmup"})
 _LITERAL = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+")  # pchar of RFC 3986 without percent-encoding
 _ENTITY = re.compile(r"%[^%\s]+%|[A-Za-z0-9]([A-Za-z0-9._/-]{0,258}[A-Za-z0-9])?")
-STORAGE_QUEUE = re.compile(r"(?=.{3,63}\Z)[a-z0-9](-?[a-z0-9])*")
+# A queue may have 63 characters; what fails again and again goes to `{queue}-poison`.
+STORAGE_QUEUE = re.compile(r"(?=.{3,56}\Z)[a-z0-9](-?[a-z0-9])*")
 STORAGE_SUFFIXES = ("", "__queueServiceUri", "__accountName")
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]*")
 _HERE = str(Path(__file__).parent)
@@ -64,7 +65,7 @@ def route_faults(route: AnyRoute) -> Iterator[str]:
             yield f"schedule {route.schedule!r} has {fields} fields; {remedy}"
     elif isinstance(route, StorageQueueRoute):
         if not is_setting_reference(route.queue) and not STORAGE_QUEUE.fullmatch(route.queue):
-            rule = "3 to 63 of a-z, 0-9 and single '-' between them, or %SETTING%"
+            rule = "3 to 56 of a-z, 0-9 and single '-' between them, or %SETTING%; it has a '-poison' beside it"
             yield f"{route.queue!r} is not the name of a storage queue ({rule})"
         yield from _consumer_faults(route.connection, route.max_concurrency)
     else:

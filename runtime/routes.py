@@ -209,7 +209,8 @@ class StorageQueueRoute:
     """A queue of a storage account. `connection` is the name of a setting, as in a Functions binding.
 
     A message whose handler raised comes again; after the fifth time it goes to the queue `{queue}-poison`, as on the
-    Functions host. At most `max_concurrency` messages are in handlers at once (ASGI; on Functions host.json decides).
+    Functions host; so `queue` has at most 56 characters. At most `max_concurrency` messages are in handlers at once
+    (ASGI; on Functions host.json decides).
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Consumers of storage queues, for hosts without queue triggers of their own.
 
 They promise what a Functions trigger does: at least once, deleted when the handler returns, delivered again when it
-raises, and after the fifth time moved to the queue `{queue}-poison`. A queue is made if it is not there. An account
-that is down is waited for.
+raises, and after the fifth time moved to the queue `{queue}-poison`. A queue is made if it is not there and the
+app may do that. An account that is down is waited for.
 """
 
 from __future__ import annotations
@@ -111,15 +111,12 @@ class _Consumer:
                 await self._pause(DOWN_PAUSE_SECONDS)
 
     async def _consume(self) -> None:
-        from azure.core.exceptions import ResourceExistsError
-
         name = self._resolve(self.route.queue)
         if not STORAGE_QUEUE.fullmatch(name):
-            raise NotConfigured(f"{name!r} is not the name of a storage queue")
+            raise NotConfigured(f"{name!r} is not the name of a storage queue of 3 to 56 characters")
         async with contextlib.AsyncExitStack() as stack:
             queue, poison = await self._client(name, stack), await self._client(name + POISON, stack)
-            with contextlib.suppress(ResourceExistsError):
-                await queue.create_queue()
+            await _make(queue)
             try:
                 await self._receive(queue, poison)
             finally:
@@ -156,7 +153,7 @@ class _Consumer:
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
     async def _handle(self, queue: QueueClient, poison: QueueClient, message: QueueMessage) -> None:
-        from azure.core.exceptions import AzureError, ResourceExistsError
+        from azure.core.exceptions import AzureError
 
         count = message.dequeue_count or 1
         ended = asyncio.Event()
@@ -175,8 +172,7 @@ class _Consumer:
             if done:
                 await queue.delete_message(message.id, message.pop_receipt)
             elif count >= MAX_DEQUEUE_COUNT:
-                with contextlib.suppress(ResourceExistsError):
-                    await poison.create_queue()
+                await _make(poison)
                 await poison.send_message(message.content, time_to_live=-1)
                 await queue.delete_message(message.id, message.pop_receipt)
                 log.error("%s: message %s was moved to %s", self.route.label, message.id, poison.queue_name)
@@ -233,6 +229,20 @@ class _Consumer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
+
+
+async def _make(queue: QueueClient) -> None:
+    """Makes a queue that is not there. Who may only read or write messages may not: then it has to be there."""
+    from azure.core.exceptions import HttpResponseError, ResourceExistsError
+
+    try:
+        await queue.create_queue()
+    except ResourceExistsError:
+        return
+    except HttpResponseError as error:
+        if error.status_code != 403:
+            raise
+        log.debug("%s may not be made: %s", queue.queue_name, error.message)
 
 
 async def _keep(queue: QueueClient, message: QueueMessage, ended: asyncio.Event) -> None:

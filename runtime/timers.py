@@ -19,6 +19,8 @@ log = logging.getLogger("runtime.timers")
 PAST_DUE_SECONDS = 1.0
 # Sleeping is cut into pieces, so that a step of the wall clock is noticed.
 _LONGEST_SLEEP_SECONDS = 30.0
+# A larger step back corrects a clock that was wrong: nothing waits for what was due by it.
+_STEP_BACK_SECONDS = 60.0
 
 TickRunner = Callable[[TimerRoute, TimerTick], Awaitable[None]]
 
@@ -40,9 +42,10 @@ class Timer:
     async def run(self) -> None:
         """Tick until cancelled."""
         if self._route.run_on_startup:
-            await self._tick(datetime.now(UTC))
+            await self._tick(_now())
+        due: datetime | None = None
         while True:
-            due = next_tick(self._schedule, datetime.now(UTC))
+            due = next_tick(self._schedule, _after(due))
             left = _seconds_until(due)
             while left > 0:
                 await asyncio.sleep(min(left, _LONGEST_SLEEP_SECONDS))
@@ -76,8 +79,20 @@ def next_tick(schedule: str, after: datetime) -> datetime:
     return due
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _after(last: datetime | None) -> datetime:
+    """From when the next tick is looked for: a clock that is set back a little does not repeat the last one."""
+    now = _now()
+    if last is None or (last - now).total_seconds() > _STEP_BACK_SECONDS:
+        return now
+    return max(last, now)
+
+
 def _seconds_until(due: datetime) -> float:
-    return (due - datetime.now(UTC)).total_seconds()
+    return (due - _now()).total_seconds()
 
 
 def _resolve_schedule(route: TimerRoute, settings: Mapping[str, str]) -> str:

@@ -201,3 +201,5 @@ def test_output_queues_with_a_trigger() -> None:
     assert settings.function_output_queues == ("one-output", "two-output")
     with pytest.raises(SettingError, match="AOS_FUNCTION_OUTPUT_QUEUES"):
         load_settings({"AOS_FUNCTION_OUTPUT_QUEUES": "Not_A_Queue"})
+    with pytest.raises(SettingError, match="AOS_FUNCTION_OUTPUT_QUEUES"):
+        load_settings({"AOS_FUNCTION_OUTPUT_QUEUES": "q" * 57})

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage, ServiceBusReceiveMode
@@ -20,6 +20,7 @@ from aos.messaging.replies import parked, undeliverable
 from emulators.servicebus import ServiceBusEmulator, load_entities
 
 HERE = ["aos-poison"]
+SHORT = {"Name": "aos-poison", "Properties": {"LockDuration": "PT1S"}}
 MORE: dict[str, str | int] = {"aos-operation": "op_1", "aos-replay": 3}
 
 
@@ -105,6 +106,30 @@ async def test_a_letter_that_another_receiver_holds_is_named(bus: Bus, letters: 
     assert again.held == ()
     commands = await drained(bus.client(), "agent-commands", 2)
     assert [message.message_id for message in commands] == ["m2.replay2", "m1.replay2"]
+
+
+async def test_a_replay_that_outlasts_the_locks_of_others_says_what_it_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"UserConfig": {"Namespaces": [{"Name": "n", "Queues": [SHORT, {"Name": "agent-commands"}]}]}}
+    async with ServiceBusEmulator(load_entities(config)) as emulator:
+        bus = Bus(load_settings({"AZURE_SERVICE_BUS_CONNECTION_STRING": emulator.connection_string}))
+        letters = DeadLetters(bus, ClaimCheck(None))
+        await bus.send([park("m1"), park("m2")])
+        send = bus.send
+
+        async def slow(messages: Sequence[Outbound]) -> None:
+            monkeypatch.setattr(bus, "send", send)
+            # Another receiver gets one when the locks are over.
+            async with bus.client().get_queue_receiver("aos-poison") as other:
+                (again,) = await other.receive_messages(1, max_wait_time=10)
+                await other.abandon_message(again)
+            await send(messages)
+
+        monkeypatch.setattr(bus, "send", slow)
+        replayed = await letters.replay(lambda letter: letter.message_id == "m2", HERE, 100)
+        assert [letter.message_id for letter in replayed.sent] == ["m2"]
+        assert {message.message_id for message in await drained(bus.client(), "agent-commands", 1)} == {"m2.replay2"}
+        assert [letter.message_id for letter in await letters.letters(10, HERE)] == ["m1"]
+        await bus.close()
 
 
 async def test_where_letters_are_sent_again(bus: Bus, letters: DeadLetters) -> None:

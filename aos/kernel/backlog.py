@@ -64,7 +64,7 @@ class Backlog:
         self._since[operation.agent_id] += 1
 
     def ended(self, operation: Operation) -> None:
-        """This process saved an operation that has ended; some are saved once more when their replies are out."""
+        """This process saved an operation that has ended."""
         # Also a process that accepts nothing counts: what ended is remembered until then.
         self._look()
         if operation.operation_id not in self._ended:

@@ -53,6 +53,7 @@ class Hold:
         taken_messages, taken_arrivals: Consumed since the last save.
         operations: Changed since the last save.
         ended: Of them those that have just ended.
+        told: Ended before, and their replies have left since the last save.
         writing: The state is being written, or waits for that; its lease gets its time by it.
         renewal: The task that writes the lease alone, while it does; the state is written after it.
     """
@@ -74,6 +75,7 @@ class Hold:
     taken_arrivals: list[Arrival] = field(default_factory=list)
     operations: dict[str, Operation] = field(default_factory=dict)
     ended: list[Operation] = field(default_factory=list)
+    told: list[Operation] = field(default_factory=list)
     writing: bool = False
     renewal: asyncio.Task[None] | None = None
 

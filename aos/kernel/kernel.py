@@ -212,13 +212,17 @@ class Kernel:
         """
         approval_id = decision.approval_id
         operation = await self._store.operation(approval_id.partition(".")[0])
-        if operation is None or parked_call(operation, approval_id) is None:
+        call = None if operation is None else parked_call(operation, approval_id)
+        if operation is None or call is None:
             raise UnknownApproval(
                 f"No call waits for approval {approval_id!r}; GET /api/approvals lists those that do."
             )
-        if _approval_state(operation, approval_id) == "pending":
+        late = False
+        if call.parked:
             key = ConversationKey(operation.agent_id, operation.conversation_id)
-            if not await self._store.add_arrival(key, decision):
+            # What expired may not have been looked at yet.
+            late = self._clock.now() >= call.deadline
+            if not late and not await self._store.add_arrival(key, decision):
                 await self._same_decision(key, decision)
             reached("decision-stored")
             self.start(operation)
@@ -228,6 +232,8 @@ class Kernel:
                 pause = min(pause * 1.5, 1.0)
                 operation = await self.operation(operation.operation_id)
         state = _approval_state(operation, approval_id)
+        if late and state == "pending":
+            state = "expired"
         if state not in ("pending", "approved" if decision.approve else "rejected"):
             raise ApprovalSettled(f"Approval {approval_id} is {state} already.")
         return operation

@@ -59,7 +59,8 @@ class Leases:
                 await asyncio.wait((hold.renewal,))
             until = 0.0 if release else self._clock.now() + self._options.lease
             hold.lease = Lease("" if release else self._owner, until, hold.lease.fence)
-            change = Change(hold.state, hold.lease, tuple(hold.taken_messages), tuple(hold.taken_arrivals), operations)
+            messages, arrivals = tuple(hold.taken_messages), tuple(hold.taken_arrivals)
+            change = Change(hold.state, hold.lease, messages, arrivals, operations, tuple(hold.told))
             hold.etag = await self._store.commit(hold.key, hold.etag, change)
         finally:
             hold.writing = False
@@ -69,6 +70,7 @@ class Leases:
         hold.taken_messages.clear()
         hold.taken_arrivals.clear()
         hold.operations.clear()
+        hold.told.clear()
         reached("after-release" if release else "lease-taken" if taken else "after-save")
         if not release and self.keeper is None:
             self.keeper = self._tasks.spawn(self._keep(), "lease keeper")

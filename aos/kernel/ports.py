@@ -255,6 +255,10 @@ class Change:
 
     Stores forget the due entry of an operation in it that ended and whose reply is not (or no longer) in the outbox: if
     the change gives the lease back, at the latest with the next read of the conversation.
+
+    Attributes:
+        told: Operations that were written as ended before, and whose replies are out now. They are not written again:
+            a further attempt may have begun meanwhile.
     """
 
     state: Conversation
@@ -262,6 +266,7 @@ class Change:
     messages: tuple[Message, ...] = ()
     arrivals: tuple[Arrival, ...] = ()
     operations: tuple[Operation, ...] = ()
+    told: tuple[Operation, ...] = ()
 
 
 @record(frozen=True, slots=True)

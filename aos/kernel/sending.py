@@ -12,7 +12,7 @@ from aos.kernel.hold import Hold
 from aos.kernel.points import AFTER_SEND, BEFORE_SEND, reached
 from aos.kernel.ports import Outlet
 from aos.kernel.records import replace
-from aos.kernel.types import Operation, Outgoing, ToolResult
+from aos.kernel.types import Outgoing, ToolResult
 
 log = logging.getLogger("aos.kernel")
 
@@ -45,9 +45,9 @@ class Sending:
             unsent = await self._one_by_one(hold, outbox, error)
         for effect in outbox:
             reached(AFTER_SEND[effect.kind])
-            if effect.kind in ("reply", "park", "answer") and not _replayed(hold, effect.operation):
-                # Written once more, now that nothing remains to be done for it: stores forget its due entry.
-                hold.operations[effect.operation.operation_id] = effect.operation
+            if effect.kind in ("reply", "park", "answer") and effect.operation not in hold.told:
+                # Nothing remains to be done for it: stores forget its due entry.
+                hold.told.append(effect.operation)
         hold.state = replace(hold.state, outbox=())
         hold.changed = True
         for effect, refused in unsent:
@@ -95,9 +95,3 @@ def _since(hold: Hold, effect: Outgoing) -> float:
         case "delegate" | "withdraw":
             return effect.at
     return effect.operation.updated_at
-
-
-def _replayed(hold: Hold, operation: Operation) -> bool:
-    """Whether a further attempt of an operation has begun: what became of the last one is history."""
-    turn = hold.state.turn
-    return turn is not None and turn.message.operation_id == operation.operation_id

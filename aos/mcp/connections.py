@@ -108,6 +108,7 @@ class McpConnection:
         self._private_networks = private_networks
         self._task: asyncio.Task[None] | None = None
         self._session: _Session | None = None
+        self._listed: Client | None = None
         self._changed = asyncio.Condition()
         self._closing = asyncio.Event()
         self._draining = False
@@ -178,6 +179,9 @@ class McpConnection:
         """
 
         async def call(client: Client) -> dict[str, Any]:
+            if self._listed is not client:
+                # Else the SDK lists them after the call, and what goes wrong then would be taken for the tool's answer.
+                await self._list(client)
             result = await client.call_tool(name, params)
             return result.model_dump(mode="json", by_alias=True, exclude_none=True)
 
@@ -185,20 +189,20 @@ class McpConnection:
 
     async def tools(self) -> ServerTools:
         """The server's tools, from all pages. Raises as `call_tool`."""
-
-        async def call(client: Client) -> tuple[ToolInfo, ...]:
-            found: list[ToolInfo] = []
-            cursor: str | None = None
-            for _ in range(PAGES):
-                page = await client.list_tools(cursor=cursor)
-                found += map(_tool_info, page.tools)
-                cursor = page.next_cursor
-                if cursor is None:
-                    return tuple(found)
-            raise ServerReplyInvalid(f"MCP server {self.entry.server_id} lists more than {PAGES} pages of tools.")
-
-        tools = await self._ask("tools/list", call, LIST_SECONDS)
+        tools = await self._ask("tools/list", self._list, LIST_SECONDS)
         return ServerTools(server_id=self.entry.server_id, tools=tools, listed_at=self._clock.now())
+
+    async def _list(self, client: Client) -> tuple[ToolInfo, ...]:
+        found: list[ToolInfo] = []
+        cursor: str | None = None
+        for _ in range(PAGES):
+            page = await client.list_tools(cursor=cursor)
+            found += map(_tool_info, page.tools)
+            cursor = page.next_cursor
+            if cursor is None:
+                self._listed = client
+                return tuple(found)
+        raise ServerReplyInvalid(f"MCP server {self.entry.server_id} lists more than {PAGES} pages of tools.")
 
     async def resources(self) -> list[dict[str, Any]]:
         """The server's resources in wire form; none if it does not offer any. Raises as `call_tool`."""
@@ -442,7 +446,7 @@ class McpConnection:
             )
         finally:
             link.end()
-            self._session = None
+            self._session = self._listed = None
             if self._probe is not None:
                 self._probe.cancel()
                 await asyncio.gather(self._probe, return_exceptions=True)

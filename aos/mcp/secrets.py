@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -71,6 +72,21 @@ class Resolved:
         for secret in sorted(self.secrets, key=len, reverse=True):
             text = text.replace(secret, "***")
         return text
+
+    def mask_begun(self, text: str) -> tuple[str, str]:
+        """Of a text that goes on: as much of it as can be shown, without the secrets, and the rest, in which one may
+        have begun."""
+        longest_first = sorted(self.secrets, key=len, reverse=True)
+        if not longest_first:
+            return text, ""
+        sure, at, shown = max(0, len(text) - len(longest_first[0]) + 1), 0, ""
+        for found in re.finditer("|".join(map(re.escape, longest_first)), text):
+            if found.start() >= sure:
+                break
+            shown += text[at : found.start()] + "***"
+            at = found.end()
+        end = max(at, sure)
+        return shown + text[at:end], text[end:]
 
 
 async def resolve(values: Mapping[str, str], source: SecretSource, where: str) -> Resolved:

@@ -379,8 +379,14 @@ class McpServers:
 
     async def _asked(self) -> dict[str, Desired]:
         """What operators asked for; nothing starts before that is known, because it may be to be stopped."""
-        if self._desired is None:
-            self._desired = await self._board.desired()
+        return await self._look() if self._desired is None else self._desired
+
+    async def _look(self) -> dict[str, Desired]:
+        known = self._desired
+        found = await self._board.desired()
+        if self._desired is None or self._desired is known:
+            self._desired = found
+        # Else a command came meanwhile, which may not be in what was read.
         return self._desired
 
     def _new(self, entry: ServerEntry, desired: Desired) -> HostedServer:
@@ -425,7 +431,7 @@ class McpServers:
         """Follows registry and commands, lists the tools of new sessions, and reports; on change and as heartbeat."""
         while True:
             with _logged("the commands to MCP servers could not be read"):
-                self._desired = await self._board.desired()
+                await self._look()
             with _logged("the registry of MCP servers could not be applied"):
                 await self.sync(force=True)
             if self._pins is not None:

@@ -9,6 +9,7 @@ stream (`sse`, the older transport) carries messages of at most 1 MiB, which is 
 from __future__ import annotations
 
 import asyncio
+import codecs
 import logging
 import os
 import re
@@ -232,15 +233,19 @@ async def _logged_stderr(server_id: str, environment: Resolved) -> AsyncIterator
 
 
 async def _copy(reader: asyncio.StreamReader, server_id: str, environment: Resolved) -> None:
+    # A line that is too long comes in pieces: neither a secret nor a character may be cut in two.
+    decoder, held = codecs.getincrementaldecoder("utf-8")(errors="replace"), ""
     while True:
+        whole = True
         try:
             line = await reader.readuntil()
         except asyncio.IncompleteReadError as error:
             line = error.partial
         except asyncio.LimitOverrunError as error:
-            line = await reader.read(min(error.consumed, LONGEST_LINE) or LONGEST_LINE)
+            line, whole = await reader.read(min(error.consumed, LONGEST_LINE) or LONGEST_LINE), False
+        text = held + decoder.decode(line, final=whole)
+        text, held = (environment.mask(text), "") if whole else environment.mask_begun(text)
+        if text := text.rstrip():
+            log.info("%s: %s", server_id, text)
         if not line and reader.at_eof():
             return
-        text = environment.mask(line.decode(errors="replace")).rstrip()
-        if text:
-            log.info("%s: %s", server_id, text)

@@ -96,7 +96,8 @@ class MemoryConversations:
         for operation in change.operations:
             self._operations[operation.operation_id] = operation
         for operation in settled(change):
-            self._due.pop(operation.operation_id, None)
+            if self._operations[operation.operation_id].final:
+                self._due.pop(operation.operation_id, None)
         partition.etag = str(next(self._etags))
         return partition.etag
 

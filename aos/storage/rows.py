@@ -36,7 +36,8 @@ def due_row(operation_id: str, at: float) -> str:
 def settled(change: Change) -> list[Operation]:
     """The operations for which nothing remains to be done: they ended, and their replies are out."""
     waiting = {holds_open(out) for out in change.state.outbox}
-    return [operation for operation in change.operations if operation.final and operation.operation_id not in waiting]
+    ended = (*change.operations, *change.told)
+    return [operation for operation in ended if operation.final and operation.operation_id not in waiting]
 
 
 def replayable(known: Operation, message: Message) -> bool:

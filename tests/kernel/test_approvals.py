@@ -90,6 +90,33 @@ def test_nobody_decides_and_the_model_is_told_that_it_expired() -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("decision", [yes(), no()])
+def test_a_decision_after_it_expired_is_refused_also_before_anybody_looked(decision: Decision) -> None:
+    async def scenario(world: World) -> None:
+        operation = await world.tell("1: approve")
+        await asyncio.sleep(APPROVAL_EXPIRY + 1.0)
+        with pytest.raises(ApprovalSettled, match="expired"):
+            await world.kernel.decide(decision)
+        operation = await world.finished(operation)
+        assert approvals(operation) == ["expired"]
+        assert world.bus.asked == []
+
+    run(scenario)
+
+
+def test_a_decision_in_time_counts_also_when_it_is_taken_up_late() -> None:
+    async def scenario(world: World) -> None:
+        operation = await world.tell("1: approve")
+        await asyncio.sleep(APPROVAL_EXPIRY - 1.0)
+        await world.store.add_arrival(KEY, yes())
+        await asyncio.sleep(2.0)
+        assert approvals(await world.kernel.decide(yes())) == ["approved"]
+        await world.finished(operation)
+        assert world.bus.asked == ["op0.1.0"]
+
+    run(scenario)
+
+
 def test_the_deadline_stops_while_a_person_is_waited_for_and_goes_on_after() -> None:
     async def scenario(world: World) -> None:
         world.agents.time_limit = 5000.0

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from aos.errors import BusUnavailable
+from aos.kernel.ports import Acceptance
 from aos.kernel.types import (
     Message,
     Operation,
@@ -63,6 +64,47 @@ def test_a_parked_message_leaves_also_when_the_bus_was_away() -> None:
             await world.kernel.sweep()
         assert len(world.bus.parked) == 1
         assert await world.store.due(1e12, 10) == []
+
+    run(scenario)
+
+
+def test_an_attempt_that_waits_is_not_taken_for_the_one_before_it() -> None:
+    async def scenario(world: World) -> None:
+        world.foundry.faults = ["refuse"]
+        world.bus.down = True
+        with pytest.raises(BusUnavailable):
+            await say(world, "go", 1)
+        world.bus.down = False
+        world.agents.state = "stopped"
+        assert (await say(world, "go", 2)).attempt == 2
+        assert len(world.bus.parked) == 1
+        assert (await world.kernel.operation("op_x")).status == "queued"
+        await asyncio.sleep(40)
+        await world.kernel.sweep()
+        assert [entry.operation_id for entry in await world.store.due(world.now + 1e6, 10)] == ["op_x"]
+        world.agents.state = "ready"
+        await world.kernel.wake_agent("ceo")
+        assert (await world.finished(await world.kernel.operation("op_x"))).status == "completed"
+
+    run(scenario)
+
+
+def test_an_attempt_that_is_accepted_while_the_parked_message_leaves_is_not_undone() -> None:
+    async def scenario(world: World) -> None:
+        async def replay() -> None:
+            while not world.bus.parked:  # noqa: ASYNC110 - in the very moment between sending and saving
+                await asyncio.sleep(0)
+            world.agents.state = "stopped"
+            message = Message("op_x", "go", world.now, world.now + 600, 2, origin=ORIGIN)
+            await world.store.accept(Acceptance(KEY, message, "print"))
+
+        world.foundry.faults = ["refuse"]
+        replaying = asyncio.create_task(replay())
+        assert (await say(world, "go", 1)).attempt == 2
+        await replaying
+        found = await world.kernel.operation("op_x")
+        assert (found.status, found.attempt) == ("queued", 2)
+        assert await world.store.due(world.now + 1e6, 10) != []
 
     run(scenario)
 

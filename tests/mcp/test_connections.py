@@ -102,6 +102,13 @@ async def test_an_answer_against_the_tools_own_schema(connect: Connect) -> None:
     assert (await paged.call_tool("first", {}, 10))["isError"] is False
 
 
+async def test_a_call_that_fails_because_tools_cannot_be_listed_was_not_made(connect: Connect, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    with pytest.raises(ServerRefused):
+        await connect(server_entry("unlistable", "unlistable.py", str(made))).call_tool("write", {}, 10)
+    assert not made.exists()
+
+
 async def test_long_lines_of_standard_error_are_cut_up(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     code = "import sys; sys.stderr.write('x' * 10_000 + '\\nlast words')"
     with caplog.at_level(logging.INFO, "aos.mcp"), pytest.raises(ServerUnavailable):
@@ -109,6 +116,21 @@ async def test_long_lines_of_standard_error_are_cut_up(connect: Connect, caplog:
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("chatty: ")]
     assert sum(line.count("x") for line in lines) == 10_000
     assert max(map(len, lines)) <= LONGEST_LINE + len("chatty: ")
+    assert lines[-1] == "chatty: last words"
+
+
+async def test_a_secret_is_masked_wherever_a_long_line_is_cut(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret, short = "hush-é-hush", "hush-é"
+    # Every few bytes one, so that some lie across each of the cuts.
+    code = "import os, sys; sys.stderr.write(('.' * 7 + os.environ['KEY']) * 1500 + '\\nlast words')"
+    entry = server_entry("chatty", args=("-c", code), env={"KEY": "${KEY}", "PART": "${PART}"})
+    with caplog.at_level(logging.INFO, "aos.mcp"), pytest.raises(ServerUnavailable):
+        await connect(entry, {"KEY": secret, "PART": short}).ready()
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("chatty: ")]
+    assert "".join(line.removeprefix("chatty: ") for line in lines[:-1]) == (7 * "." + "***") * 1500
+    assert len(lines) > 3
     assert lines[-1] == "chatty: last words"
 
 

@@ -65,6 +65,8 @@ async def _usual(message: dict[str, Any], writer: asyncio.StreamWriter) -> None:
             "serverInfo": {"name": "old", "version": "1"},
         }
         respond(writer, {"jsonrpc": "2.0", "id": message["id"], "result": told}, "Mcp-Session-Id: s1\r\n")
+    elif method == "tools/list":
+        respond(writer, {"jsonrpc": "2.0", "id": message["id"], "result": {"tools": []}})
     elif "id" in message:
         error = {"code": -32601, "message": "Method not found"}
         respond(writer, {"jsonrpc": "2.0", "id": message["id"], "error": error})

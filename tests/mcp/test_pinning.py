@@ -246,6 +246,33 @@ async def test_a_stopped_server_stays_stopped_in_a_new_process(shop: Shop, monke
     await another.close(0)
 
 
+async def test_a_command_is_not_undone_by_what_was_read_before_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, commanded, again = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    desired, new = shop.board.desired, shop.process()
+    after: list[int] = []
+
+    async def slow() -> dict[str, Desired]:
+        if read.is_set():
+            # The next round: the one before has applied what it read.
+            after.append(len(new.statuses()))
+            again.set()
+        found = await desired()
+        read.set()
+        await commanded.wait()
+        return found
+
+    await new.server(shop.server_id)
+    monkeypatch.setattr(servers, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(shop.board, "desired", slow)
+    await new.start()
+    await read.wait()
+    await new.handle_command(ServerCommand(command="stop", server_id=shop.server_id))
+    commanded.set()
+    await again.wait()
+    assert after[0] == 0, "it was stopped, and is not started again"
+    await new.close(0)
+
+
 async def test_of_commands_at_once_none_is_lost(shop: Shop, account: StorageAccount) -> None:
     boards = [ServerStatusBoard(account) for _ in range(6)]
     await asyncio.gather(*(board.ask(shop.server_id, stopped=False, restart=True) for board in boards))

@@ -6,10 +6,12 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from azure.storage.queue import QueueSasPermissions, generate_queue_sas
 from azure.storage.queue.aio import QueueClient
 
 from emulators.azurite import Azurite
@@ -26,10 +28,9 @@ def queue_name() -> str:
 
 
 @asynccontextmanager
-async def consuming(azurite: Azurite, registry: RouteRegistry) -> AsyncIterator[None]:
-    host = AsgiRuntime(
-        RuntimeConfig(app_name="t"), registry, keys=Keys(), settings={SETTING: azurite.connection_string}
-    )
+async def consuming(azurite: Azurite, registry: RouteRegistry, connection: str | None = None) -> AsyncIterator[None]:
+    settings = {SETTING: connection or azurite.connection_string}
+    host = AsgiRuntime(RuntimeConfig(app_name="t"), registry, keys=Keys(), settings=settings)
     async with host.app.router.lifespan_context(host.app):
         yield
 
@@ -125,6 +126,27 @@ async def test_a_message_that_ended_its_process_each_time_goes_to_the_poison_que
     assert seen == []
 
 
+async def test_a_queue_is_consumed_also_by_who_may_not_make_it(azurite: Azurite) -> None:
+    registry, name = RouteRegistry(), queue_name()
+    seen = asyncio.Event()
+
+    async def handle(message: StorageMessage) -> None:
+        seen.set()
+
+    registry.register_storage_queue(name, handle, connection=SETTING)
+    parts = dict(part.split("=", 1) for part in azurite.connection_string.split(";") if part)
+    may = QueueSasPermissions(read=True, process=True)
+    ends = datetime.now(UTC) + timedelta(hours=1)
+    token = generate_queue_sas(parts["AccountName"], name, parts["AccountKey"], may, ends)
+    connection = f"QueueEndpoint={parts['QueueEndpoint']};SharedAccessSignature={token}"
+    async with client(azurite, name) as queue:
+        await queue.create_queue()
+        await queue.send_message("1")
+        async with consuming(azurite, registry, connection):
+            await asyncio.wait_for(seen.wait(), 10)
+        assert (await queue.get_queue_properties()).approximate_message_count == 0
+
+
 async def test_handlers_run_beside_each_other_up_to_a_bound(azurite: Azurite) -> None:
     registry, name = RouteRegistry(), queue_name()
     running = most = ended = 0
@@ -151,7 +173,12 @@ async def test_handlers_run_beside_each_other_up_to_a_bound(azurite: Azurite) ->
 
 
 @pytest.mark.parametrize(
-    ("queue", "fault"), [("Not_A_Queue", "is not the name of a storage queue"), ("ab", "is not the name of a storage")]
+    ("queue", "fault"),
+    [
+        ("Not_A_Queue", "is not the name of a storage queue"),
+        ("ab", "is not the name of a storage"),
+        ("q" * 57, "'-poison' beside it"),
+    ],
 )
 def test_a_name_that_storage_refuses_is_found_out_at_once(queue: str, fault: str) -> None:
     registry = RouteRegistry()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from runtime import RouteRegistry, RuntimeConfigError, TimerRoute, TimerTick
+from runtime import RouteRegistry, RuntimeConfigError, TimerRoute, TimerTick, timers
 from runtime.timers import Timer, next_tick
 
 MONDAY = datetime(2026, 1, 5, 10, 0, 0, tzinfo=UTC)
@@ -90,3 +90,29 @@ async def test_ticks_missed_while_the_handler_runs_are_not_made_up_for() -> None
     timer.cancel()
     await asyncio.wait([timer])
     assert ticks[1].scheduled_for - ticks[0].scheduled_for == timedelta(seconds=2)
+
+
+@pytest.mark.parametrize(("back", "again"), [(0.5, False), (3600.0, True)])
+async def test_a_small_step_back_of_the_clock_repeats_no_tick(
+    monkeypatch: pytest.MonkeyPatch, back: float, again: bool
+) -> None:
+    """A large one corrects a clock that was wrong."""
+    ticks: list[datetime] = []
+    enough = asyncio.Event()
+    ahead = MONDAY - timedelta(seconds=0.05) - datetime.now(UTC)
+
+    async def run(timer: TimerRoute, tick: TimerTick) -> None:
+        nonlocal ahead
+        del timer
+        ticks.append(tick.scheduled_for)
+        ahead -= timedelta(seconds=back)
+        if len(ticks) == 2:
+            enough.set()
+
+    monkeypatch.setattr(timers, "_now", lambda: datetime.now(UTC) + ahead)
+    timer = asyncio.create_task(Timer(route("* * * * * *"), {}, run=run).run())
+    await asyncio.wait_for(enough.wait(), 10)
+    timer.cancel()
+    await asyncio.gather(timer, return_exceptions=True)
+    assert (ticks[1] < ticks[0]) == again
+    assert ticks[1] != ticks[0]

@@ -556,8 +556,24 @@ async def test_an_operation_is_due_until_its_reply_is_out(store: ConversationSto
     unsent = replace(Conversation(key), outbox=(SendReply(final),))
     etag = await store.commit(key, None, Change(unsent, Lease(), (), (), (final,)))
     assert len(await entries(store, {wanted.operation_id}, 8_000.0)) == 1
-    await store.commit(key, etag, Change(Conversation(key), Lease(), (), (), (final,)))
+    await store.commit(key, etag, Change(Conversation(key), Lease(), told=(final,)))
     assert await entries(store, {wanted.operation_id}, 8_000.0) == []
+
+
+async def test_a_reply_that_is_out_changes_nothing_of_a_further_attempt(
+    store: ConversationStore, key: ConversationKey
+) -> None:
+    first = message(at=7_000.0, reply_to=ReplyAddress("answers"))
+    last = await failed(store, key, first)
+    again = replace(first, attempt=2, accepted_at=7_100.0)
+    await store.accept(acceptance(key, again, "print"))
+    snapshot = await store.read(key)
+    await store.commit(key, snapshot.etag, Change(snapshot.state, Lease(), told=(last,)))
+    await store.read(key)
+    found = await store.operation(first.operation_id)
+    assert found is not None
+    assert (found.status, found.attempt) == ("queued", 2)
+    assert [entry.at for entry in await entries(store, {first.operation_id}, 8_000.0)] == [7_100.0 + FIRST_LOOK]
 
 
 # --- storage is down

@@ -1,0 +1,33 @@
+"""A server whose tools work, but cannot be listed; the call of one leaves a file behind."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+from mcp.server import Server
+from mcp.server.stdio import stdio_server
+from mcp.types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams, TextContent
+
+MADE = Path(sys.argv[1])
+
+
+async def list_tools(_: object, params: PaginatedRequestParams | None) -> ListToolsResult:
+    raise ValueError("the list is lost")
+
+
+async def call_tool(_: object, params: CallToolRequestParams) -> CallToolResult:
+    await asyncio.to_thread(MADE.touch)
+    return CallToolResult(content=[TextContent(text="done")])
+
+
+async def main() -> None:
+    server: Server[Any] = Server("unlistable", on_list_tools=list_tools, on_call_tool=call_tool)
+    async with stdio_server() as (read, write):
+        await server.run(read, write, server.create_initialization_options())
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
