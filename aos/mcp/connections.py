@@ -33,7 +33,7 @@ from aos.mcp.transport import open_target
 
 if TYPE_CHECKING:
     from mcp import Client
-    from mcp.types import Tool
+    from mcp.types import CallToolResult, Tool
 
     from aos.registry.mcp_servers import ServerEntry
 
@@ -69,6 +69,12 @@ class _Session:
 
     client: Client
     link: Link
+
+    async def call_tool(self, name: str, params: dict[str, Any]) -> CallToolResult:
+        """By the short way, if the transport has one."""
+        if self.link.calls is None:
+            return await self.client.call_tool(name, params)
+        return await self.link.calls.call_tool(self.client, name, params)
 
 
 class McpConnection:
@@ -108,7 +114,7 @@ class McpConnection:
         self._private_networks = private_networks
         self._task: asyncio.Task[None] | None = None
         self._session: _Session | None = None
-        self._listed: Client | None = None
+        self._listed: _Session | None = None
         self._changed = asyncio.Condition()
         self._closing = asyncio.Event()
         self._draining = False
@@ -178,11 +184,11 @@ class McpConnection:
             ServerRefused: The server answered with a protocol error.
         """
 
-        async def call(client: Client) -> dict[str, Any]:
-            if self._listed is not client:
+        async def call(session: _Session) -> dict[str, Any]:
+            if self._listed is not session:
                 # Else the SDK lists them after the call, and what goes wrong then would be taken for the tool's answer.
-                await self._list(client)
-            result = await client.call_tool(name, params)
+                await self._list(session)
+            result = await session.call_tool(name, params)
             return result.model_dump(mode="json", by_alias=True, exclude_none=True)
 
         return await self._ask(f"tool {name}", call, timeout)
@@ -192,22 +198,23 @@ class McpConnection:
         tools = await self._ask("tools/list", self._list, LIST_SECONDS)
         return ServerTools(server_id=self.entry.server_id, tools=tools, listed_at=self._clock.now())
 
-    async def _list(self, client: Client) -> tuple[ToolInfo, ...]:
+    async def _list(self, session: _Session) -> tuple[ToolInfo, ...]:
         found: list[ToolInfo] = []
         cursor: str | None = None
         for _ in range(PAGES):
-            page = await client.list_tools(cursor=cursor)
+            page = await session.client.list_tools(cursor=cursor)
             found += map(_tool_info, page.tools)
             cursor = page.next_cursor
             if cursor is None:
-                self._listed = client
+                self._listed = session
                 return tuple(found)
         raise ServerReplyInvalid(f"MCP server {self.entry.server_id} lists more than {PAGES} pages of tools.")
 
     async def resources(self) -> list[dict[str, Any]]:
         """The server's resources in wire form; none if it does not offer any. Raises as `call_tool`."""
 
-        async def call(client: Client) -> list[dict[str, Any]]:
+        async def call(session: _Session) -> list[dict[str, Any]]:
+            client = session.client
             found: list[dict[str, Any]] = []
             cursor: str | None = None
             if client.server_capabilities.resources is None:
@@ -225,13 +232,13 @@ class McpConnection:
     async def read_resource(self, uri: str) -> list[dict[str, Any]]:
         """The contents of a resource in wire form. Raises as `call_tool`."""
 
-        async def call(client: Client) -> list[dict[str, Any]]:
-            result = await client.read_resource(uri)
+        async def call(session: _Session) -> list[dict[str, Any]]:
+            result = await session.client.read_resource(uri)
             return [item.model_dump(mode="json", by_alias=True, exclude_none=True) for item in result.contents]
 
         return await self._ask(f"resource {uri}", call, LIST_SECONDS)
 
-    async def _ask(self, what: str, call: Callable[[Client], Awaitable[T]], timeout: float) -> T:
+    async def _ask(self, what: str, call: Callable[[_Session], Awaitable[T]], timeout: float) -> T:
         async with self._turn(timeout):
             session = await self._open(START_SECONDS)
             self._calls += 1
@@ -243,7 +250,9 @@ class McpConnection:
                     async with self._changed:
                         self._changed.notify_all()
 
-    async def _request(self, what: str, call: Callable[[Client], Awaitable[T]], session: _Session, timeout: float) -> T:
+    async def _request(
+        self, what: str, call: Callable[[_Session], Awaitable[T]], session: _Session, timeout: float
+    ) -> T:
         attempt = Attempt()
         asked = Asked(self.entry.server_id, what, session.link, attempt, self._limits.message_bytes)
         token = ATTEMPT.set(attempt)
@@ -260,7 +269,7 @@ class McpConnection:
             async with limit:
                 session.link.on_end.add(ending)
                 try:
-                    return await call(session.client)
+                    return await call(session)
                 finally:
                     # Before the limit is over: what is found out below may end the session.
                     session.link.on_end.discard(ending)

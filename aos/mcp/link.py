@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mcp.client._transport import ReadStream
     from mcp.shared.message import SessionMessage
 
+    from aos.mcp.piped import PipedCalls
+
 
 @dataclass(slots=True)
 class Attempt:
@@ -43,6 +45,7 @@ class Link:
         garbage: How much came since the last message that is not MCP.
         mask: Takes the secrets of the server's entry out of a text.
         on_end: Are called when the connection is over.
+        calls: The short way of calls to tools, where the transport has one.
     """
 
     def __init__(self) -> None:
@@ -52,6 +55,7 @@ class Link:
         self.garbage = 0
         self.mask: Callable[[str], str] = str
         self.on_end: set[Callable[[], None]] = set()
+        self.calls: PipedCalls | None = None
 
     def end(self, reason: str | None = None) -> None:
         """The connection is over; the first reason counts."""

@@ -2,7 +2,7 @@
 
 MCP specification 2025-11-25, transports, stdio, and lifecycle, shutdown. The SDK's own client of this transport neither
 bounds a line nor keeps what it cannot parse out of the log, where a secret might be in it; and it does not let us see
-the process. The session over it is the SDK's.
+the process. The session over it is the SDK's; calls of tools have a shorter way beside it (`aos.mcp.piped`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from aos.mcp.link import Link
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
     from mcp.shared.message import SessionMessage
+
+    from aos.mcp.piped import PipedCalls
 
 log = logging.getLogger("aos.mcp")
 
@@ -57,8 +59,12 @@ async def stdio_streams(
         largest: Bytes of a message from the server. The call that a longer one answers fails; the session goes on.
         garbage: Lines in a row that are not MCP after which the connection is ended.
     """
+    from aos.mcp.piped import PipedCalls
+
     transport, process = await _start(command, environment, stderr, largest)
-    output, input_ = _Output(process, link, largest, garbage), _Input(process, link)
+    assert process.stdin is not None  # noqa: S101 - started with a pipe
+    link.calls = calls = PipedCalls(process.stdin, link)
+    output, input_ = _Output(process, link, calls, largest, garbage), _Input(process, link)
     try:
         yield output, input_
     finally:
@@ -109,15 +115,17 @@ class _Stream:
 class _Output(_Stream):
     """The messages of the server, read and parsed by the session's own task: each hop to another one would take time.
 
-    Ends with the server's output, or with the link; what is not MCP is counted and left out.
+    The answers of calls that are made beside the session do not reach it. Ends with the server's output, or with the
+    link; what is not MCP is counted and left out.
     """
 
-    def __init__(self, process: Process, link: Link, largest: int, garbage: int) -> None:
+    def __init__(self, process: Process, link: Link, calls: PipedCalls, largest: int, garbage: int) -> None:
         from mcp.types import jsonrpc_message_adapter
 
         assert process.stdout is not None  # noqa: S101 - started with a pipe
         self._stdout = process.stdout
         self._link = link
+        self._calls = calls
         self._largest = largest
         self._garbage = garbage
         self._messages = jsonrpc_message_adapter
@@ -135,7 +143,7 @@ class _Output(_Stream):
                 self._link.end(f"its output cannot be read: {error.strerror}")
             else:
                 self._link.take(message, self._garbage)
-                if not isinstance(message, Exception):
+                if not isinstance(message, Exception) and not self._calls.take(message.message):
                     return message
         raise StopAsyncIteration
 

@@ -1,4 +1,4 @@
-"""A tool's execution on the MCP side as a span `execute_tool {tool}` and metrics."""
+"""A tool's execution on the MCP side as a span `execute_tool {tool}` and metrics; requests to servers below it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from opentelemetry import trace
+from opentelemetry.propagate import inject
 from opentelemetry.trace import Span, SpanKind, StatusCode, use_span
 
 from aos.telemetry import content, instruments
@@ -81,3 +82,37 @@ def executing(server: str, tool: str, request_id: str, arguments: Mapping[str, A
         raise
     finally:
         execution.end()
+
+
+@contextmanager
+def asking(method: str, request_id: int, params: dict[str, Any]) -> Iterator[None]:
+    """Around a request to an MCP server, named as MCP's SDK names its own; `_meta` of `params` gets the trace."""
+    if not watched():
+        # The trace of a caller is passed on all the same.
+        if trace.get_current_span().get_span_context().is_valid:
+            _pass_on(params)
+        yield
+        return
+    span: Span = trace.INVALID_SPAN
+    with harmless():
+        target = params.get("name")
+        name = f"MCP send {method} {target}" if isinstance(target, str) else f"MCP send {method}"
+        attributes = {"mcp.method.name": method, "jsonrpc.request.id": str(request_id)}
+        span = _tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
+    with use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+        _pass_on(params)
+        try:
+            yield
+        except BaseException as error:
+            with harmless():
+                span.set_attribute("error.type", error_type(error))
+                span.set_status(StatusCode.ERROR)
+            raise
+
+
+def _pass_on(params: dict[str, Any]) -> None:
+    with harmless():
+        meta: dict[str, Any] = dict(params.get("_meta") or {})
+        inject(meta)
+        if meta:
+            params["_meta"] = meta
