@@ -52,6 +52,7 @@ class ConcurrentConsumer(Consumer):
         self._ended: deque[_Outcome] = deque()
         self._wake = asyncio.Event()
         self._alone = 0
+        self._task_name = f"bus-{route.name}-message"
 
     async def run(self) -> None:
         """Consume until `stop`, then until the handlers have ended."""
@@ -73,36 +74,43 @@ class ConcurrentConsumer(Consumer):
                 if self._stopping.is_set():
                     break
                 if len(self._running) >= self._route.max_concurrency:
-                    await self._woken()
+                    self._wake.clear()
+                    await self._wake.wait()
                     continue
                 message = await self._next_message(receiver, RECEIVE_SECONDS)
                 if message is not None:
                     self._alone = 0 if self._running else self._alone + 1
-                    self._begin(receiver, renewer, message)
+                    handling = self._begin(receiver, message)
                     await self._wait_if_quick()
+                    if not handling.done():
+                        self._renew_later(handling, receiver, renewer, message)
             await self._drain(receiver)
 
-    def _begin(
-        self, receiver: ServiceBusReceiver, renewer: AutoLockRenewer, message: ServiceBusReceivedMessage
-    ) -> None:
-        renewal = asyncio.get_running_loop().call_later(RENEW_AFTER_SECONDS, self._renew, receiver, renewer, message)
-        task = asyncio.create_task(self._handle(receiver, message, renewal), name=f"bus-{self._route.name}-message")
+    def _begin(self, receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._handle(receiver, message), name=self._task_name)
         self._running.add(task)
         task.add_done_callback(self._handler_ended)
+        return task
 
     async def _wait_if_quick(self) -> None:
-        if self._alone >= ALONE and self._alone % LOOK_EVERY and not await self._woken(QUICK_SECONDS):
-            self._alone = -LOOK_EVERY
+        if self._alone >= ALONE and self._alone % LOOK_EVERY:
+            self._wake.clear()
+            # Not a timeout, which costs as much as the rest of this: whoever wakes up looks at what there is.
+            late = asyncio.get_running_loop().call_later(QUICK_SECONDS, self._wake.set)
+            await self._wake.wait()
+            late.cancel()
+            if self._running:
+                self._alone = -LOOK_EVERY
 
-    async def _woken(self, seconds: float | None = None) -> bool:
-        """Wait until a handler ends or `stop` is called; False after so many seconds."""
-        self._wake.clear()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return False
-        return True
+    def _renew_later(
+        self,
+        handling: asyncio.Task[None],
+        receiver: ServiceBusReceiver,
+        renewer: AutoLockRenewer,
+        message: ServiceBusReceivedMessage,
+    ) -> None:
+        renewal = asyncio.get_running_loop().call_later(RENEW_AFTER_SECONDS, self._renew, receiver, renewer, message)
+        handling.add_done_callback(lambda _: renewal.cancel())
 
     def _renew(
         self, receiver: ServiceBusReceiver, renewer: AutoLockRenewer, message: ServiceBusReceivedMessage
@@ -114,14 +122,8 @@ class ConcurrentConsumer(Consumer):
         except ServiceBusError as error:
             log.debug("%s: no lock is renewed any more on a connection that was lost: %s", self._entity, error)
 
-    async def _handle(
-        self, receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage, renewal: asyncio.TimerHandle
-    ) -> None:
-        try:
-            done = await self._hand_over(message)
-        finally:
-            renewal.cancel()
-        self._ended.append(_Outcome(receiver, message, done))
+    async def _handle(self, receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage) -> None:
+        self._ended.append(_Outcome(receiver, message, await self._hand_over(message)))
 
     def _handler_ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -82,7 +82,6 @@ class Served:
             self._span.set_status(StatusCode.ERROR)
 
 
-@contextmanager
 def served(
     name: str,
     kind: SpanKind,
@@ -90,7 +89,7 @@ def served(
     attributes: Mapping[str, str | int],
     *,
     tracer: Tracer = _tracer,
-) -> Iterator[Served]:
+) -> AbstractContextManager[Served]:
     """A span around the handling of a request or message, below the one that its `traceparent` names.
 
     Where the host has a span for it already, this one is internal to the host's, so that nothing counts twice; a host's
@@ -100,11 +99,23 @@ def served(
     headers = {TRACEPARENT: value} if isinstance(value, str) else {}
     known = _callers(headers.get(TRACEPARENT, ""))
     parent = None if known is None else _span_context(known)
-    context, links = contexts.get_current(), []
     host = trace.get_current_span().get_span_context()
     if parent is None and not host.is_valid and tracer is _tracer and not watched():
-        yield Served(trace.INVALID_SPAN, headers)  # nothing to write, and nothing to pass on
-        return
+        return nullcontext(Served(trace.INVALID_SPAN, headers))  # nothing to write, and nothing to pass on
+    return _spanned(tracer, name, kind, parent, host, headers, attributes)
+
+
+@contextmanager
+def _spanned(
+    tracer: Tracer,
+    name: str,
+    kind: SpanKind,
+    parent: SpanContext | None,
+    host: SpanContext,
+    headers: Mapping[str, str],
+    attributes: Mapping[str, str | int],
+) -> Iterator[Served]:
+    context, links = contexts.get_current(), []
     if host.is_valid:
         kind = SpanKind.INTERNAL
     if parent is not None and not (host.is_valid and host.trace_id == parent.trace_id):

@@ -43,7 +43,7 @@ from aos.messaging.claim_check import LARGEST
 from aos.messaging.envelopes import CallToolParams, ToolRequest, ToolResponseBody
 from aos.registry.mcp_servers import ServerEntry
 from aos.storage.payloads import PayloadGone
-from aos.telemetry.tools import executing
+from aos.telemetry.tools import Execution
 
 log = logging.getLogger("aos.mcp")
 
@@ -161,7 +161,7 @@ class ToolCalls:
     async def _outcome(self, request: ToolRequest, entry: ServerEntry, tool: ToolInfo, params: CallToolParams) -> bytes:
         """The answer, also if it is that nobody knows what the call did."""
         try:
-            with executing(entry.server_id, tool.name, request.request_id, params.tool_params) as execution:
+            with Execution(entry.server_id, tool.name, request.request_id, params.tool_params) as execution:
                 result = await self._attempts(entry, tool, params)
                 execution.answered(result)
         except OutcomeUnknown as error:

@@ -8,12 +8,10 @@ process of their own. A server that does not even start is held off by its conne
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from aos.errors import AosError, CircuitOpen
-from aos.kernel.breaker import Breakers, Circuit, Meaning, Trip
+from aos.kernel.breaker import Breakers, Circuit, Guard, Meaning, Trip
 from aos.kernel.clock import Clock
 from aos.kernel.tasks import Tasks
 from aos.kernel.trips import TripBoard, Trips
@@ -46,6 +44,24 @@ def breaker_view(trip: Trip | None, now: float) -> dict[str, Any]:
     }
 
 
+class ServerGuard:
+    """Around one call; see `ServerCircuits.guard`."""
+
+    __slots__ = ("_guard",)
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def __enter__(self) -> None:
+        try:
+            self._guard.__enter__()
+        except CircuitOpen as error:
+            raise ServerUnavailable(error.detail, retry_after=error.retry_after) from None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        self._guard.__exit__(kind, error, traceback)
+
+
 class ServerCircuits:
     """A circuit per server of this process.
 
@@ -60,7 +76,10 @@ class ServerCircuits:
 
     def require(self, server_id: str) -> None:
         """Raises `ServerUnavailable` while the server is left alone."""
-        circuit = self._breakers.of(server_id).circuit
+        breaker = self._breakers.of(server_id)
+        if breaker.closed:
+            return
+        circuit = breaker.circuit
         if circuit.state == "open":
             raise ServerUnavailable(
                 f"{circuit.name} failed {circuit.failures} times in a row and is left alone for a while; the last "
@@ -68,18 +87,13 @@ class ServerCircuits:
                 retry_after=circuit.retry_after,
             )
 
-    @contextmanager
-    def guard(self, server_id: str) -> Iterator[None]:
+    def guard(self, server_id: str) -> ServerGuard:
         """Around a call of a tool: counts how it ends.
 
         Raises:
             ServerUnavailable: The call is not made; after the pause one is, to try.
         """
-        try:
-            with self._breakers.of(server_id).guard():
-                yield
-        except CircuitOpen as error:
-            raise ServerUnavailable(error.detail, retry_after=error.retry_after) from None
+        return ServerGuard(self._breakers.of(server_id).guard())
 
     def circuits(self) -> list[Circuit]:
         """All circuits that were used, as they stand."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -239,7 +239,8 @@ class McpConnection:
         return await self._ask(f"resource {uri}", call, LIST_SECONDS)
 
     async def _ask(self, what: str, call: Callable[[_Session], Awaitable[T]], timeout: float) -> T:
-        async with self._turn(timeout):
+        await self._take_turn(timeout)
+        try:
             session = await self._open(START_SECONDS)
             self._calls += 1
             try:
@@ -249,6 +250,8 @@ class McpConnection:
                 if self._draining and not self._calls:
                     async with self._changed:
                         self._changed.notify_all()
+        finally:
+            self._turns.release()
 
     async def _request(
         self, what: str, call: Callable[[_Session], Awaitable[T]], session: _Session, timeout: float
@@ -329,8 +332,7 @@ class McpConnection:
             if not self._calls and session.link.heard == heard:
                 self._suspect(session)
 
-    @contextlib.asynccontextmanager
-    async def _turn(self, timeout: float) -> AsyncIterator[None]:
+    async def _take_turn(self, timeout: float) -> None:
         if self._waiting >= self._limits.waiting_calls and self._turns.locked():
             raise ServerBusy(f"{self._waiting} calls wait for MCP server {self.entry.server_id} already.")
         self._waiting += 1
@@ -346,10 +348,6 @@ class McpConnection:
             ) from None
         finally:
             self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._turns.release()
 
     async def _await_turn(self, timeout: float) -> None:
         async with asyncio.timeout(timeout):

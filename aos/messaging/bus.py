@@ -14,12 +14,12 @@ from weakref import WeakValueDictionary
 from aos.config import SERVICE_BUS, Settings
 from aos.errors import BusUnavailable, EntityRefuses, SettingError, UnknownEntity
 from aos.messaging.envelopes import POISON, EnvelopeInvalid
-from aos.telemetry.bus import Sending, parked, sending
+from aos.telemetry.bus import Sending, parked
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
-    from azure.servicebus import ServiceBusMessage
     from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
+    from azure.servicebus.amqp import AmqpAnnotatedMessage
 
 log = logging.getLogger("aos.messaging")
 
@@ -27,6 +27,8 @@ _RETRIES: dict[str, Any] = {"retry_total": 2, "retry_backoff_factor": 0.2, "retr
 
 MOST_SENDERS = 64
 """Entities whose senders stay open: ReplyTo may name a queue that its sender has for one answer alone."""
+_SCHEDULED = "x-opt-scheduled-enqueue-time"
+"""The annotation that says when a message becomes visible (AMQP 1.0 in Azure Service Bus, annotations)."""
 _REFUSALS = frozenset({"amqp:not-allowed", "amqp:invalid-field"})
 """By which the service says that it never takes a message; the SDK does not try again either."""
 
@@ -83,7 +85,7 @@ class Bus:
         for message in messages:
             by_entity.setdefault(message.entity, []).append(message)
         for entity, batch in by_entity.items():
-            with sending(entity) as sent:
+            with Sending(entity) as sent:
                 await self._send(entity, batch, sent)
             if entity == POISON:
                 for message in batch:
@@ -211,20 +213,24 @@ def _condition(error: Exception) -> str:
     return condition.decode() if isinstance(condition, bytes) else ""
 
 
-def _wire(message: Outbound, sent: Sending) -> ServiceBusMessage:
-    from azure.servicebus import ServiceBusMessage
+def _wire(message: Outbound, sent: Sending) -> AmqpAnnotatedMessage:
+    # In the protocol's own terms: to make a ServiceBusMessage takes twice as long.
+    from azure.servicebus.amqp import AmqpAnnotatedMessage
 
-    wire = ServiceBusMessage(
-        message.body,
-        message_id=message.message_id,
-        correlation_id=message.correlation_id,
-        session_id=message.session_id,
-        reply_to=message.reply_to,
-        reply_to_session_id=message.reply_to_session_id,
-        subject=message.subject,
-        content_type="application/json",
-        application_properties=dict(sent.stamp(message.message_id, message.properties).items()),
-    )
+    annotations: dict[str, Any] | None = None
     if message.delay > 0:
-        wire.scheduled_enqueue_time_utc = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=message.delay)
-    return wire
+        annotations = {_SCHEDULED: dt.datetime.now(dt.UTC) + dt.timedelta(seconds=message.delay)}
+    return AmqpAnnotatedMessage(
+        data_body=message.body,
+        properties={
+            "message_id": message.message_id,
+            "correlation_id": message.correlation_id,
+            "group_id": message.session_id,
+            "reply_to": message.reply_to,
+            "reply_to_group_id": message.reply_to_session_id,
+            "subject": message.subject,
+            "content_type": "application/json",
+        },
+        application_properties=dict(sent.stamp(message.message_id, message.properties)),
+        annotations=annotations,
+    )

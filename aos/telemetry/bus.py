@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Self
 
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, StatusCode
@@ -18,7 +18,7 @@ _tracer = trace.get_tracer(NAME)
 
 
 class Sending:
-    """Messages on their way to one entity."""
+    """Around the sending of messages to one entity."""
 
     def __init__(self, entity: str) -> None:
         self._entity = entity
@@ -51,25 +51,16 @@ class Sending:
                 return {**properties, TRACEPARENT: traceparent(context)}
         return properties
 
-    def end(self, error: BaseException | None) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         with harmless():
             for span in self._spans:
                 if error is not None:
                     span.set_attribute("error.type", error_type(error))
                     span.set_status(StatusCode.ERROR)
                 span.end()
-
-
-@contextmanager
-def sending(entity: str) -> Iterator[Sending]:
-    """Around the sending of messages to one entity."""
-    sent = Sending(entity)
-    try:
-        yield sent
-    except BaseException as error:
-        sent.end(error)
-        raise
-    sent.end(None)
 
 
 def delivered(entity: str, enqueued_at: datetime | None) -> None:

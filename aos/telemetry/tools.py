@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import TracebackType
+from typing import Any, Self
 
 from opentelemetry import trace
 from opentelemetry.propagate import inject
@@ -20,7 +21,7 @@ _tracer = trace.get_tracer(NAME)
 
 
 class Execution:
-    """One call of a tool, with its retries.
+    """Around one call of a tool, with its retries; what is raised within is its outcome.
 
     Attributes:
         outcome: `succeeded`, `failed` (the tool says so) or the code of the error.
@@ -31,6 +32,7 @@ class Execution:
         self._labels = {"aos.mcp.server": server, "gen_ai.tool.name": tool}
         self.outcome = "succeeded"
         self.span: Span = trace.INVALID_SPAN
+        self._current: AbstractContextManager[Span] | None = None
         if not watched():
             return
         with harmless():
@@ -42,6 +44,7 @@ class Execution:
                 "mcp.method.name": "tools/call",
             }
             self.span = _tracer.start_span(f"execute_tool {tool}", kind=SpanKind.INTERNAL, attributes=attributes)
+            self._current = use_span(self.span, record_exception=False, set_status_on_exception=False)
             if self.span.is_recording() and content.captured():
                 told = content.cut(json.dumps(dict(arguments), ensure_ascii=False))
                 self.span.set_attribute("gen_ai.tool.call.arguments", told)
@@ -55,7 +58,21 @@ class Execution:
                 told = content.cut(json.dumps(dict(result), ensure_ascii=False))
                 self.span.set_attribute("gen_ai.tool.call.result", told)
 
-    def end(self) -> None:
+    def __enter__(self) -> Self:
+        if self._current is not None:
+            self._current.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.outcome = error_type(error)
+        if self._current is not None:
+            self._current.__exit__(kind, error, traceback)
+        self._end()
+
+    def _end(self) -> None:
         with harmless():
             labels = {**self._labels, "aos.outcome": self.outcome}
             instruments.TOOL_CALLS.add(1, labels)
@@ -67,32 +84,18 @@ class Execution:
             self.span.end()
 
 
-@contextmanager
-def executing(server: str, tool: str, request_id: str, arguments: Mapping[str, Any]) -> Iterator[Execution]:
-    """Around a call; what it raises is its outcome."""
-    execution = Execution(server, tool, request_id, arguments)
-    try:
-        if execution.span is trace.INVALID_SPAN:
-            yield execution
-        else:
-            with use_span(execution.span, record_exception=False, set_status_on_exception=False):
-                yield execution
-    except BaseException as error:
-        execution.outcome = error_type(error)
-        raise
-    finally:
-        execution.end()
-
-
-@contextmanager
-def asking(method: str, request_id: int, params: dict[str, Any]) -> Iterator[None]:
+def asking(method: str, request_id: int, params: dict[str, Any]) -> AbstractContextManager[None]:
     """Around a request to an MCP server, named as MCP's SDK names its own; `_meta` of `params` gets the trace."""
-    if not watched():
+    if watched():
+        return _asking(method, request_id, params)
+    if trace.get_current_span().get_span_context().is_valid:
         # The trace of a caller is passed on all the same.
-        if trace.get_current_span().get_span_context().is_valid:
-            _pass_on(params)
-        yield
-        return
+        _pass_on(params)
+    return nullcontext()
+
+
+@contextmanager
+def _asking(method: str, request_id: int, params: dict[str, Any]) -> Iterator[None]:
     span: Span = trace.INVALID_SPAN
     with harmless():
         target = params.get("name")

@@ -14,13 +14,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from aos.kernel.breaker import Circuit
 from aos.kernel.types import ConversationKey
 from aos.mcp.errors import ToolTimeout
-from aos.telemetry.bus import delivered, parked, sending
+from aos.telemetry.bus import Sending, delivered, parked
 from aos.telemetry.content import CAPTURE
 from aos.telemetry.instruments import Watched
 from aos.telemetry.logs import Ids, JsonFormatter, TextFormatter
 from aos.telemetry.observer import TurnObserver
 from aos.telemetry.places import nowhere, traceparent
-from aos.telemetry.tools import executing
+from aos.telemetry.tools import Execution
 from aos.telemetry.work import narrow
 from tests.telemetry.test_observer import attributes, named, point
 
@@ -28,7 +28,7 @@ NAMED = f"00-{'a' * 32}-{'b' * 16}-01"
 
 
 def test_a_message_carries_the_span_of_its_sending(spans: InMemorySpanExporter) -> None:
-    with trace.get_tracer("test").start_as_current_span("turn") as turn, sending("mcp-requests") as sent:
+    with trace.get_tracer("test").start_as_current_span("turn") as turn, Sending("mcp-requests") as sent:
         plain = sent.stamp("m1", {"aos-attempt": 2})
         of_another = sent.stamp("m2", {"traceparent": NAMED})
     first, second = (span for span in spans.get_finished_spans() if span.name == "send mcp-requests")
@@ -42,7 +42,7 @@ def test_a_message_carries_the_span_of_its_sending(spans: InMemorySpanExporter) 
 
 def test_what_could_not_be_sent_is_an_error(spans: InMemorySpanExporter) -> None:
     def fail() -> None:
-        with sending("mcp-requests") as sent:
+        with Sending("mcp-requests") as sent:
             sent.stamp("m1", {})
             raise OSError("broken pipe")
 
@@ -55,7 +55,7 @@ def test_what_could_not_be_sent_is_an_error(spans: InMemorySpanExporter) -> None
 def test_a_tool_is_executed(
     spans: InMemorySpanExporter, meters: InMemoryMetricReader, result: dict[str, object], outcome: str
 ) -> None:
-    with executing("ledger", f"book-{outcome}", "op_1.1.0", {"sum": "a secret"}) as execution:
+    with Execution("ledger", f"book-{outcome}", "op_1.1.0", {"sum": "a secret"}) as execution:
         execution.answered(result)
     span = named(spans, f"execute_tool book-{outcome}")
     assert attributes(span)["gen_ai.tool.call.id"] == "op_1.1.0"
@@ -71,7 +71,7 @@ def test_a_tool_that_times_out_and_its_arguments_on_request(
     monkeypatch.setenv(CAPTURE, "true")
 
     def late() -> None:
-        with executing("ledger", "late", "op_1.1.0", {"sum": 7}):
+        with Execution("ledger", "late", "op_1.1.0", {"sum": 7}):
             raise ToolTimeout("too late")
 
     with pytest.raises(ToolTimeout):
