@@ -21,7 +21,7 @@ from runtime.lifecycle import Lifecycle, NotReady
 from runtime.messages import BusMessage, Caller, CallerKind, Headers, Request, StorageMessage, TimerTick
 from runtime.problems import Problem, internal, not_ready, too_large, unsupported_media
 from runtime.routes import BusRoute, Route, StorageQueueRoute, TimerRoute
-from runtime.tracing import TRACERESPONSE, Trace, served, trace_of
+from runtime.tracing import TRACERESPONSE, Trace, served, trace_of, unseen
 
 log = logging.getLogger("runtime.invocation")
 
@@ -92,7 +92,11 @@ class Invoker:
         An application that cannot start is waited for so many seconds (None: for ever) before `NotReady`: abandoned
         messages come back at once, and would use up their deliveries within seconds.
         """
-        app = await self._lifecycle.ensure_within(patience_seconds)
+        # The binding's own message, which nobody has seen yet: a copy of it would cost more than the rest of this.
+        object.__setattr__(message, "app", await self._lifecycle.ensure_within(patience_seconds))
+        if unseen(message.application_properties):
+            await call(route.handler, message)
+            return
         attributes: dict[str, str | int] = {
             "messaging.system": "servicebus",
             "messaging.destination.name": message.entity,
@@ -102,8 +106,6 @@ class Invoker:
             "messaging.servicebus.message.delivery_count": message.delivery_count,
         }
         with served(f"process {message.entity}", SpanKind.CONSUMER, message.application_properties, attributes):
-            # The binding's own message, which nobody has seen yet: a copy of it would cost more than the rest of this.
-            object.__setattr__(message, "app", app)
             await call(route.handler, message)
 
     async def storage(

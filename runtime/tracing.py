@@ -42,6 +42,11 @@ def watched() -> bool:
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
+def unseen(carrier: Mapping[str, object]) -> bool:
+    """Whether nobody would see a span around what is handled, and it names no trace that would have to be passed on."""
+    return TRACEPARENT not in carrier and not watched() and not trace.get_current_span().get_span_context().is_valid
+
+
 def trace_of(headers: Mapping[str, str]) -> Trace:
     """A new place in the caller's trace, or in a new one if `traceparent` is missing or invalid (section 3.2.2)."""
     known = _callers(headers.get(TRACEPARENT, ""))

@@ -39,9 +39,10 @@ def check_arguments(validator: Validator, arguments: Mapping[str, Any]) -> None:
     Raises:
         ParamsInvalid: They do not fit.
     """
+    if validator.is_valid(arguments):
+        return
     faults = [
         f"/tool_params{''.join(f'/{part}' for part in error.instance_path)}: {error.message[:LONGEST]}"
         for _, error in zip(range(SHOWN), validator.iter_errors(arguments), strict=False)
     ]
-    if faults:
-        raise ParamsInvalid("; ".join(faults))
+    raise ParamsInvalid("; ".join(faults))

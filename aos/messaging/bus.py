@@ -67,9 +67,9 @@ class Bus:
         self._settings = settings
         self._credential = credential
         self._client: ServiceBusClient | None = None
-        # The one that was used last is at the end.
-        self._senders: OrderedDict[str, ServiceBusSender] = OrderedDict()
-        # Weak: senders of messages choose what ReplyTo says.
+        # With their locks; the one that was used last is at the end.
+        self._senders: OrderedDict[str, tuple[ServiceBusSender, asyncio.Lock]] = OrderedDict()
+        # Weak: senders of messages choose what ReplyTo says. Those that wait for a lock outlive the sender.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def send(self, messages: Iterable[Outbound]) -> None:
@@ -101,7 +101,7 @@ class Bus:
 
     async def close(self) -> None:
         senders, self._senders = list(self._senders.values()), OrderedDict()
-        await asyncio.gather(*(sender.close() for sender in senders), return_exceptions=True)
+        await asyncio.gather(*(sender.close() for sender, _ in senders), return_exceptions=True)
         if self._client is not None:
             await self._client.close()
             self._client = None
@@ -110,9 +110,10 @@ class Bus:
         from azure.core.exceptions import AzureError
         from azure.servicebus.exceptions import MessageSizeExceededError, MessagingEntityNotFoundError
 
-        async with self._lock(entity):
+        lock = self._lock(entity)
+        async with lock:
             try:
-                sender = self._sender(entity)
+                sender = self._sender(entity, lock)
                 wire = [_wire(message, sent) for message in batch]
                 # A list goes out as one batch; one too large for that is split by hand.
                 try:
@@ -145,9 +146,10 @@ class Bus:
         from azure.core.exceptions import AzureError
         from azure.servicebus.exceptions import MessagingEntityNotFoundError
 
-        async with self._lock(entity):
+        lock = self._lock(entity)
+        async with lock:
             try:
-                await self._sender(entity).__aenter__()
+                await self._sender(entity, lock).__aenter__()
             except MessagingEntityNotFoundError as error:
                 await self._drop(entity)
                 raise UnknownEntity(f"The Service Bus namespace has no queue or topic {entity!r}.") from error
@@ -161,29 +163,31 @@ class Bus:
             lock = self._locks[entity] = asyncio.Lock()
         return lock
 
-    def _sender(self, entity: str) -> ServiceBusSender:
-        sender = self._senders.get(entity)
-        if sender is None:
-            # The SDK addresses queues and topics alike.
-            sender = self._senders[entity] = self._connection().get_queue_sender(entity)
-        self._senders.move_to_end(entity)
+    def _sender(self, entity: str, lock: asyncio.Lock) -> ServiceBusSender:
+        known = self._senders.get(entity)
+        if known is not None:
+            self._senders.move_to_end(entity)
+            return known[0]
+        # The SDK addresses queues and topics alike.
+        sender = self._connection().get_queue_sender(entity)
+        self._senders[entity] = sender, lock
         return sender
 
     async def _close_unused(self) -> None:
         """Closes the senders that were not used for the longest time, if there are too many."""
         for entity in list(self._senders)[: max(0, len(self._senders) - MOST_SENDERS)]:
-            lock = self._locks.get(entity)
-            if lock is None or not lock.locked():
+            known = self._senders.get(entity)
+            if known is not None and not known[1].locked():
                 await self._drop(entity)
 
     async def _drop(self, entity: str) -> None:
         """Closes a sender: the next use opens a new one."""
         from azure.servicebus.exceptions import ServiceBusError
 
-        sender = self._senders.pop(entity, None)
-        if sender is not None:
+        known = self._senders.pop(entity, None)
+        if known is not None:
             try:
-                await sender.close()
+                await known[0].close()
             except (ServiceBusError, OSError) as error:
                 log.debug("closing the sender of %s: %s", entity, error)
 
