@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from runtime.apart import apart
 from runtime.bus_connections import BusConnections
 from runtime.bus_receiving import Consumer
 from runtime.invocation import Invoker
@@ -38,12 +41,26 @@ class _Outcome(NamedTuple):
     done: bool
 
 
+@dataclass(slots=True, eq=False)
+class _Reception:
+    """What is received on one link, and who does that.
+
+    Attributes:
+        over: Done when nobody receives any more, with what went wrong.
+    """
+
+    receiver: ServiceBusReceiver
+    renewer: AutoLockRenewer
+    over: asyncio.Future[None]
+    leader: asyncio.Task[None] | None = None
+
+
 class ConcurrentConsumer(Consumer):
-    """One coroutine receives and settles in turn; handlers run beside it and wake it when they end.
+    """One task at a time leads: it receives and settles in turn; handlers run beside it and wake it when they end.
 
     A receive that has to be given up so that a message can be settled costs more than the wait for a quick handler. So
-    as long as messages come one by one, each is settled before the next is asked for; as soon as two meet, it goes on
-    receiving while handlers run.
+    as long as messages come one by one, the leader runs the handler itself, and settles before it asks for the next
+    one; if that takes longer, another one leads from then on. As soon as two messages meet, each gets a task.
     """
 
     def __init__(self, route: BusRoute, connections: BusConnections, invoker: Invoker) -> None:
@@ -68,48 +85,67 @@ class ConcurrentConsumer(Consumer):
         async with self._opened() as opened:
             if opened is None:
                 return
-            receiver, renewer = opened
-            while True:
-                await self._settle_ended(receiver)
-                if self._stopping.is_set():
-                    break
-                if len(self._running) >= self._route.max_concurrency:
-                    self._wake.clear()
-                    await self._wake.wait()
-                    continue
-                message = await self._next_message(receiver, RECEIVE_SECONDS)
-                if message is not None:
-                    self._alone = 0 if self._running else self._alone + 1
-                    handling = self._begin(receiver, message)
-                    await self._wait_if_quick()
-                    if not handling.done():
-                        self._renew_later(handling, receiver, renewer, message)
-            await self._drain(receiver)
+            reception = _Reception(*opened, asyncio.get_running_loop().create_future())
+            self._appoint(reception)
+            try:
+                await reception.over
+            except asyncio.CancelledError:
+                assert reception.leader is not None  # noqa: S101 - appointed above
+                reception.leader.cancel()
+                raise
+            await self._drain(reception.receiver)
 
-    def _begin(self, receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._handle(receiver, message), name=self._task_name)
-        self._running.add(task)
-        task.add_done_callback(self._handler_ended)
-        return task
+    def _appoint(self, reception: _Reception) -> None:
+        reception.leader = asyncio.create_task(self._lead(reception), name=self._task_name)
+        reception.leader.add_done_callback(partial(self._led, reception))
 
-    async def _wait_if_quick(self) -> None:
-        if self._alone >= ALONE and self._alone % LOOK_EVERY:
-            self._wake.clear()
-            # Not a timeout, which costs as much as the rest of this: whoever wakes up looks at what there is.
-            late = asyncio.get_running_loop().call_later(QUICK_SECONDS, self._wake.set)
-            await self._wake.wait()
+    async def _lead(self, reception: _Reception) -> None:
+        while not reception.over.done():
+            await self._settle_ended(reception.receiver)
+            if self._stopping.is_set():
+                return
+            if len(self._running) >= self._route.max_concurrency:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            message = await self._next_message(reception.receiver, RECEIVE_SECONDS)
+            if message is None:
+                continue
+            self._alone = 0 if self._running else self._alone + 1
+            if self._alone < ALONE or self._alone % LOOK_EVERY == 0:
+                handling = asyncio.create_task(self._handle(reception.receiver, message), name=self._task_name)
+                handling.add_done_callback(self._handler_ended)
+                self._running.add(handling)
+                self._renew_later(reception, message, handling)
+                continue
+            late = asyncio.get_running_loop().call_later(QUICK_SECONDS, self._late, reception, message)
+            await apart(self._handle(reception.receiver, message))
             late.cancel()
-            if self._running:
-                self._alone = -LOOK_EVERY
+            if reception.leader is not asyncio.current_task():
+                return
+
+    def _late(self, reception: _Reception, message: ServiceBusReceivedMessage) -> None:
+        """The leader's handler takes its time: it goes on as one of many, and another one leads."""
+        assert reception.leader is not None  # noqa: S101 - it has a handler
+        self._alone = -LOOK_EVERY
+        self._running.add(reception.leader)
+        self._renew_later(reception, message, reception.leader)
+        self._appoint(reception)
+
+    def _led(self, reception: _Reception, task: asyncio.Task[None]) -> None:
+        if task is not reception.leader:
+            self._handler_ended(task)
+        elif not reception.over.done():
+            if not task.cancelled() and (error := task.exception()) is not None:
+                reception.over.set_exception(error)
+            else:
+                reception.over.set_result(None)
 
     def _renew_later(
-        self,
-        handling: asyncio.Task[None],
-        receiver: ServiceBusReceiver,
-        renewer: AutoLockRenewer,
-        message: ServiceBusReceivedMessage,
+        self, reception: _Reception, message: ServiceBusReceivedMessage, handling: asyncio.Task[None]
     ) -> None:
-        renewal = asyncio.get_running_loop().call_later(RENEW_AFTER_SECONDS, self._renew, receiver, renewer, message)
+        loop = asyncio.get_running_loop()
+        renewal = loop.call_later(RENEW_AFTER_SECONDS, self._renew, reception.receiver, reception.renewer, message)
         handling.add_done_callback(lambda _: renewal.cancel())
 
     def _renew(

@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -15,7 +16,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage, ServiceBusSubQueue
-from azure.servicebus.aio import ServiceBusClient
+from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
 from azure.servicebus.amqp import AmqpAnnotatedMessage
 
 from emulators.servicebus import ServiceBusEmulator, load_entities
@@ -82,6 +83,14 @@ async def running(
 async def send(client: ServiceBusClient, queue: str, *messages: str | ServiceBusMessage) -> None:
     async with client.get_queue_sender(queue) as sender:
         await sender.send_messages([ServiceBusMessage(m) if isinstance(m, str) else m for m in messages])
+
+
+async def one_by_one(sender: ServiceBusSender, handler: Handler, count: int) -> None:
+    """Messages that meet no other one: from the second on, the consumer waits for their handlers."""
+    for _ in range(count):
+        done = handler.done
+        await sender.send_messages(ServiceBusMessage("quick"))
+        await until(lambda: handler.done == done + 1)  # noqa: B023 - awaited in its own round
 
 
 async def left_in(
@@ -222,16 +231,19 @@ async def test_stopping_waits_for_running_handlers_and_takes_nothing_more(
     assert left[0].delivery_count == 0
 
 
+@pytest.mark.parametrize("before", [0, 4])
 async def test_a_handler_that_does_not_end_is_cancelled_and_its_message_abandoned(
-    bus: ServiceBusEmulator, client: ServiceBusClient, monkeypatch: pytest.MonkeyPatch
+    bus: ServiceBusEmulator, client: ServiceBusClient, monkeypatch: pytest.MonkeyPatch, before: int
 ) -> None:
     monkeypatch.setattr(bus_consumer.BusConsumers.stop, "__defaults__", (0.2,))
-    handler, registry = Handler(gate_open=False), RouteRegistry()
+    handler, registry = Handler(), RouteRegistry()
     registry.register_queue("stuck", handler, connection="BUS")
-    async with running(registry, bus.connection_string):
-        await send(client, "stuck", "endless")
+    async with running(registry, bus.connection_string), client.get_queue_sender("stuck") as sender:
+        await one_by_one(sender, handler, before)
+        handler.gate.clear()
+        await sender.send_messages(ServiceBusMessage("endless"))
         await until(lambda: handler.inside)
-    assert (handler.inside, handler.done) == (0, 0)
+    assert (handler.inside, handler.done) == (0, before)
     async with client.get_queue_receiver("stuck", max_wait_time=5) as receiver:
         (again,) = await receiver.receive_messages()
         assert again.delivery_count == 1  # in the SDK: earlier deliveries
@@ -271,16 +283,58 @@ async def test_after_messages_that_came_one_by_one_a_crowd_is_handled_at_once(
     assert await left_in(client, "crowded") == []
 
 
-async def test_the_lock_is_renewed_while_the_handler_runs(bus: ServiceBusEmulator, client: ServiceBusClient) -> None:
-    handler, registry = Handler(gate_open=False), RouteRegistry()
+async def test_a_handler_that_is_slow_once_holds_up_nobody(bus: ServiceBusEmulator, client: ServiceBusClient) -> None:
+    handler, registry = Handler(), RouteRegistry()
+    registry.register_queue("crowded", handler, connection="BUS", max_concurrency=8)
+    async with running(registry, bus.connection_string), client.get_queue_sender("crowded") as sender:
+        for _ in range(2):
+            await one_by_one(sender, handler, 4)
+            handler.gate.clear()
+            for inside, body in enumerate(("slow", "next", "last"), 1):
+                await sender.send_messages(ServiceBusMessage(body))
+                await until(lambda: handler.inside == inside)  # noqa: B023 - awaited in its own round
+            handler.gate.set()
+            await until(lambda: not handler.inside)
+    assert [message.delivery_count for message in handler.seen] == [1] * 14
+    assert await left_in(client, "crowded") == []
+
+
+async def test_what_a_handler_sets_in_its_context_is_not_seen_by_the_next_message(
+    bus: ServiceBusEmulator, client: ServiceBusClient
+) -> None:
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+    seen: list[str] = []
+
+    class Leaves(Handler):
+        async def __call__(self, message: BusMessage) -> None:
+            seen.append(tenant.get())
+            tenant.set("the one before")
+            await asyncio.sleep(0)
+            assert tenant.get() == "the one before"
+            await super().__call__(message)
+
+    handler, registry = Leaves(), RouteRegistry()
+    registry.register_queue("crowded", handler, connection="BUS")
+    async with running(registry, bus.connection_string), client.get_queue_sender("crowded") as sender:
+        await one_by_one(sender, handler, 9)
+    assert seen == ["nobody"] * 9
+
+
+@pytest.mark.parametrize("before", [0, 4])
+async def test_the_lock_is_renewed_while_the_handler_runs(
+    bus: ServiceBusEmulator, client: ServiceBusClient, before: int
+) -> None:
+    handler, registry = Handler(), RouteRegistry()
     registry.register_queue("renewed", handler, connection="BUS")
-    async with running(registry, bus.connection_string):
-        await send(client, "renewed", "long")
+    async with running(registry, bus.connection_string), client.get_queue_sender("renewed") as sender:
+        await one_by_one(sender, handler, before)
+        handler.gate.clear()
+        await sender.send_messages(ServiceBusMessage("long"))
         await until(lambda: handler.inside)
         await asyncio.sleep(3.3)  # longer than the lock
         handler.gate.set()
-        await until(lambda: handler.done)
-    assert len(handler.seen) == 1
+        await until(lambda: handler.done == before + 1)
+    assert len(handler.seen) == before + 1
     assert await left_in(client, "renewed") == []
 
 
@@ -298,28 +352,36 @@ async def test_a_message_whose_lock_was_lost_comes_again(bus: ServiceBusEmulator
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
-async def test_a_connection_lost_under_a_handler_costs_a_redelivery_and_nothing_else(tmp_path: Path) -> None:
-    handler, registry = Handler(gate_open=False), RouteRegistry()
+@pytest.mark.parametrize("before", [0, 4])
+async def test_a_connection_lost_under_a_handler_costs_a_redelivery_and_nothing_else(
+    tmp_path: Path, before: int
+) -> None:
+    handler, registry = Handler(), RouteRegistry()
     registry.register_queue("plain", handler, connection="BUS")
     database = tmp_path / "bus.db"
     async with ServiceBusEmulator(ENTITIES, db=database) as first:
         port, connection_string = first.port, first.connection_string
-        async with ServiceBusClient.from_connection_string(connection_string) as own:
-            await send(own, "plain", "precious")
         stack = AsyncExitStack()
         runtime = await stack.enter_async_context(running(registry, connection_string))
-        await until(lambda: handler.inside)
+        async with (
+            ServiceBusClient.from_connection_string(connection_string) as own,
+            own.get_queue_sender("plain") as sender,
+        ):
+            await one_by_one(sender, handler, before)
+            handler.gate.clear()
+            await sender.send_messages(ServiceBusMessage("precious"))
+            await until(lambda: handler.inside)
     async with stack:
         await until(lambda: not runtime.bus_states()[0].connected)
         async with ServiceBusEmulator(ENTITIES, port=port, db=database):
             await until(lambda: runtime.bus_states()[0].connected)
             handler.gate.set()  # this one cannot be settled any more: its link is gone
-            await until(lambda: handler.done == 2)
+            await until(lambda: handler.done == before + 2)
             async with ServiceBusClient.from_connection_string(connection_string) as own:
                 async with asyncio.timeout(10):
                     while await left_in(own, "plain"):
                         continue
-    assert [message.body for message in handler.seen] == [b"precious", b"precious"]
+    assert [message.body for message in handler.seen[before:]] == [b"precious", b"precious"]
     gc.collect()
 
 

@@ -20,7 +20,7 @@ from aos.telemetry.instruments import Watched
 from aos.telemetry.logs import Ids, JsonFormatter, TextFormatter
 from aos.telemetry.observer import TurnObserver
 from aos.telemetry.places import nowhere, traceparent
-from aos.telemetry.tools import Execution
+from aos.telemetry.tools import Execution, asking
 from aos.telemetry.work import narrow
 from tests.telemetry.test_observer import attributes, named, point
 
@@ -63,6 +63,28 @@ def test_a_tool_is_executed(
     labels = {"aos.mcp.server": "ledger", "gen_ai.tool.name": f"book-{outcome}", "aos.outcome": outcome}
     assert point(meters, "aos.tool.calls", **labels).value == 1
     assert point(meters, "aos.tool.duration", **labels).count == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_request_to_a_server_is_a_span_that_goes_with_it(spans: InMemorySpanExporter, fails: bool) -> None:
+    params: dict[str, object] = {"name": "book", "arguments": {"sum": 7}, "_meta": {"kept": 1}}
+
+    def ask() -> None:
+        with asking("tools/call", 7, params):
+            if fails:
+                raise ToolTimeout("too late")
+
+    if fails:
+        with pytest.raises(ToolTimeout):
+            ask()
+    else:
+        ask()
+    span = named(spans, "MCP send tools/call book")
+    assert span.kind is trace.SpanKind.CLIENT
+    assert span.context is not None
+    outcome = {"error.type": "timeout"} if fails else {}
+    assert attributes(span) == {"mcp.method.name": "tools/call", "jsonrpc.request.id": "7", **outcome}
+    assert params["_meta"] == {"kept": 1, "traceparent": traceparent(span.context)}
 
 
 def test_a_tool_that_times_out_and_its_arguments_on_request(
