@@ -33,7 +33,7 @@ from emulators.settings import load_settings
 ROOT = Path(__file__).parents[1]
 LEAN_SERVER = ROOT / "benchmarks" / "lean_server.py"
 REPLIES = "businessinfinity-responses"
-ROUNDS, CALLS = 20, 25
+ROUNDS, CALLS = 60, 25
 IN_FLIGHT, MANY = 64, 256
 SERVERS = 100
 REST_SECONDS = 5.0
