@@ -65,11 +65,15 @@ class Link:
             for tell in tuple(self.on_end):
                 tell()
 
+    def hear(self) -> None:
+        """Notes that a message came."""
+        self.heard += 1
+        self.garbage = 0
+
     def take(self, message: SessionMessage | Exception, most_garbage: int) -> None:
         """Notes what came; too much in a row that is not MCP ends the connection."""
         if not isinstance(message, Exception):
-            self.heard += 1
-            self.garbage = 0
+            self.hear()
             return
         self.garbage += 1
         if self.garbage >= most_garbage:

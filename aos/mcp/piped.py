@@ -24,8 +24,9 @@ from mcp.types import (
     JSONRPCError,
     JSONRPCMessage,
     JSONRPCResponse,
+    jsonrpc_message_adapter,
 )
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from aos.mcp.link import Link
@@ -69,6 +70,19 @@ class PipedCalls:
         if not result.is_error:
             await client.session.validate_tool_result(name, result)
         return result
+
+    def answers(self, line: bytes) -> bool:
+        """As `take`, for a line of the server as it comes: what cannot be read is none of the calls' business."""
+        if not self._pending:
+            return False
+        try:
+            message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+        except ValidationError:
+            return False
+        if not self.take(message):
+            return False
+        self._link.hear()
+        return True
 
     def take(self, message: JSONRPCMessage) -> bool:
         """Whether this message of the server answers a call that is made here."""

@@ -15,7 +15,7 @@ import re
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -61,9 +61,10 @@ async def stdio_streams(
     """
     from aos.mcp.piped import PipedCalls
 
-    transport, process = await _start(command, environment, stderr, largest)
+    transport, protocol, process = await _start(command, environment, stderr, largest)
     assert process.stdin is not None  # noqa: S101 - started with a pipe
     link.calls = calls = PipedCalls(process.stdin, link)
+    protocol.answers = calls.answers
     output, input_ = _Output(process, link, calls, largest, garbage), _Input(process, link)
     try:
         yield output, input_
@@ -79,11 +80,11 @@ async def stdio_streams(
 
 async def _start(
     command: Sequence[str], environment: Mapping[str, str], stderr: TextIO, largest: int
-) -> tuple[asyncio.SubprocessTransport, Process]:
+) -> tuple[asyncio.SubprocessTransport, _Protocol, Process]:
     loop = asyncio.get_running_loop()
     guard = (sys.executable, "-I", "-S", str(GUARD), str(os.getpid())) if sys.platform == "linux" else ()
     transport, protocol = await loop.subprocess_exec(
-        lambda: SubprocessStreamProtocol(limit=largest, loop=loop),
+        lambda: _Protocol(limit=largest, loop=loop),
         *guard,
         *command,
         stdin=PIPE,
@@ -94,7 +95,29 @@ async def _start(
         start_new_session=True,
     )
     stderr.close()
-    return transport, Process(transport, protocol, loop)
+    return transport, protocol, Process(transport, protocol, loop)
+
+
+class _Protocol(SubprocessStreamProtocol):
+    """Offers a line that comes in one piece to the calls that wait for an answer; all else is read as a stream.
+
+    Attributes:
+        answers: Whether a line answers a call, which has it then.
+    """
+
+    def __init__(self, limit: int, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limit, loop)
+        self.answers: Callable[[bytes], bool] | None = None
+        self._limit = limit
+        self._between_lines = True
+
+    def pipe_data_received(self, fd: int, data: bytes | str) -> None:
+        assert isinstance(data, bytes)  # noqa: S101 - no text is asked for
+        whole = self._between_lines and len(data) <= self._limit and data.find(b"\n") == len(data) - 1
+        if whole and self.answers is not None and self.answers(data):
+            return
+        self._between_lines = data.endswith(b"\n")
+        super().pipe_data_received(fd, data)
 
 
 class _Stream:

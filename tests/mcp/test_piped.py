@@ -39,13 +39,14 @@ async def test_an_answer_finds_its_call_however_it_comes(
     blunt: Callable[..., McpConnection], mode: tuple[str, ...], tmp_path: Path
 ) -> None:
     connection = blunt(*mode)
-    for tool in ("plain", "as_text", "twice", "stray", "asks_back", "plain"):
+    tools = ("plain", "as_text", "twice", "stray", "in_pieces", "with_news", "no_answer", "asks_back", "plain")
+    for tool in tools:
         assert await text_of(connection, tool) == tool
     assert connection.session == 1
     calls = [message for message in read(tmp_path) if message.get("method") == "tools/call"]
-    assert [call["id"] for call in calls] == list(range(FIRST_ID + 1, FIRST_ID + 7))
+    assert [call["id"] for call in calls] == list(range(FIRST_ID + 1, FIRST_ID + 10))
     asked_back = [message for message in read(tmp_path) if "method" not in message]
-    assert [message["id"] for message in asked_back] == [FIRST_ID + 5]
+    assert [message["id"] for message in asked_back] == [FIRST_ID + 8]
 
 
 async def test_a_refusal_says_what_the_server_says(blunt: Callable[..., McpConnection]) -> None:

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-NAMES = ("plain", "as_text", "twice", "stray", "refused", "asks_back", "never", "late", "patient", "asks_somebody")
+NAMES = (
+    *("plain", "as_text", "twice", "stray", "in_pieces", "with_news", "no_answer", "asks_back"),
+    *("refused", "never", "late", "patient", "asks_somebody"),
+)
 MODERN = "--modern" in sys.argv
 READ = Path(sys.argv[1])
 held: list[Any] = []
@@ -20,9 +24,13 @@ def say(**message: object) -> None:
     print(json.dumps({"jsonrpc": "2.0", **message}), flush=True)
 
 
+def result(text: str) -> dict[str, Any]:
+    content: dict[str, Any] = {"content": [{"type": "text", "text": text}]}
+    return {**content, "resultType": "complete"} if MODERN else content
+
+
 def done(request_id: object, text: str) -> None:
-    result: dict[str, Any] = {"content": [{"type": "text", "text": text}]}
-    say(id=request_id, result={**result, "resultType": "complete"} if MODERN else result)
+    say(id=request_id, result=result(text))
 
 
 def call(request_id: int, params: dict[str, Any]) -> None:
@@ -35,6 +43,20 @@ def call(request_id: int, params: dict[str, Any]) -> None:
             done(request_id, "again")
         case "stray":
             done(request_id + 5, "for nobody")
+            done(request_id, name)
+        case "in_pieces":
+            answer = json.dumps({"jsonrpc": "2.0", "id": request_id, "result": result(name)})
+            for piece in (answer[:30], answer[30:60], answer[60:] + "\n"):
+                print(piece, end="", flush=True)
+                time.sleep(0.05)
+        case "with_news":
+            told = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "news"}}
+            answer = json.dumps({"jsonrpc": "2.0", "id": request_id, "result": result(name)})
+            print(json.dumps(told), answer, sep="\n", flush=True)
+        case "no_answer":
+            # Neither is one: the first is not JSON-RPC, the second names nobody.
+            print(json.dumps({"jsonrpc": "1.0", "id": request_id, "result": {}}), flush=True)
+            say(id=None, error={"code": -32600, "message": "what?"})
             done(request_id, name)
         case "refused":
             say(id=request_id, error={"code": -32602, "message": "not with me", "data": {"why": 1}})
