@@ -188,14 +188,17 @@ class ConcurrentConsumer(Consumer):
                 )
 
     async def _drain(self, receiver: ServiceBusReceiver | None) -> None:
+        cancelled = False
         while self._running or self._ended:
             self._wake.clear()
             await self._settle_ended(receiver)
             if not self._running:
                 continue
             if self._seconds_left() == 0:
-                for task in self._running:
+                # Once: each one that ends is heard of here, and the others may still be cleaning up.
+                for task in () if cancelled else self._running:
                     task.cancel()
+                cancelled = True
                 await self._wake.wait()
             else:
                 with contextlib.suppress(TimeoutError):

@@ -250,6 +250,32 @@ async def test_a_handler_that_does_not_end_is_cancelled_and_its_message_abandone
         await receiver.complete_message(again)
 
 
+async def test_handlers_that_are_cancelled_have_time_to_clean_up(
+    bus: ServiceBusEmulator, client: ServiceBusClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus_consumer.BusConsumers.stop, "__defaults__", (0.1,))
+    registry, inside, cleaned = RouteRegistry(), set[bytes](), list[bytes]()
+
+    async def handle(message: BusMessage) -> None:
+        inside.add(message.body)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(float(message.body))  # e.g. a request that undoes something
+            cleaned.append(message.body)
+
+    registry.register_queue("stuck", handle, connection="BUS")
+    async with running(registry, bus.connection_string):
+        await send(client, "stuck", "0.2", "0.01")
+        await until(lambda: len(inside) == 2)
+    assert cleaned == [b"0.01", b"0.2"]
+    async with client.get_queue_receiver("stuck", max_wait_time=5) as receiver:
+        for _ in range(2):
+            (again,) = await receiver.receive_messages()
+            assert again.delivery_count == 1  # in the SDK: earlier deliveries
+            await receiver.complete_message(again)
+
+
 async def test_no_more_handlers_run_at_once_than_allowed(bus: ServiceBusEmulator, client: ServiceBusClient) -> None:
     handler, registry = Handler(gate_open=False), RouteRegistry()
     registry.register_queue("limited", handler, connection="BUS", max_concurrency=3)
