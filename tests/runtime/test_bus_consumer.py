@@ -404,9 +404,8 @@ async def test_a_task_that_is_cancelled_after_its_handler_ended_takes_no_other_h
     assert await left_in(client, "crowded") == []
 
 
-@pytest.mark.parametrize("before", [0, 4])
 async def test_an_exception_of_no_usual_kind_costs_a_redelivery_and_nothing_else(
-    bus: ServiceBusEmulator, client: ServiceBusClient, before: int
+    bus: ServiceBusEmulator, client: ServiceBusClient
 ) -> None:
     class Unusual(BaseException):
         pass
@@ -420,11 +419,11 @@ async def test_an_exception_of_no_usual_kind_costs_a_redelivery_and_nothing_else
     handler, registry = Raises(), RouteRegistry()
     registry.register_queue("crowded", handler, connection="BUS")
     async with running(registry, bus.connection_string), client.get_queue_sender("crowded") as sender:
-        await one_by_one(sender, handler, before)
+        await one_by_one(sender, handler, 3)
         await sender.send_messages(ServiceBusMessage("unusual"))
-        await until(lambda: handler.done == before + 2)
+        await until(lambda: handler.done == 5)
         await one_by_one(sender, handler, 1)
-    assert [message.delivery_count for message in handler.seen[before:]] == [1, 2, 1]
+    assert [message.delivery_count for message in handler.seen] == [1, 1, 1, 1, 2, 1]
     assert await left_in(client, "crowded") == []
 
 
