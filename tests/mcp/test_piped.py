@@ -57,6 +57,16 @@ async def test_a_refusal_says_what_the_server_says(blunt: Callable[..., McpConne
     assert await text_of(connection, "plain") == "plain"
 
 
+async def test_a_server_that_refuses_with_the_code_of_a_closed_connection_is_not_dead(
+    blunt: Callable[..., McpConnection],
+) -> None:
+    connection = blunt()
+    with pytest.raises(ServerRefused, match="the queue is full") as refused:
+        await connection.call_tool("full", {}, 10)
+    assert refused.value.rpc_code == -32000
+    assert connection.session == 1
+
+
 async def test_a_call_that_nobody_waits_for_is_cancelled_and_its_answer_dropped(
     blunt: Callable[..., McpConnection], tmp_path: Path
 ) -> None:
