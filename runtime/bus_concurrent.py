@@ -100,6 +100,8 @@ class ConcurrentConsumer(Consumer):
         reception.leader.add_done_callback(partial(self._led, reception))
 
     async def _lead(self, reception: _Reception) -> None:
+        this = asyncio.current_task()
+        assert this is not None  # noqa: S101 - in a coroutine
         while not reception.over.done():
             await self._settle_ended(reception.receiver)
             if self._stopping.is_set():
@@ -121,7 +123,11 @@ class ConcurrentConsumer(Consumer):
             late = asyncio.get_running_loop().call_later(QUICK_SECONDS, self._late, reception, message)
             await apart(self._handle(reception.receiver, message))
             late.cancel()
-            if reception.leader is not asyncio.current_task():
+            if reception.leader is not this:
+                return
+            if this.cancelling():
+                # Something cancelled the handler's task; the next message must not come to feel it.
+                self._appoint(reception)
                 return
 
     def _late(self, reception: _Reception, message: ServiceBusReceivedMessage) -> None:
@@ -135,11 +141,15 @@ class ConcurrentConsumer(Consumer):
     def _led(self, reception: _Reception, task: asyncio.Task[None]) -> None:
         if task is not reception.leader:
             self._handler_ended(task)
-        elif not reception.over.done():
-            if not task.cancelled() and (error := task.exception()) is not None:
-                reception.over.set_exception(error)
-            else:
-                reception.over.set_result(None)
+        elif reception.over.done():
+            return
+        elif task.cancelled():
+            # By something that a handler left behind, which cannot mean the messages that are handled now.
+            self._appoint(reception)
+        elif (error := task.exception()) is not None:
+            reception.over.set_exception(error)
+        else:
+            reception.over.set_result(None)
 
     def _renew_later(
         self, reception: _Reception, message: ServiceBusReceivedMessage, handling: asyncio.Task[None]
@@ -178,14 +188,17 @@ class ConcurrentConsumer(Consumer):
                 )
 
     async def _drain(self, receiver: ServiceBusReceiver | None) -> None:
+        cancelled = False
         while self._running or self._ended:
             self._wake.clear()
             await self._settle_ended(receiver)
             if not self._running:
                 continue
             if self._seconds_left() == 0:
-                for task in self._running:
+                # Once: each one that ends is heard of here, and the others may still be cleaning up.
+                for task in () if cancelled else self._running:
                     task.cancel()
+                cancelled = True
                 await self._wake.wait()
             else:
                 with contextlib.suppress(TimeoutError):

@@ -189,7 +189,10 @@ class Consumer(ABC):
         except asyncio.CancelledError:
             log.warning("%s: stopped before its handler ended [message %r]", self._entity, message.message_id)
             return False
-        except Exception:
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException:
+            # Some libraries steer with exceptions that are no `Exception`: one of them must not end the consumer.
             log.exception("%s: handler failed [message %r]; abandoned", self._entity, message.message_id)
             return False
         return True

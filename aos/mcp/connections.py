@@ -23,6 +23,7 @@ from aos.mcp.errors import (
     ServerNotConfigured,
     ServerReplyInvalid,
     ServerUnavailable,
+    ToolTimeout,
 )
 from aos.mcp.faults import Asked, refused_by_http
 from aos.mcp.link import ATTEMPT, Attempt, Link
@@ -179,19 +180,28 @@ class McpConnection:
             MCP's CallToolResult in wire form; `isError` says that the tool failed.
 
         Raises:
-            ServerNotConfigured, ServerUnavailable: Before the call was sent.
+            ServerNotConfigured, ServerUnavailable: Before the call was sent, also where the tools could not be listed.
             ServerDied, ToolTimeout, ServerReplyInvalid: After it was sent, so that its effect is unknown.
             ServerRefused: The server answered with a protocol error.
         """
 
+        sent = False
+
         async def call(session: _Session) -> dict[str, Any]:
+            nonlocal sent
             if self._listed is not session:
                 # Else the SDK lists them after the call, and what goes wrong then would be taken for the tool's answer.
                 await self._list(session)
+            sent = True
             result = await session.call_tool(name, params)
             return result.model_dump(mode="json", by_alias=True, exclude_none=True)
 
-        return await self._ask(f"tool {name}", call, timeout)
+        try:
+            return await self._ask(f"tool {name}", call, timeout)
+        except (ServerDied, ToolTimeout, ServerReplyInvalid) as error:
+            if sent:
+                raise
+            raise ServerUnavailable(f"{error.detail} It was to list its tools: {name} was not called.") from None
 
     async def tools(self) -> ServerTools:
         """The server's tools, from all pages. Raises as `call_tool`."""

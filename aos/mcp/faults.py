@@ -22,6 +22,8 @@ from aos.mcp.link import Attempt, Link
 if TYPE_CHECKING:
     from mcp import MCPError
 
+CLOSED = "Connection closed"
+"""What the SDK says with its code CONNECTION_CLOSED of requests whose session is over."""
 SAID_TOO_MUCH = ("the answer has more than", "Server-sent event exceeded the")
 """How the SDK passes on that a bound on a body, or on an event, was met."""
 
@@ -83,7 +85,7 @@ class Asked:
                 f"{self._server} answered {self.what} with more than metadata.limits.message_bytes, which is "
                 f"{self.largest}: ask it for less at once."
             )
-        if error.code == CONNECTION_CLOSED:
+        if error.code == CONNECTION_CLOSED and not self._said_by_server(error):
             return self.died()
         if error.code == REQUEST_TIMEOUT:
             return ToolTimeout(f"{self._server} did not answer {self.what} in time.")
@@ -96,6 +98,13 @@ class Asked:
         if error.code == UNREADABLE or (error.code == PARSE_ERROR and self.attempt.status is not None):
             return ServerReplyInvalid(f"{self._server} answered {self.what} with something that is not MCP.")
         return ServerRefused(f"{self._server} refused {self.what}: {self._masked(error.message)}", error.code)
+
+    def _said_by_server(self, error: MCPError) -> bool:
+        """Whether CONNECTION_CLOSED is an answer: servers use the same code, as JSON-RPC 2.0 section 5.1 lets them.
+
+        Over a pipe only: what the SDK says of HTTP in this way has many texts.
+        """
+        return self.link.calls is not None and not self.link.ended.is_set() and error.message != CLOSED
 
     def _masked(self, text: object) -> str:
         return self.link.mask(str(text))[:500]

@@ -29,6 +29,7 @@ from mcp.types import (
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
+from aos.mcp.faults import CLOSED
 from aos.mcp.link import Link
 from aos.telemetry.tools import asking
 
@@ -164,4 +165,4 @@ class PipedCalls:
 
 
 def _closed() -> MCPError:
-    return MCPError(code=CONNECTION_CLOSED, message="Connection closed")
+    return MCPError(code=CONNECTION_CLOSED, message=CLOSED)

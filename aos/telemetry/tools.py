@@ -108,7 +108,12 @@ def _asking(method: str, request_id: int, params: dict[str, Any]) -> Iterator[No
             yield
         except BaseException as error:
             with harmless():
-                span.set_attribute("error.type", error_type(error))
+                code = getattr(error, "code", None)
+                if isinstance(code, int):
+                    # Of a server that refuses (OpenTelemetry, semantic conventions for MCP).
+                    span.set_attributes({"error.type": str(code), "rpc.response.status_code": str(code)})
+                else:
+                    span.set_attribute("error.type", error_type(error))
                 span.set_status(StatusCode.ERROR)
             raise
 

@@ -102,10 +102,23 @@ async def test_an_answer_against_the_tools_own_schema(connect: Connect) -> None:
     assert (await paged.call_tool("first", {}, 10))["isError"] is False
 
 
-async def test_a_call_that_fails_because_tools_cannot_be_listed_was_not_made(connect: Connect, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("listing", "error"),
+    [
+        ("refuses", ServerRefused),
+        ("dies", ServerUnavailable),
+        ("hangs", ServerUnavailable),
+        ("raves", ServerUnavailable),
+    ],
+)
+async def test_a_call_that_fails_because_tools_cannot_be_listed_was_not_made(
+    connect: Connect, tmp_path: Path, listing: str, error: type[Exception]
+) -> None:
     made = tmp_path / "made"
-    with pytest.raises(ServerRefused):
-        await connect(server_entry("unlistable", "unlistable.py", str(made))).call_tool("write", {}, 10)
+    connection = connect(server_entry("unlistable", "unlistable.py", str(made), listing))
+    await connection.ready()
+    with pytest.raises(error):
+        await connection.call_tool("write", {}, 0.3 if listing == "hangs" else 10)
     assert not made.exists()
 
 

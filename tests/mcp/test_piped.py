@@ -57,22 +57,33 @@ async def test_a_refusal_says_what_the_server_says(blunt: Callable[..., McpConne
     assert await text_of(connection, "plain") == "plain"
 
 
+async def test_a_server_that_refuses_with_the_code_of_a_closed_connection_is_not_dead(
+    blunt: Callable[..., McpConnection],
+) -> None:
+    connection = blunt()
+    with pytest.raises(ServerRefused, match="the queue is full") as refused:
+        await connection.call_tool("full", {}, 10)
+    assert refused.value.rpc_code == -32000
+    assert connection.session == 1
+
+
 async def test_a_call_that_nobody_waits_for_is_cancelled_and_its_answer_dropped(
     blunt: Callable[..., McpConnection], tmp_path: Path
 ) -> None:
     connection = blunt()
+    assert await text_of(connection, "plain") == "plain"  # the first call lists the tools, too
     with pytest.raises(ToolTimeout):
         await connection.call_tool("never", {}, 0.1)
     assert await text_of(connection, "late") == "late"
     given_up = asyncio.create_task(connection.call_tool("never", {}, 10))
-    while len([m for m in read(tmp_path) if m.get("method") == "tools/call"]) < 3:  # noqa: ASYNC110 - another process
+    while len([m for m in read(tmp_path) if m.get("method") == "tools/call"]) < 4:  # noqa: ASYNC110 - another process
         await asyncio.sleep(0.01)
     given_up.cancel()
     with pytest.raises(asyncio.CancelledError):
         await given_up
     assert await text_of(connection, "late") == "late"
     cancelled = [m["params"]["requestId"] for m in read(tmp_path) if m.get("method") == "notifications/cancelled"]
-    assert cancelled == [FIRST_ID + 1, FIRST_ID + 3]
+    assert cancelled == [FIRST_ID + 2, FIRST_ID + 4]
     assert connection.session == 1
 
 

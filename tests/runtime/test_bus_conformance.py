@@ -90,6 +90,11 @@ async def consumed(kind: str, messages: list[dict[str, Any]]) -> list[dict[str, 
             for number, message in enumerate(messages, 1):
                 await sender.send_messages(ServiceBusMessage(b"{}", **message))
                 async with asyncio.timeout(20):
-                    while len(recorder.events) < number:  # noqa: ASYNC110  # no event to wait for
+                    while len(handled(recorder)) < number:  # noqa: ASYNC110  # no event to wait for
                         await asyncio.sleep(0.02)
-    return recorder.events
+    return handled(recorder)
+
+
+def handled(recorder: Recorder) -> list[dict[str, object]]:
+    """The messages: at every fifth minute the application's timer ticks in between."""
+    return [event for event in recorder.events if "timer" not in event]

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
@@ -250,6 +250,32 @@ async def test_a_handler_that_does_not_end_is_cancelled_and_its_message_abandone
         await receiver.complete_message(again)
 
 
+async def test_handlers_that_are_cancelled_have_time_to_clean_up(
+    bus: ServiceBusEmulator, client: ServiceBusClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus_consumer.BusConsumers.stop, "__defaults__", (0.1,))
+    registry, inside, cleaned = RouteRegistry(), set[bytes](), list[bytes]()
+
+    async def handle(message: BusMessage) -> None:
+        inside.add(message.body)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(float(message.body))  # e.g. a request that undoes something
+            cleaned.append(message.body)
+
+    registry.register_queue("stuck", handle, connection="BUS")
+    async with running(registry, bus.connection_string):
+        await send(client, "stuck", "0.2", "0.01")
+        await until(lambda: len(inside) == 2)
+    assert cleaned == [b"0.01", b"0.2"]
+    async with client.get_queue_receiver("stuck", max_wait_time=5) as receiver:
+        for _ in range(2):
+            (again,) = await receiver.receive_messages()
+            assert again.delivery_count == 1  # in the SDK: earlier deliveries
+            await receiver.complete_message(again)
+
+
 async def test_no_more_handlers_run_at_once_than_allowed(bus: ServiceBusEmulator, client: ServiceBusClient) -> None:
     handler, registry = Handler(gate_open=False), RouteRegistry()
     registry.register_queue("limited", handler, connection="BUS", max_concurrency=3)
@@ -318,6 +344,87 @@ async def test_what_a_handler_sets_in_its_context_is_not_seen_by_the_next_messag
     async with running(registry, bus.connection_string), client.get_queue_sender("crowded") as sender:
         await one_by_one(sender, handler, 9)
     assert seen == ["nobody"] * 9
+
+
+class Cancelling(Handler):
+    """Cancels the task that it is called in, where the message says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[int] = []
+        self.last: asyncio.Task[object] | None = None
+
+    async def __call__(self, message: BusMessage) -> None:
+        self.last = asyncio.current_task()
+        assert self.last is not None
+        self.found.append(self.last.cancelling())
+        if message.body == b"cancels":
+            self.last.cancel()  # it awaits nothing in which it would notice
+        elif message.body == b"survives":
+            self.last.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+        await super().__call__(message)
+
+
+async def test_a_handler_that_cancels_its_own_task_harms_no_other_message(
+    bus: ServiceBusEmulator, client: ServiceBusClient
+) -> None:
+    handler, registry = Cancelling(), RouteRegistry()
+    registry.register_queue("crowded", handler, connection="BUS", max_concurrency=8)
+    async with running(registry, bus.connection_string), client.get_queue_sender("crowded") as sender:
+        await one_by_one(sender, handler, 3)
+        for body in ("survives", "next", "next", "next", "cancels", "next"):
+            done = handler.done
+            await sender.send_messages(ServiceBusMessage(body))
+            await until(lambda: handler.done == done + 1)  # noqa: B023 - awaited in its own round
+    assert handler.found == [0] * 9
+    assert [message.delivery_count for message in handler.seen] == [1] * 9
+    assert await left_in(client, "crowded") == []
+
+
+async def test_a_task_that_is_cancelled_after_its_handler_ended_takes_no_other_handler_with_it(
+    bus: ServiceBusEmulator, client: ServiceBusClient
+) -> None:
+    handler, registry = Cancelling(), RouteRegistry()
+    registry.register_queue("crowded", handler, connection="BUS", max_concurrency=8)
+    async with running(registry, bus.connection_string), client.get_queue_sender("crowded") as sender:
+        await one_by_one(sender, handler, 7)
+        left = handler.last
+        handler.gate.clear()
+        await sender.send_messages(ServiceBusMessage("slow"))  # the eighth has a task of its own
+        await until(lambda: handler.inside)
+        assert left is not None
+        left.cancel()
+        await sender.send_messages(ServiceBusMessage("next"))
+        await until(lambda: len(handler.seen) == 9)
+        handler.gate.set()
+        await until(lambda: not handler.inside)
+    assert (handler.done, [message.delivery_count for message in handler.seen]) == (9, [1] * 9)
+    assert await left_in(client, "crowded") == []
+
+
+async def test_an_exception_of_no_usual_kind_costs_a_redelivery_and_nothing_else(
+    bus: ServiceBusEmulator, client: ServiceBusClient
+) -> None:
+    class Unusual(BaseException):
+        pass
+
+    class Raises(Handler):
+        async def __call__(self, message: BusMessage) -> None:
+            await super().__call__(message)
+            if message.body == b"unusual" and message.delivery_count == 1:
+                raise Unusual
+
+    handler, registry = Raises(), RouteRegistry()
+    registry.register_queue("crowded", handler, connection="BUS")
+    async with running(registry, bus.connection_string), client.get_queue_sender("crowded") as sender:
+        await one_by_one(sender, handler, 3)
+        await sender.send_messages(ServiceBusMessage("unusual"))
+        await until(lambda: handler.done == 5)
+        await one_by_one(sender, handler, 1)
+    assert [message.delivery_count for message in handler.seen] == [1, 1, 1, 1, 2, 1]
+    assert await left_in(client, "crowded") == []
 
 
 @pytest.mark.parametrize("before", [0, 4])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import pytest
+from mcp import MCPError
 from opentelemetry import trace
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -65,25 +67,28 @@ def test_a_tool_is_executed(
     assert point(meters, "aos.tool.duration", **labels).count == 1
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_request_to_a_server_is_a_span_that_goes_with_it(spans: InMemorySpanExporter, fails: bool) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (None, {}),
+        (ToolTimeout("too late"), {"error.type": "timeout"}),
+        (OSError("a secret"), {"error.type": "OSError"}),
+        (MCPError(-32602, "a secret"), {"error.type": "-32602", "rpc.response.status_code": "-32602"}),
+    ],
+)
+def test_a_request_to_a_server_is_a_span_that_goes_with_it(
+    spans: InMemorySpanExporter, error: Exception | None, told: dict[str, str]
+) -> None:
     params: dict[str, object] = {"name": "book", "arguments": {"sum": 7}, "_meta": {"kept": 1}}
 
-    def ask() -> None:
-        with asking("tools/call", 7, params):
-            if fails:
-                raise ToolTimeout("too late")
-
-    if fails:
-        with pytest.raises(ToolTimeout):
-            ask()
-    else:
-        ask()
+    with pytest.raises(type(error)) if error else nullcontext(), asking("tools/call", 7, params):
+        if error:
+            raise error
     span = named(spans, "MCP send tools/call book")
     assert span.kind is trace.SpanKind.CLIENT
     assert span.context is not None
-    outcome = {"error.type": "timeout"} if fails else {}
-    assert attributes(span) == {"mcp.method.name": "tools/call", "jsonrpc.request.id": "7", **outcome}
+    assert attributes(span) == {"mcp.method.name": "tools/call", "jsonrpc.request.id": "7", **told}
+    assert "a secret" not in span.to_json()
     assert params["_meta"] == {"kept": 1, "traceparent": traceparent(span.context)}
 
 

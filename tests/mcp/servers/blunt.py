@@ -13,7 +13,7 @@ from typing import Any
 
 NAMES = (
     *("plain", "as_text", "twice", "stray", "in_pieces", "with_news", "no_answer", "asks_back"),
-    *("refused", "never", "late", "patient", "asks_somebody"),
+    *("refused", "full", "never", "late", "patient", "asks_somebody"),
 )
 MODERN = "--modern" in sys.argv
 READ = Path(sys.argv[1])
@@ -60,6 +60,9 @@ def call(request_id: int, params: dict[str, Any]) -> None:
             done(request_id, name)
         case "refused":
             say(id=request_id, error={"code": -32602, "message": "not with me", "data": {"why": 1}})
+        case "full":
+            # The code that the SDK takes for itself, to say that a connection is over.
+            say(id=request_id, error={"code": -32000, "message": "the queue is full"})
         case "asks_back":
             # Ids of either side are its own business.
             say(id=request_id, method="ping")

@@ -1,8 +1,12 @@
-"""A server whose tools work, but cannot be listed; the call of one leaves a file behind."""
+"""A server whose tools work, but cannot be listed; the call of one leaves a file behind.
+
+The second argument says how listing them ends: `refuses`, `dies`, `hangs`, or `raves`.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +16,17 @@ from mcp.server.stdio import stdio_server
 from mcp.types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams, TextContent
 
 MADE = Path(sys.argv[1])
+ENDS = sys.argv[2]
 
 
 async def list_tools(_: object, params: PaginatedRequestParams | None) -> ListToolsResult:
+    match ENDS:
+        case "dies":
+            os._exit(1)
+        case "hangs":
+            await asyncio.sleep(600)
+        case "raves":
+            return ListToolsResult(tools=[], next_cursor="on and on")
     raise ValueError("the list is lost")
 
 
