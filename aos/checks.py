@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from aos.agents.directory import AgentDirectory
 from aos.agents.purpose_driven import PurposeDrivenAgent
 from aos.config import SERVICE_BUS, STORAGE, Settings
 from aos.errors import AosError
-from aos.health import Check, Health, worst
+from aos.health import PATIENCE, Check, Health, worst
 from aos.kernel.kernel import Kernel
 from aos.kernel.ports import ConversationStore, FoundryPort
 from aos.mcp.circuits import KIND
@@ -77,9 +78,8 @@ class Checks:
 
     async def report(self) -> dict[str, Any]:
         """The body of `GET health`."""
-        findings = await self._health.findings()
-        registry = await self._registry_or_none()
-        ids = sorted(entry.agent_id for entry in registry.enabled) if registry is not None else []
+        # Side by side: who asks waits no longer than the checks may take.
+        findings, ids = await asyncio.gather(self._health.findings(), self._enabled_agents())
         checks = {
             name: {"status": finding.level, "since": finding.since}
             | ({"detail": finding.detail} if finding.detail else {})
@@ -146,6 +146,15 @@ class Checks:
             for found in server.get("drift", ())
         ]
         return "; ".join([*down, *drift[:NAMED]]) or None
+
+    async def _enabled_agents(self) -> list[str]:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                registry = await self._registry_or_none()
+        except TimeoutError:
+            # The checks say what does not answer.
+            return sorted(name for name, (_, enabled) in self._directory.seen().agents.items() if enabled)
+        return sorted(entry.agent_id for entry in registry.enabled) if registry is not None else []
 
     async def _registry_or_none(self) -> AgentRegistry | None:
         try:

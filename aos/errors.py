@@ -21,7 +21,8 @@ class AosError(Exception):
 
     def __init__(self, detail: str, *, code: str | None = None) -> None:
         super().__init__(detail)
-        self.detail = detail
+        # It may quote what another service said, in JSON with half a character, which nothing can store.
+        self.detail = detail if detail.isascii() else detail.encode(errors="replace").decode()
         if code is not None:
             self.code = code
 

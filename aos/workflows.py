@@ -115,6 +115,7 @@ class WorkflowRunner:
         self._claim_check = claim_check
         self._send = send
         self._clock = clock or SystemClock()
+        self._swept = ""
 
     async def begin(self, workflow: Workflow, workflow_id: str, reply_to: ReplyAddress | None = None) -> WorkflowRun:
         """Stores a workflow and starts its first steps; the same id again returns what is there.
@@ -207,13 +208,12 @@ class WorkflowRunner:
             TransientError: Storage is down; the next sweep goes on from there.
         """
         ends = self._clock.now() + PATIENCE
-        looked_at: set[str] = set()
         while True:
-            due = await self._records.due(self._clock.now(), SWEEP)
-            fresh = [entry for entry in due if entry[0] not in looked_at]
-            await _gathered(self._look_at, fresh)
-            looked_at.update(row for row, *_ in fresh)
-            if len(due) < SWEEP or not fresh or self._clock.now() >= ends:
+            due = await self._records.due(self._clock.now(), SWEEP, self._swept)
+            await _gathered(self._look_at, due)
+            # What stays where it is, because its workflow may be on its way, must not keep the sweep from the others.
+            self._swept = due[-1][0] if len(due) == SWEEP else ""
+            if not self._swept or self._clock.now() >= ends:
                 return
 
     async def _look_at(self, entry: tuple[str, str, float]) -> None:

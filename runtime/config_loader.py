@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Literal, Self, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -69,7 +71,10 @@ class RuntimeConfig(BaseModel):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """From environment variables: field names in upper case, `CUSTOM_CONFIG` a JSON object. Blank means unset."""
+        """From environment variables: field names in upper case, JSON for objects and lists. Blank means unset.
+
+        Raises `RuntimeConfigError` that names the variables at fault.
+        """
         return cls._merged([(_ENVIRONMENT, cls._read_environment(environ))])
 
     @classmethod
@@ -94,12 +99,10 @@ class RuntimeConfig(BaseModel):
             text = source.get(name.upper(), "").strip()
             if not text:
                 continue
-            values[name] = text
-            if get_origin(info.annotation) in (dict, list):
-                try:
-                    values[name] = json.loads(text)
-                except ValueError as error:
-                    raise RuntimeConfigError({f"{_ENVIRONMENT}: {name.upper()}": f"is not JSON: {error}"}) from None
+            try:
+                values[name] = _from_text(text, info.annotation)
+            except (ValueError, RecursionError) as error:
+                raise RuntimeConfigError({f"{_ENVIRONMENT}: {name.upper()}": f"is not JSON: {error}"}) from None
         return values
 
     @classmethod
@@ -120,6 +123,42 @@ class RuntimeConfig(BaseModel):
                 name, *rest = (str(part) for part in fault["loc"] or ("configuration",))
                 faults["/".join([origin.get(name, name), *rest])] = fault["msg"]
             raise RuntimeConfigError(faults) from None
+
+
+def _from_text(text: str, annotation: object) -> object:
+    """What the text of an environment variable stands for: JSON, if its field takes objects or lists.
+
+    Raises:
+        ValueError, RecursionError: It is no JSON, and the field takes nothing else.
+    """
+    members = list(_members(annotation))
+    if not any(map(_is_structure, members)):
+        return text
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError):
+        if all(member is NoneType or _is_structure(member) for member in members):
+            raise
+        return text
+    return value if isinstance(value, (dict, list)) or (value is None and NoneType in members) else text
+
+
+def _members(annotation: object) -> Iterator[object]:
+    """The types of a union, or the type itself, without what annotates them."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _members(get_args(annotation)[0])
+    elif origin in (Union, UnionType):
+        for member in get_args(annotation):
+            yield from _members(member)
+    else:
+        yield origin or annotation
+
+
+def _is_structure(kind: object) -> bool:
+    if not isinstance(kind, type) or issubclass(kind, (str, bytes)):
+        return False
+    return issubclass(kind, (Collection, BaseModel)) or is_dataclass(kind)
 
 
 def load_runtime_config(

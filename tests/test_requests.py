@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.storage.blob import ContentSettings
 
 from aos.config import Settings, load_settings
 from aos.errors import BusUnavailable, SettingError, UnknownEntity
@@ -568,6 +569,11 @@ async def test_a_value_that_is_too_large_or_not_text(counter: Counter, account: 
     await shared.upload_blob("binary", b"\xff\xfe", overwrite=True)
     await counter.ask("aos.storage.get", {"key": "binary"})
     assert (await counter.error("NotText"))["code"] == "not_text"
+    settings = ContentSettings(content_type="application/json")
+    for value in (b"[" * 5000, b'["\\ud83d"]'):  # nested too deeply; with half a character
+        await shared.upload_blob("json", value, overwrite=True, content_settings=settings)
+        await counter.ask("aos.storage.get", {"key": "json"})
+        assert (await counter.error("NotText"))["code"] == "not_text"
     await shared.upload_blob("large", b"x" * (LARGEST + 1), overwrite=True)
     await counter.ask("aos.storage.get", {"key": "large"})
     assert (await counter.error("TooLarge"))["code"] == "too_large"

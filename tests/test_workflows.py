@@ -31,7 +31,7 @@ from aos.orchestration.workflow_run import WorkflowRun
 from aos.storage.account import StorageAccount
 from aos.storage.rows import table_key
 from aos.storage.workflows import ROW, TABLE, WorkflowRecord, WorkflowRecords
-from aos.workflows import LOOK, MOST_ASKING, UnknownWorkflow, WorkflowRunner, operation_id
+from aos.workflows import LOOK, MOST_ASKING, UNFINISHED, UnknownWorkflow, WorkflowRunner, operation_id
 from emulators.foundry import FoundryEmulator
 from tests.agents.office import Office, agent_entry
 from tests.foundry.project import Project, running
@@ -352,6 +352,24 @@ async def test_those_that_wait_do_not_keep_the_sweep_from_the_others(
     for number in range(4):
         await works.runner.cancel(f"w-waits-{number}", "me")
     await works.pump()
+
+
+async def test_rows_whose_workflow_never_came_hold_up_no_other(
+    works: Works, account: StorageAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aos.workflows.SWEEP", 2)
+    records = WorkflowRecords(account, works.office.payloads)
+    for number in range(5):
+        await records.put_due(f"w-never-{number}", works.office.clock.now() + LOOK - 1)
+    await works.runner.begin(flow({"id": "a", "message": "@say one"}, options={"deadline_seconds": 20}), "w-behind")
+    works.house.take("agent-commands")  # nobody drives it
+    works.office.clock.shift += LOOK + 1
+    await works.runner.sweep()
+    assert (await works.runner.status("w-behind")).status == "failed"
+    await works.pump()
+    works.office.clock.shift += UNFINISHED
+    await works.runner.sweep()
+    assert not [found for _, found, _ in await records.due(works.office.clock.now(), 1000) if "w-never" in found]
 
 
 async def test_a_workflow_that_cannot_be_read_holds_up_no_other(

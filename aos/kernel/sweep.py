@@ -74,23 +74,31 @@ class Sweep:
         """
         ends = self._clock.now() + patience
         looked_at: set[str] = set()
+        left = 0
         while True:
-            entries = await self._store.due(self._clock.now(), limit)
+            # Those that were left where they are come again, and must not keep the sweep from what is behind them.
+            entries = await self._store.due(self._clock.now(), limit + left)
+            full = len(entries) >= limit + left
             fresh = [entry for entry in entries if entry.row not in looked_at]
-            await self._look_at(fresh)
+            left += await self._look_at(fresh)
             looked_at.update(entry.row for entry in fresh)
-            if len(entries) < limit or not fresh or self._clock.now() >= ends:
+            if not full or not fresh or self._clock.now() >= ends:
                 return len(looked_at)
 
-    async def _look_at(self, entries: Sequence[Due]) -> None:
+    async def _look_at(self, entries: Sequence[Due]) -> int:
+        """Looks after these; how many of them were left as they are."""
         gate = asyncio.Semaphore(8)
+        left = 0
 
         async def look(entry: Due) -> None:
+            nonlocal left
             async with gate:
                 over = await self._over(entry)
                 if over is None:
                     if self._clock.now() - entry.at > UNFINISHED:
                         await self._store.move_due(entry, None)
+                    else:
+                        left += 1
                     return
                 again = next_look(entry.operation_id, self._clock.now(), SWEEP_INTERVAL)
                 try:
@@ -113,6 +121,7 @@ class Sweep:
                 log.error("sweep of %s/%s failed with an error that nobody foresaw", *entry.key, exc_info=result)
             elif isinstance(result, BaseException):
                 raise result
+        return left
 
     async def _go_on(self, entry: Due) -> None:
         try:

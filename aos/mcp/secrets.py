@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from aos.config import is_reference
 from aos.mcp.errors import ServerNotConfigured
 from aos.registry.mcp_servers import REFERENCE
 
@@ -96,7 +97,7 @@ async def resolve(values: Mapping[str, str], source: SecretSource, where: str) -
         where: What the values belong to, for the error: `env of MCP server crm`.
 
     Raises:
-        ServerNotConfigured: Names every reference that is missing or not allowed; never a value.
+        ServerNotConfigured: Names every reference that is missing, not resolved or not allowed; never a value.
     """
     names = sorted({name for value in values.values() for name in REFERENCE.findall(value)})
     _refuse([name for name in names if _own(name)], f"{where}: not allowed to ask for")
@@ -106,6 +107,11 @@ async def resolve(values: Mapping[str, str], source: SecretSource, where: str) -
         f"{where}: neither in the key vault (AOS_KEY_VAULT_URL) nor set in the environment or as an app setting:",
     )
     secrets = {name: secret for name, secret in found.items() if secret is not None}
+    _refuse(
+        [name for name, secret in secrets.items() if is_reference(secret)],
+        f"{where}: the reference to Key Vault was not resolved (the secret must exist, and the app's identity needs "
+        "the role Key Vault Secrets User; then restart the app) of",
+    )
     return Resolved(
         {key: REFERENCE.sub(lambda match: secrets[match[1]], value) for key, value in values.items()},
         # A log has lines: of a key of several, no line may be shown either.

@@ -6,6 +6,7 @@ Only what makes the document as a whole unreadable is refused here; its entries 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -67,8 +68,8 @@ def _loads(document: bytes, repeated: _Repeated) -> object:
     def build(pairs: list[tuple[str, object]]) -> dict[str, object]:
         built = dict(pairs)
         if len(built) != len(pairs):
-            names = [name for name, _ in pairs]
-            repeated.extend((built, name) for name in built if names.count(name) > 1)
+            times = Counter(name for name, _ in pairs)
+            repeated.extend((built, name) for name in built if times[name] > 1)
         return built
 
     try:

@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -33,6 +34,8 @@ T = TypeVar("T")
 
 LARGEST_INLINE = 48 * 1024
 LARGEST_BODY = 64 * 1024 * 1024
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""Of a pair of escapes, or a half of one that stands alone."""
 MOST = 32
 """Messages that the service hands out at once."""
 
@@ -208,6 +211,11 @@ def _plain(content: str) -> str:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
+        value = json.loads(text)
+        if _HALF.search(text):
+            # Halves of characters, which JSON may hold and nothing else can: `?` stands for them.
+            value = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+    except (ValueError, RecursionError):
+        # Nested too deeply, it is no more use than what is no JSON, and must not keep the queue from the others.
         return text
+    return value

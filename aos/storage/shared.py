@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import JsonValue
+from pydantic_core import from_json
 
 from aos.errors import AosError
 from aos.storage.account import StorageAccount, storage_errors
@@ -152,7 +153,8 @@ def _value(key: str, data: bytes, content_type: str | None) -> JsonValue:
     try:
         text = data.decode()
         if (content_type or "").startswith(JSON):
-            value: JsonValue = json.loads(text)
+            # Stricter than Python's own: what it reads can also be written into an answer.
+            value: JsonValue = from_json(text)
             return value
     except ValueError:
         raise SharedRefused(

@@ -93,15 +93,14 @@ class WorkflowRecords:
             except (ResourceModifiedError, ResourceNotFoundError):
                 raise Conflict(f"Workflow {record.workflow_id} was changed by somebody else.") from None
 
-    async def due(self, now: float, limit: int) -> list[tuple[str, str, float]]:
-        """What is to be looked at, oldest first: row, workflow, and since when."""
+    async def due(self, now: float, limit: int, after: str = "") -> list[tuple[str, str, float]]:
+        """What is to be looked at, oldest first: row, workflow, and since when; `after` is a row that was looked at."""
         table = await self._account.table(TABLE)
         found: list[tuple[str, str, float]] = []
-        parameters = {"p": DUE, "now": f"{int(now * 1000):015d}.~"}
+        query = "PartitionKey eq @p and RowKey gt @after and RowKey le @now"
+        parameters = {"p": DUE, "after": after, "now": f"{int(now * 1000):015d}.~"}
         with storage_errors(TABLE):
-            async for row in table.query_entities(
-                "PartitionKey eq @p and RowKey le @now", parameters=parameters, results_per_page=limit
-            ):
+            async for row in table.query_entities(query, parameters=parameters, results_per_page=limit):
                 at, _, workflow_id = row["RowKey"].partition(".")
                 found.append((row["RowKey"], workflow_id, int(at) / 1000))
                 if len(found) >= limit:

@@ -39,6 +39,14 @@ _ITEMS_PAGE = """
 SELECT seq, body FROM items WHERE conversation = :owner
 AND seq * :sign > :low AND seq * :sign < :high ORDER BY seq * :sign LIMIT :n"""
 
+_EXPIRED = """
+DELETE FROM responses WHERE rowid IN (
+  SELECT rowid FROM (SELECT rowid, body FROM responses WHERE running = 0 ORDER BY rowid LIMIT 2)
+  WHERE json_extract(body, '$.created_at') < ?)"""
+
+RESPONSE_KEPT = 30 * 24 * 3600
+"""Seconds for which a response can be got or continued, as the service keeps them; a conversation keeps its items."""
+
 _OBJECTS = TypeAdapter(list[JsonObject])
 
 
@@ -221,8 +229,12 @@ class State:
     # Responses
 
     def begin_response(self, body: JsonObject, conversation: str | None, items: Sequence[JsonObject]) -> None:
-        """Record a response that starts; its input joins the conversation in the same transaction."""
+        """Record a response that starts; its input joins the conversation in the same transaction.
+
+        For each that comes up to two go that are older than `RESPONSE_KEPT`: so the file stops growing.
+        """
         with self.database.transaction():
+            self._db.execute(_EXPIRED, (int(time.time()) - RESPONSE_KEPT,))
             self._db.execute(
                 "INSERT INTO responses VALUES (?, ?, 1, ?, ?)",
                 (body["id"], conversation, json.dumps(items), dump(body)),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from pydantic import TypeAdapter
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
@@ -18,7 +19,8 @@ from aos.errors import AgentGone, ConversationGone, FoundryRefused, FoundryUnava
 from aos.foundry.clients import FoundryClients
 from aos.foundry.provisioning import Provisioner
 from aos.foundry.responses import ResponsesAdapter
-from aos.kernel.types import AgentRef, ConversationKey
+from aos.kernel.hold import failure_of
+from aos.kernel.types import AgentRef, ConversationKey, Failure
 from tests.foundry.project import Adapter, Project, settings, spec
 
 Ask = Callable[[Adapter], Awaitable[object]]
@@ -280,6 +282,16 @@ async def test_halves_of_characters_do_not_get_in(proxy: Proxy, behind: Response
     )
     reply = await behind.respond(REF, "conv_1", (), "hello", 5)
     assert (reply.text, reply.calls[0].arguments) == ("so ? far", '{"a": "?"}')
+
+
+async def test_an_error_that_quotes_half_a_character_can_be_stored(proxy: Proxy, behind: ResponsesAdapter) -> None:
+    error = {"code": "invalid_prompt", "message": "Not allowed: 'so \ud83d'."}
+    failed = json.dumps({**RESPONSE, "status": "failed", "error": error})
+    proxy.answer = lambda: Response(failed, media_type="application/json")
+    with pytest.raises(FoundryRefused) as refused:
+        await behind.respond(REF, "conv_1", (), "hello", 5)
+    stored = TypeAdapter(Failure).dump_json(failure_of(refused.value))
+    assert json.loads(stored)["detail"] == "The model step failed: Not allowed: 'so ?'."
 
 
 # --- nobody there

@@ -40,6 +40,34 @@ async def test_values_of_every_kind_reach_the_model(shop: Shop, value: object, t
     assert (await shop.ended(operation)).reply == told
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("cut \ud83d", '{"result": "cut ?"}'),
+        ({"a \ud83d": ["\ud83d"]}, '{"a ?": ["?"]}'),
+        ("\U0001f600", '{"result": "\U0001f600"}'),
+    ],
+)
+async def test_halves_of_characters_do_not_reach_the_model(shop: Shop, value: object, told: str) -> None:
+    operation = await shop.begin(1)
+    (call,) = await shop.calls()
+    await shop.reply({"Value": value, "CorrelationId": call["CorrelationId"]})
+    await shop.pulse()
+    assert (await shop.ended(operation)).reply == told
+    assert shop.parked() == []
+
+
+async def test_a_message_that_is_nested_too_deeply_is_parked_and_holds_nothing_up(shop: Shop) -> None:
+    operation = await shop.begin(1)
+    (call,) = await shop.calls()
+    await shop.reply("[" * 20_000)
+    await shop.reply({"Value": "fine", "CorrelationId": call["CorrelationId"]})
+    await shop.pulse()
+    assert (await shop.ended(operation)).reply == '{"result": "fine"}'
+    (parked,) = [message for message in shop.sent if message.entity == "aos-poison"]
+    assert parked.body == b"[" * 20_000
+
+
 async def test_replies_out_of_order_find_their_calls(shop: Shop) -> None:
     operation = await shop.begin(3)
     for call in reversed(await shop.calls()):

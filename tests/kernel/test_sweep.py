@@ -120,6 +120,19 @@ def test_a_due_entry_waits_for_an_acceptance_on_its_way() -> None:
     run(scenario)
 
 
+def test_entries_whose_acceptance_never_ended_hold_up_no_other() -> None:
+    async def scenario(world: World) -> None:
+        for number in range(5):
+            await world.accept("hello", key=ConversationKey("ceo", f"c{number}"))
+            del world.store._operations[f"op{number}"]
+        operation = await world.accept("hello")
+        await asyncio.sleep(90)
+        assert await world.kernel.sweep(limit=2, patience=5.0) == 6
+        assert (await world.kernel.operation(operation.operation_id)).status == "completed"
+
+    run(scenario)
+
+
 def test_closing_lets_running_turns_end() -> None:
     async def scenario(world: World) -> None:
         operation = await world.accept("hello")

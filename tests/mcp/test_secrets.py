@@ -48,6 +48,16 @@ async def test_missing_names_are_listed_without_values() -> None:
     assert caught.value.code == "not_configured"
 
 
+async def test_a_reference_that_the_platform_did_not_resolve_is_not_sent_to_a_server() -> None:
+    source = EnvironmentSecrets({"KEY": "@Microsoft.KeyVault(SecretUri=https://kv-x.vault.azure.net/secrets/crm)"})
+    with pytest.raises(ServerNotConfigured) as caught:
+        await resolve({"Authorization": "Bearer ${KEY}"}, source, "headers of MCP server crm")
+    assert "headers of MCP server crm" in caught.value.detail
+    assert "not resolved" in caught.value.detail
+    assert "${KEY}" in caught.value.detail
+    assert "kv-x" not in caught.value.detail
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -83,6 +83,8 @@ def test_the_manifest_fits_the_image() -> None:
     (container,) = pod["containers"]
     assert str(container["ports"][0]["containerPort"]) == IMAGE.environment["AOS_PORT"]
     assert pod["securityContext"]["runAsNonRoot"] is True
+    # Another process has to be the first one: AOS does not reap what it did not start.
+    assert pod["shareProcessNamespace"] is True
     assert {entry["name"] for entry in container["env"]} <= code_settings.all_settings()
     assert container["readinessProbe"]["httpGet"]["path"] == "/api/health"
     # A liveness probe on health would restart the app while a service that it needs is down.
@@ -96,3 +98,20 @@ def test_container_apps_get_settings_that_exist() -> None:
     names = set(re.findall(r"\s([A-Z][A-Za-z_]+)=", block.split("--env-vars", 1)[1]))
     assert len(names) > 5
     assert names <= code_settings.all_settings()
+
+
+def test_docker_runs_it_behind_an_init() -> None:
+    runs = [line for line in TEXT.splitlines() if line.startswith("docker run ")]
+    assert runs
+    assert all("--init" in line.split() for line in runs)
+
+
+def test_telemetry_signs_in_as_the_function_app_does() -> None:
+    bicep = (ROOT / "infra/modules/function.bicep").read_text(encoding="utf-8")
+    (told,) = re.findall(r"APPLICATIONINSIGHTS_AUTHENTICATION_STRING: '(.*?)'", bicep)
+    signs_in = dict(pair.split("=") for pair in told.split(";"))
+    (said,) = re.findall(r"`APPLICATIONINSIGHTS_AUTHENTICATION_STRING` to\n`(.*?)`", TEXT)
+    assert dict(pair.split("=") for pair in said.split(";")) == {
+        **signs_in,
+        "ClientId": "<client id of the identity>",
+    }

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from aos.registry.agents import AgentEntry, parse_agents
-from aos.registry.document import MAX_DOCUMENT, MAX_ENTRIES
+from aos.registry.document import MAX_DOCUMENT, MAX_ENTRIES, decode
 from aos.registry.entries import ID_PATTERN, MAX_DEPTH, MAX_REPORTS, MAX_TEXT
 from aos.registry.errors import RegistryInvalid
 
@@ -228,6 +228,16 @@ def test_a_key_that_stands_twice_is_warned_about_where_it_stands() -> None:
     registry = parse_agents(text.encode())
     assert registry.entries["a"].purpose == "y"
     assert [w.pointer for w in registry.warnings] == ["/agents/0/purpose"]
+
+
+def test_many_keys_of_which_one_stands_twice_are_soon_read() -> None:
+    keys = "".join(f', "k{number}": 1' for number in range(100_000))
+    text = f'{{"agents": [{{"agent_id": "a", "agent_id": "b"{keys}}}]}}'
+    started = time.process_time()
+    raw = decode(text.encode(), "agents")
+    # Comparing each key with all others takes minutes.
+    assert time.process_time() - started < 10
+    assert [warning.pointer for warning in raw.warnings] == ["/agents/0/agent_id"]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Optional
 
 import pytest
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from runtime import AuthLevel, RuntimeConfig, RuntimeConfigError, load_runtime_config
 
@@ -105,6 +107,68 @@ def test_subclasses_add_settings() -> None:
 
     config = ShopConfig.from_env({"SHOP_TAGS": '["a"]', "SHOP_LIMIT": "5"})
     assert (config.shop_tags, config.shop_limit) == (["a"], 5)
+
+
+class Limits(BaseModel):
+    calls: int = 1
+
+
+class ManyConfig(RuntimeConfig):
+    bare: dict = Field(default_factory=dict)  # type: ignore[type-arg]  # what users write
+    optional: Optional[dict[str, int]] = None  # noqa: UP045 - the older way to write it is used, too
+    union: list[int] | None = None
+    text_too: list[int] | str = ""
+    number_too: dict[str, int] | int = 0
+    text: str | None = None
+    many: frozenset[str] = frozenset()
+    pair: tuple[int, ...] = ()
+    mapping: Mapping[str, int] = Field(default_factory=dict)
+    limits: Limits = Limits()
+    annotated: Annotated[list[int], Field(max_length=3)] | None = None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("bare", '{"a": 1}', {"a": 1}),
+        ("optional", '{"a": 1}', {"a": 1}),
+        ("optional", "null", None),
+        ("union", "[1]", [1]),
+        ("text_too", "[1]", [1]),
+        ("text_too", "[not JSON", "[not JSON"),
+        ("text_too", "5", "5"),
+        ("number_too", '{"a": 1}', {"a": 1}),
+        ("number_too", "5", 5),
+        ("text", "[1]", "[1]"),
+        ("many", '["a", "a"]', frozenset({"a"})),
+        ("pair", "[1, 2]", (1, 2)),
+        ("mapping", '{"a": 1}', {"a": 1}),
+        ("limits", '{"calls": 2}', Limits(calls=2)),
+        ("annotated", "[1]", [1]),
+    ],
+)
+def test_from_env_reads_json_where_a_setting_takes_objects_or_lists(name: str, text: str, value: object) -> None:
+    assert getattr(ManyConfig.from_env({name.upper(): text}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fault"),
+    [
+        ("bare", "{a: 1}", "is not JSON: Expecting property name"),
+        ("optional", "{a: 1}", "is not JSON: Expecting property name"),
+        ("union", "1, 2", "is not JSON: Extra data"),
+        ("union", "[" * 100_000, "is not JSON: maximum recursion depth"),
+        ("optional", "[1]", "Input should be a valid dictionary"),
+        ("limits", "2", "Input should be a valid dictionary"),
+    ],
+)
+def test_from_env_names_the_variable_that_is_malformed(name: str, text: str, fault: str) -> None:
+    with pytest.raises(RuntimeConfigError) as caught:
+        ManyConfig.from_env({name.upper(): text})
+    (where, why), *others = caught.value.faults.items()
+    assert where == f"environment: {name.upper()}"
+    assert why.startswith(fault)
+    assert not others
 
 
 def test_what_a_subclass_finds_wrong_with_the_whole_is_told() -> None:

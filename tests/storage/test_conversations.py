@@ -8,9 +8,12 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from azure.data.tables import UpdateMode
+from azure.core.async_paging import AsyncItemPaged
+from azure.data.tables import TableEntity, UpdateMode
+from azure.data.tables.aio import TableClient
 
 from aos.config import Settings
 from aos.errors import BacklogFull, Conflict, ConversationUnreadable, OperationConflict, StorageUnavailable
@@ -518,6 +521,22 @@ async def test_the_oldest_entries_of_all_shards_come_first(store: ConversationSt
     assert len(everything) == 40
     for entry in everything:
         await store.move_due(entry, None)
+
+
+async def test_no_request_asks_for_more_rows_than_table_storage_gives(
+    tables: TableConversations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: list[int | None] = []
+    query = TableClient.query_entities
+
+    def seen(self: TableClient, query_filter: str, **more: Any) -> AsyncItemPaged[TableEntity]:
+        pages.append(more["results_per_page"])
+        return query(self, query_filter, **more)
+
+    monkeypatch.setattr(TableClient, "query_entities", seen)
+    await tables.due(200.0, 10_000)
+    assert pages
+    assert all(page is not None and page <= 1000 for page in pages)
 
 
 async def test_processes_that_sweep_at_the_same_time_leave_one_entry(

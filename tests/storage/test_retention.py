@@ -215,9 +215,9 @@ async def test_a_value_is_kept_where_a_row_does_not_say_what_it_names(
 async def test_a_run_is_bounded_and_the_next_one_goes_on(account: StorageAccount, store: TableConversations) -> None:
     where = key()
     operations = [await told(store, where) for _ in range(6)]
-    first = await forget(account, 7.1, limit=4)
-    assert 0 < first["aosconversations"] <= 4
-    await forget(account, 7.1, limit=4, runs=25)
+    # Which rows come first is a matter of hashes: those of other tests may, which stay.
+    removed = [(await forget(account, 7.1, limit=4))["aosconversations"] for _ in range(26)]
+    assert 0 < max(removed) <= 4
     left = [operation_id for operation_id in operations if await store.operation(operation_id) is not None]
     assert left == []
     assert await store.history(where, 0, 10) == []

@@ -485,3 +485,17 @@ async def test_content_parts_and_media_are_kept(runtime: AsyncOpenAI) -> None:
         if part.type == "input_image"
     ]
     assert image.image_url == "https://example.com/a.png"
+
+
+async def test_old_responses_go_and_their_conversations_stay(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with FoundryEmulator() as emulator, connect(emulator.endpoint) as (_, runtime):
+        conversation = (await runtime.conversations.create()).id
+        made = [await runtime.responses.create(model=MODEL, conversation=conversation, input="hi") for _ in range(3)]
+        monkeypatch.setattr("emulators.foundry.state.RESPONSE_KEPT", -10)  # all of them are too old by now
+        last = await runtime.responses.create(model=MODEL, conversation=conversation, input="hi")
+        for old in made[:2]:
+            with pytest.raises(openai.NotFoundError):
+                await runtime.responses.retrieve(old.id)
+        for kept in (made[2], last):
+            assert (await runtime.responses.retrieve(kept.id)).id == kept.id
+        assert await items_of(runtime, conversation) == ["message"] * 8
