@@ -134,6 +134,8 @@ class Blobs:
             return json.loads(data)
         except ValueError as error:
             raise BlobNotJson(f"{container}/{name}: {error}.") from None
+        except RecursionError:
+            raise BlobNotJson(f"{container}/{name}: it is nested too deeply.") from None
 
     async def list(
         self, container: str, *, prefix: str = "", limit: int = 1000, next: str | None = None

@@ -56,5 +56,5 @@ def unpack(continuation: str | None) -> Any:
         return None
     try:
         return json.loads(base64.urlsafe_b64decode(continuation))
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, RecursionError):
         raise BadContinuation("`next` is not what the page before gave; start again without it.") from None

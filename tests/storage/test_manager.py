@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import uuid
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -263,8 +264,9 @@ class TestEntities:
             await storage.query_entities(table, filter="this is no filter !")
         with pytest.raises(QueryInvalid, match="@missing"):
             await storage.query_entities(table, filter="n eq @missing")
-        with pytest.raises(BadContinuation):
-            await storage.query_entities(table, next="%%%")
+        for wrong in ("%%%", urlsafe_b64encode(b"[" * 100_000).decode()):
+            with pytest.raises(BadContinuation):
+                await storage.query_entities(table, next=wrong)
         with pytest.raises(ValueError, match="limit"):
             await storage.query_entities(table, limit=1001)
 
@@ -310,6 +312,9 @@ class TestBlobs:
         with pytest.raises(BlobTooLarge, match="more than 3"):
             await storage.download_blob(container, "b", limit=3)
         with pytest.raises(BlobNotJson, match="line 1 column 7"):
+            await storage.load_json_from_blob(container, "b")
+        await storage.upload_blob(container, "b", b"[" * 100_000)
+        with pytest.raises(BlobNotJson, match="too deeply"):
             await storage.load_json_from_blob(container, "b")
 
 
