@@ -158,7 +158,7 @@ async def test_resources(workshop: McpConnection, connect: Connect) -> None:
 
 
 async def test_after_a_timeout_the_session_is_usable(workshop: McpConnection) -> None:
-    await workshop.ready()
+    await workshop.tools()
     session = workshop.session
     with pytest.raises(ToolTimeout, match=r"0\.2 s"):
         await workshop.call_tool("slow", {"seconds": 30}, 0.2)

@@ -85,7 +85,7 @@ async def test_a_server_that_hangs_is_found_out(
 ) -> None:
     monkeypatch.setattr(connections, "PING_SECONDS", 0.5)
     connection = connect(http_workshop.entry)
-    await connection.ready()
+    await connection.tools()
     assert http_workshop.process is not None
     http_workshop.process.send_signal(signal.SIGSTOP)
     with pytest.raises(ToolTimeout):
@@ -99,7 +99,7 @@ async def test_a_server_that_hangs_is_found_out(
 async def test_a_hanging_child_is_replaced(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "PING_SECONDS", 0.5)
     connection = connect()
-    await connection.ready()
+    await connection.tools()
     with pytest.raises(ToolTimeout):
         await connection.call_tool("hang", {}, 0.5)
     await eventually(lambda: connection.restarts == 1)
