@@ -7,13 +7,13 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
+    from mcp import Client
     from mcp.client._transport import ReadStream
     from mcp.shared.message import SessionMessage
-
-    from aos.mcp.piped import PipedCalls
+    from mcp.types import CallToolResult
 
 
 @dataclass(slots=True)
@@ -33,6 +33,14 @@ class Attempt:
 
 ATTEMPT: ContextVar[Attempt | None] = ContextVar("aos_mcp_attempt", default=None)
 """The request on behalf of which something is sent; the SDK's tasks inherit it from the caller."""
+
+
+class ToolCaller(Protocol):
+    """A shorter way of calls than through the session, which some transports have."""
+
+    async def call_tool(self, client: Client, name: str, arguments: dict[str, Any]) -> CallToolResult:
+        """As `client.call_tool(name, arguments)`."""
+        ...
 
 
 class Link:
@@ -55,7 +63,7 @@ class Link:
         self.garbage = 0
         self.mask: Callable[[str], str] = str
         self.on_end: set[Callable[[], None]] = set()
-        self.calls: PipedCalls | None = None
+        self.calls: ToolCaller | None = None
 
     def end(self, reason: str | None = None) -> None:
         """The connection is over; the first reason counts."""
