@@ -121,14 +121,15 @@ async def test_the_trace_of_a_caller_reaches_the_server(blunt: Callable[..., Mcp
 
 
 async def test_calls_fail_at_once_when_the_connection_is_given_up(
-    blunt: Callable[..., McpConnection], monkeypatch: pytest.MonkeyPatch
+    blunt: Callable[..., McpConnection], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # Longer than the test: what a call waits for is the end of the connection itself.
     monkeypatch.setattr(connections, "LAST_WORD", 600.0)
     connection = blunt()
     assert await text_of(connection, "plain") == "plain"
     waiting = [asyncio.create_task(connection.call_tool("never", {}, 500)) for _ in range(3)]
-    await asyncio.sleep(0.1)  # for the calls to be on their way
+    while len([m for m in read(tmp_path) if m.get("method") == "tools/call"]) < 4:  # noqa: ASYNC110 - another process
+        await asyncio.sleep(0.01)
     async with asyncio.timeout(20):
         await connection.close()
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
