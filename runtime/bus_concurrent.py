@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -47,12 +47,13 @@ class _Reception:
 
     Attributes:
         over: Done when nobody receives any more, with what went wrong.
+        leader: The task that receives.
     """
 
     receiver: ServiceBusReceiver
     renewer: AutoLockRenewer
     over: asyncio.Future[None]
-    leader: asyncio.Task[None] | None = None
+    leader: asyncio.Task[None] = field(init=False)
 
 
 class ConcurrentConsumer(Consumer):
@@ -90,7 +91,6 @@ class ConcurrentConsumer(Consumer):
             try:
                 await reception.over
             except asyncio.CancelledError:
-                assert reception.leader is not None  # noqa: S101 - appointed above
                 reception.leader.cancel()
                 raise
             await self._drain(reception.receiver)
@@ -100,8 +100,7 @@ class ConcurrentConsumer(Consumer):
         reception.leader.add_done_callback(partial(self._led, reception))
 
     async def _lead(self, reception: _Reception) -> None:
-        this = asyncio.current_task()
-        assert this is not None  # noqa: S101 - in a coroutine
+        this = reception.leader
         while not reception.over.done():
             await self._settle_ended(reception.receiver)
             if self._stopping.is_set():
@@ -132,7 +131,6 @@ class ConcurrentConsumer(Consumer):
 
     def _late(self, reception: _Reception, message: ServiceBusReceivedMessage) -> None:
         """The leader's handler takes its time: it goes on as one of many, and another one leads."""
-        assert reception.leader is not None  # noqa: S101 - it has a handler
         self._alone = -LOOK_EVERY
         self._running.add(reception.leader)
         self._renew_later(reception, message, reception.leader)

@@ -93,6 +93,14 @@ async def one_by_one(sender: ServiceBusSender, handler: Handler, count: int) -> 
         await until(lambda: handler.done == done + 1)  # noqa: B023 - awaited in its own round
 
 
+async def stuck(sender: ServiceBusSender, handler: Handler, before: int, body: str) -> None:
+    """So many quick messages, then one that stays in its handler."""
+    await one_by_one(sender, handler, before)
+    handler.gate.clear()
+    await sender.send_messages(ServiceBusMessage(body))
+    await until(lambda: handler.inside)
+
+
 async def left_in(
     client: ServiceBusClient, queue: str, sub_queue: ServiceBusSubQueue | None = None
 ) -> Sequence[ServiceBusReceivedMessage]:
@@ -239,10 +247,7 @@ async def test_a_handler_that_does_not_end_is_cancelled_and_its_message_abandone
     handler, registry = Handler(), RouteRegistry()
     registry.register_queue("stuck", handler, connection="BUS")
     async with running(registry, bus.connection_string), client.get_queue_sender("stuck") as sender:
-        await one_by_one(sender, handler, before)
-        handler.gate.clear()
-        await sender.send_messages(ServiceBusMessage("endless"))
-        await until(lambda: handler.inside)
+        await stuck(sender, handler, before, "endless")
     assert (handler.inside, handler.done) == (0, before)
     async with client.get_queue_receiver("stuck", max_wait_time=5) as receiver:
         (again,) = await receiver.receive_messages()
@@ -434,10 +439,7 @@ async def test_the_lock_is_renewed_while_the_handler_runs(
     handler, registry = Handler(), RouteRegistry()
     registry.register_queue("renewed", handler, connection="BUS")
     async with running(registry, bus.connection_string), client.get_queue_sender("renewed") as sender:
-        await one_by_one(sender, handler, before)
-        handler.gate.clear()
-        await sender.send_messages(ServiceBusMessage("long"))
-        await until(lambda: handler.inside)
+        await stuck(sender, handler, before, "long")
         await asyncio.sleep(3.3)  # longer than the lock
         handler.gate.set()
         await until(lambda: handler.done == before + 1)
@@ -474,10 +476,7 @@ async def test_a_connection_lost_under_a_handler_costs_a_redelivery_and_nothing_
             ServiceBusClient.from_connection_string(connection_string) as own,
             own.get_queue_sender("plain") as sender,
         ):
-            await one_by_one(sender, handler, before)
-            handler.gate.clear()
-            await sender.send_messages(ServiceBusMessage("precious"))
-            await until(lambda: handler.inside)
+            await stuck(sender, handler, before, "precious")
     async with stack:
         await until(lambda: not runtime.bus_states()[0].connected)
         async with ServiceBusEmulator(ENTITIES, port=port, db=database):
