@@ -151,6 +151,10 @@ class FoundryRefused(AosError):
     title = "The Foundry Agent Service refused the request."
 
 
+class RequestRefused(FoundryRefused):
+    """It refused the request itself: no model was asked, and the conversation is as it was."""
+
+
 class ConversationGone(FoundryRefused):
     """The Foundry conversation was deleted outside AOS, or is one of the other generation of the API.
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from aos.errors import AgentGone, AosError, ConversationGone, FoundryRefused, FoundryUnavailable
+from aos.errors import AgentGone, AosError, ConversationGone, FoundryRefused, FoundryUnavailable, RequestRefused
 
 if TYPE_CHECKING:
     from azure.core.exceptions import HttpResponseError
@@ -80,7 +80,7 @@ def _of_response(error: HttpResponseError, what: str) -> AosError:
     if error.status_code == 404 and (gone := _missing(message, what)) is not None:
         return gone
     code = error.error.code if error.error is not None else None
-    return FoundryRefused(f"Foundry refused {what}: {message}", code=code or None)
+    return RequestRefused(f"Foundry refused {what}: {message}", code=code or None)
 
 
 def _of_status(error: APIStatusError, what: str) -> AosError:
@@ -106,7 +106,7 @@ def _of_status(error: APIStatusError, what: str) -> AosError:
         gone = _missing(message, what)
         if gone is not None:
             return gone
-    return FoundryRefused(f"Foundry refused {what}: {message}", code=code or None)
+    return RequestRefused(f"Foundry refused {what}: {message}", code=code or None)
 
 
 def _missing(message: str, what: str) -> FoundryRefused | None:

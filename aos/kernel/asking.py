@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import logging
 
-from aos.errors import AgentGone, AosError, ConversationGone, FoundryRefused, FoundryUnavailable, TransientError
+from aos.errors import (
+    AgentGone,
+    AosError,
+    ConversationGone,
+    FoundryRefused,
+    FoundryUnavailable,
+    RequestRefused,
+    TransientError,
+)
 from aos.kernel.backoff import back_off
 from aos.kernel.breaker import Breakers
 from aos.kernel.clock import Clock
@@ -17,7 +25,7 @@ from aos.kernel.ports import AgentDirectory, FoundryPort
 from aos.kernel.progress import Progress
 from aos.kernel.recovery import missing_input
 from aos.kernel.rollover import TOO_LONG, RollingOver, due, input_text
-from aos.kernel.types import ModelReply, Turn
+from aos.kernel.types import ModelReply, ToolOutput, Turn
 
 log = logging.getLogger("aos.kernel")
 
@@ -100,8 +108,7 @@ class Asking:
         remote_id, outputs, text = hold.state.remote_id, turn.outputs, input_text(hold.state)
         assert remote_id is not None  # noqa: S101 - opened before the turn started
         if recovering:
-            items = await self._foundry.items_after(remote_id, hold.state.anchor)
-            found, outputs, text = missing_input(items, outputs, text, turn.model or turn.agent.deployment)
+            found, outputs, text = await self._missing(hold, turn, outputs, text)
             if found is not None:
                 reached("after-adoption")
                 return found
@@ -115,9 +122,23 @@ class Asking:
                 reply = await self._foundry.respond(turn.agent, remote_id, outputs, text, timeout, on_text=on_text)
                 answered(reply)
         except FoundryRefused as error:
+            if recovering and isinstance(error, RequestRefused):
+                # The step that was in doubt may have ended between the look and the request, which its calls forbid.
+                found, _, _ = await self._missing(hold, turn, outputs, text)
+                if found is not None:
+                    reached("after-adoption")
+                    return found
             if error.code not in TOO_LONG or turn.rolled_over:
                 raise
             log.info("conversation %s/%s has no room left: %s", *hold.key, error.detail)
             return await self._rolling.roll_over(hold.state, outputs)
         reached("after-model-step")
         return reply
+
+    async def _missing(
+        self, hold: Hold, turn: Turn, outputs: tuple[ToolOutput, ...], text: str | None
+    ) -> tuple[ModelReply | None, tuple[ToolOutput, ...], str | None]:
+        """The answer that Foundry has already, or what of the input it does not have."""
+        assert hold.state.remote_id is not None  # noqa: S101 - see `_reply`
+        items = await self._foundry.items_after(hold.state.remote_id, hold.state.anchor)
+        return missing_input(items, outputs, text, turn.model or turn.agent.deployment)

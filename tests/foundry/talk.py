@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aos.errors import FoundryUnavailable
+from aos.errors import FoundryUnavailable, RequestRefused
 from aos.kernel.recovery import missing_input
 from aos.kernel.types import AgentRef, ConversationKey, ModelReply, ToolOutput
 from tests.foundry.project import Adapter, Project, spec
@@ -32,7 +32,8 @@ class Talk:
                 reply, missing, rest = missing_input(items, outputs, text, "m")
                 try:
                     return reply or await self.say(rest, *missing)
-                except FoundryUnavailable:
+                except (FoundryUnavailable, RequestRefused):
+                    # It still runs, or its calls came between the look and the request.
                     await asyncio.sleep(0.05)
 
 

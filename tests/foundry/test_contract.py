@@ -289,13 +289,22 @@ async def test_unanswered_calls_do_not_spoil_the_next_turn(project: Project) -> 
 
 @pytest.mark.parametrize("api", APIS)
 async def test_the_answer_to_a_step_that_timed_out_is_adopted(api: Api) -> None:
-    async with running(FoundryEmulator(latency_ms=300, on_disconnect="finish"), api) as project:
+    model = PacedModel()
+    async with running(FoundryEmulator(model=model, on_disconnect="finish"), api) as project:
         one = await talk(project)
         with pytest.raises(FoundryUnavailable, match="in time") as late:
-            await one.say("@say late", timeout=0.1)
+            await one.say("@say WAIT", timeout=0.5)
         assert late.value.sent
-        recovered = await one.recovered("@say late")
-        assert recovered.text == "late"
+        assert await one.kinds() == ["user"]
+        with pytest.raises(FoundryUnavailable):
+            await one.say(None, timeout=0.5)  # it still runs, and no second one begins
+        model.go.set()
+        for _ in range(500):
+            if await one.kinds() == ["user", "text"]:
+                break
+            await asyncio.sleep(0.02)
+        recovered = await one.recovered("@say WAIT")
+        assert (recovered.text, recovered.usage.adopted) == ("WAIT", 1)
         assert await one.kinds() == ["user", "text"], "asked once"
         assert (await one.say("@say next")).text == "next"
 

@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from aos.config import load_settings
-from aos.errors import AgentGone, ConversationGone, FoundryRefused, FoundryUnavailable, SettingError
+from aos.errors import AgentGone, ConversationGone, FoundryRefused, FoundryUnavailable, RequestRefused, SettingError
 from aos.foundry.clients import FoundryClients
 from aos.foundry.provisioning import Provisioner
 from aos.foundry.responses import ResponsesAdapter
@@ -96,8 +96,8 @@ async def test_any_other_refusal_keeps_the_code_of_the_service(project: Project)
         ("not_found", 'Conversation with id "conv_1" not found.', ConversationGone),
         ("not_found", "Agent 'ceo:1' not found.", AgentGone),
         ("not_found", "Agent 'conversation-starter' not found.", AgentGone),
-        ("DeploymentNotFound", "The API deployment 'travel-agent' for this resource does not exist.", FoundryRefused),
-        ("DeploymentNotFound", "The API deployment 'conversation' does not exist.", FoundryRefused),
+        ("DeploymentNotFound", "The API deployment 'travel-agent' for this resource does not exist.", RequestRefused),
+        ("DeploymentNotFound", "The API deployment 'conversation' does not exist.", RequestRefused),
     ],
 )
 async def test_what_is_missing_is_told_apart(project: Project, code: str, message: str, kind: type[Exception]) -> None:

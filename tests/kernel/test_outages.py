@@ -10,7 +10,8 @@ import pytest
 from aos.errors import BusUnavailable, StorageUnavailable
 from aos.kernel.driver import WAKE_SLACK
 from aos.kernel.kernel import KernelOptions
-from tests.kernel.world import KEY, Fault, World, code, run
+from aos.kernel.ports import RemoteItem
+from tests.kernel.world import KEY, Fault, FoundryLink, World, code, run
 
 
 def test_foundry_is_away_and_comes_back() -> None:
@@ -123,6 +124,41 @@ def test_an_answer_that_got_lost_is_found_and_the_model_asked_once(fault: Fault,
         assert set(world.foundry.steps.values()) == {1}
         adopted = fault in ("lost answer", "late answer") and (at == 0 or text != "hello")
         assert operation.usage.adopted == adopted
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("text", ["hello", "1: go", "2,1: go"])
+@pytest.mark.parametrize("at", [0, 1])
+def test_an_answer_that_comes_between_the_look_and_the_request_is_found(
+    monkeypatch: pytest.MonkeyPatch, text: str, at: int
+) -> None:
+    async def scenario(world: World) -> None:
+        looks = 0
+        look = FoundryLink.items_after
+
+        async def overtaken(link: FoundryLink, remote_id: str, anchor: str | None) -> list[RemoteItem]:
+            nonlocal looks
+            items = await look(link, remote_id, anchor)
+            looks += 1
+            if world.foundry.running:
+                await asyncio.wait(world.foundry.running)
+            return items
+
+        monkeypatch.setattr(FoundryLink, "items_after", overtaken)
+        world.foundry.late = 130.0
+        if at == 0:
+            world.foundry.faults = ["late answer"]
+        operation = await world.accept(text)
+        world.process.do(world.kernel.drive(KEY))
+        if at == 1:
+            await asyncio.sleep(0.3)
+            world.foundry.faults = ["late answer"]
+        operation = await world.finished(operation)
+        outputs = " ".join(f"<{request_id}>" for request_id in sorted(world.ledger))
+        assert operation.reply == f"answer to {text}: {outputs}"
+        assert set(world.foundry.steps.values()) == {1}
+        assert (looks, operation.usage.adopted) == ((0, 0) if (at, text) == (1, "hello") else (2, 1))
 
     run(scenario)
 

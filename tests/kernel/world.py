@@ -23,6 +23,7 @@ from aos.errors import (
     ConversationGone,
     FoundryRefused,
     FoundryUnavailable,
+    RequestRefused,
     StorageUnavailable,
     TransientError,
     UnknownAgent,
@@ -269,11 +270,11 @@ class Foundry:
     def _take(self, remote: Remote, outputs: Sequence[ToolOutput], text: str | None) -> None:
         given = [output.call_id for output in outputs]
         if not set(given) <= remote.unanswered or len(set(given)) != len(given):
-            raise FoundryRefused(f"No tool call found for the outputs {given}.")
+            raise RequestRefused(f"No tool call found for the outputs {given}.")
         if remote.unanswered - set(given):
-            raise FoundryRefused(f"No tool output found for {remote.unanswered - set(given)}.")
+            raise RequestRefused(f"No tool output found for {remote.unanswered - set(given)}.")
         if not given and text is None and (not remote.items or remote.items[-1].kind in ("text", "call")):
-            raise FoundryRefused("Nothing to answer.")
+            raise RequestRefused("Nothing to answer.")
         for output in outputs:
             remote.add("output", call_id=output.call_id, text=output.output)
         if text is not None:
