@@ -122,13 +122,9 @@ class Asking:
                 reply = await self._foundry.respond(turn.agent, remote_id, outputs, text, timeout, on_text=on_text)
                 answered(reply)
         except FoundryRefused as error:
-            if recovering and isinstance(error, RequestRefused):
-                # The step that was in doubt may have ended between the look and the request, which its calls forbid.
-                found, _, _ = await self._missing(hold, turn, outputs, text)
-                if found is not None:
-                    reached("after-adoption")
-                    return found
             if error.code not in TOO_LONG or turn.rolled_over:
+                if isinstance(error, RequestRefused) and await self._changed(hold, turn, outputs, text):
+                    raise FoundryUnavailable("Another step ended in the conversation meanwhile.", sent=True) from error
                 raise
             log.info("conversation %s/%s has no room left: %s", *hold.key, error.detail)
             return await self._rolling.roll_over(hold.state, outputs)
@@ -142,3 +138,7 @@ class Asking:
         assert hold.state.remote_id is not None  # noqa: S101 - see `_reply`
         items = await self._foundry.items_after(hold.state.remote_id, hold.state.anchor)
         return missing_input(items, outputs, text, turn.model or turn.agent.deployment)
+
+    async def _changed(self, hold: Hold, turn: Turn, outputs: tuple[ToolOutput, ...], text: str | None) -> bool:
+        """Whether calls, or an answer, came that this input does not take into account."""
+        return await self._missing(hold, turn, outputs, text) != (None, outputs, text)

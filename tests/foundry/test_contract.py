@@ -287,6 +287,15 @@ async def test_unanswered_calls_do_not_spoil_the_next_turn(project: Project) -> 
     assert (await one.say("@say more")).text == "more"
 
 
+async def test_calls_that_appear_late_do_not_spoil_the_next_turn(project: Project) -> None:
+    one = await talk(project)
+    await one.say("@say before")
+    known = (await one.adapter.items_after(one.remote_id, None))[-1].item_id
+    await one.say(LOOKUP)  # as if nobody had waited for it
+    assert (await one.recovered("@say next", anchor=known)).text == "next"
+    assert (await one.say("@say more")).text == "more"
+
+
 @pytest.mark.parametrize("api", APIS)
 async def test_the_answer_to_a_step_that_timed_out_is_adopted(api: Api) -> None:
     model = PacedModel()

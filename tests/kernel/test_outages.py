@@ -14,6 +14,23 @@ from aos.kernel.ports import RemoteItem
 from tests.kernel.world import KEY, Fault, FoundryLink, World, code, run
 
 
+@pytest.fixture
+def overtaken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Steps that run end just after a conversation was looked up; which ones were is in the list."""
+    found: list[str] = []
+    look = FoundryLink.items_after
+
+    async def items_after(link: FoundryLink, remote_id: str, anchor: str | None) -> list[RemoteItem]:
+        items = await look(link, remote_id, anchor)
+        if running := link.foundry.running:
+            await asyncio.wait(running)
+            found.append(remote_id)
+        return items
+
+    monkeypatch.setattr(FoundryLink, "items_after", items_after)
+    return found
+
+
 def test_foundry_is_away_and_comes_back() -> None:
     async def scenario(world: World) -> None:
         world.foundry.down = True
@@ -131,21 +148,9 @@ def test_an_answer_that_got_lost_is_found_and_the_model_asked_once(fault: Fault,
 @pytest.mark.parametrize("text", ["hello", "1: go", "2,1: go"])
 @pytest.mark.parametrize("at", [0, 1])
 def test_an_answer_that_comes_between_the_look_and_the_request_is_found(
-    monkeypatch: pytest.MonkeyPatch, text: str, at: int
+    overtaken: list[str], text: str, at: int
 ) -> None:
     async def scenario(world: World) -> None:
-        looks = 0
-        look = FoundryLink.items_after
-
-        async def overtaken(link: FoundryLink, remote_id: str, anchor: str | None) -> list[RemoteItem]:
-            nonlocal looks
-            items = await look(link, remote_id, anchor)
-            looks += 1
-            if world.foundry.running:
-                await asyncio.wait(world.foundry.running)
-            return items
-
-        monkeypatch.setattr(FoundryLink, "items_after", overtaken)
         world.foundry.late = 130.0
         if at == 0:
             world.foundry.faults = ["late answer"]
@@ -158,9 +163,38 @@ def test_an_answer_that_comes_between_the_look_and_the_request_is_found(
         outputs = " ".join(f"<{request_id}>" for request_id in sorted(world.ledger))
         assert operation.reply == f"answer to {text}: {outputs}"
         assert set(world.foundry.steps.values()) == {1}
-        assert (looks, operation.usage.adopted) == ((0, 0) if (at, text) == (1, "hello") else (2, 1))
+        assert operation.usage.adopted == ((at, text) != (1, "hello"))
+        assert len(overtaken) == operation.usage.adopted
 
     run(scenario)
+
+
+@pytest.mark.parametrize("text", ["hello", "1: go", "2,1: go"])
+def test_a_step_that_ends_after_its_turn_does_no_harm_to_the_next(text: str) -> None:
+    async def scenario(world: World) -> None:
+        world.foundry.faults = ["late answer"]
+        assert code(await world.finished(await world.tell(text))) == "deadline_exceeded"
+        assert world.foundry.running
+        after = await world.finished(await world.tell("1: after"))
+        assert after.reply == f"answer to 1: after: <{after.operation_id}.1.0>"
+        assert not world.foundry.remotes["conv_1"].unanswered
+        assert set(world.foundry.steps.values()) == {1}
+
+    run(scenario, KernelOptions(turn=150.0))
+
+
+def test_a_step_that_ends_while_the_next_turn_begins_does_no_harm_to_it(overtaken: list[str]) -> None:
+    async def scenario(world: World) -> None:
+        world.foundry.late = 150.0
+        world.foundry.faults = ["late answer"]
+        assert code(await world.finished(await world.tell("1: go"))) == "deadline_exceeded"
+        assert overtaken == []
+        after = await world.finished(await world.tell("after"))
+        assert overtaken == ["conv_1"]
+        assert after.reply == "answer to after: "
+        assert set(world.foundry.steps.values()) == {1}
+
+    run(scenario, KernelOptions(turn=100.0))
 
 
 def test_a_step_that_still_runs_is_waited_for() -> None:

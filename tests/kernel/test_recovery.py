@@ -40,6 +40,11 @@ def adopted(text: str, *calls: FunctionCall, anchor: str) -> ModelReply:
         ([SAID, USER], (), "hello", (None, (), None)),
         ([SAID, *OUTPUTS], (ONE, TWO), None, (None, (), None)),
         ([SAID], (), "hello", (None, (), "hello")),
+        # Calls of a step that nobody waited for.
+        ([CALL], (), "hello", (None, (ToolOutput("c3", ABANDONED),), "hello")),
+        ([CALL], (ONE,), "hello", (None, (ONE, ToolOutput("c3", ABANDONED)), "hello")),
+        ([CALL, RemoteItem("o", "output", "x", "c3")], (), "hello", (None, (), "hello")),
+        ([CALL, RemoteItem("o", "output", "x", "c3"), USER, SAID], (), "hello", (adopted("hi", anchor="t"), (), None)),
     ],
 )
 def test_an_answer_is_adopted_and_input_that_arrived_is_not_sent_again(

@@ -241,7 +241,7 @@ class Foundry:
                 raise FoundryUnavailable("The connection broke.", sent=True)
         remote = self._remote(remote_id)
         if remote.locked:
-            raise FoundryUnavailable("A step is running.", sent=False, code="conversation_locked")
+            raise FoundryUnavailable("A step is running.", sent=True, code="conversation_locked")
         said = sum(1 + len(output.output) // 4 for output in outputs) + len(text or "") // 4
         if fault == "too long" or remote.tokens + said > self.window:
             raise FoundryRefused("The input exceeds the context window.", code="context_length_exceeded")
