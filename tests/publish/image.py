@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-KNOWN = {"FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "CMD"}
+KNOWN = {"FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,13 @@ class Image:
         (line,) = [rest for name, rest in self.final if name == "CMD"]
         command: list[str] = json.loads(line)
         return command
+
+    @property
+    def entry_point(self) -> list[str]:
+        """`ENTRYPOINT`, in the exec form; what it starts is `command`."""
+        (line,) = [rest for name, rest in self.final if name == "ENTRYPOINT"]
+        words: list[str] = json.loads(line)
+        return words
 
     @property
     def health_check(self) -> list[str]:
