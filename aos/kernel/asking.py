@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from aos.errors import (
     AgentGone,
@@ -21,10 +22,10 @@ from aos.kernel.hold import Hold, failure_of, unforeseen
 from aos.kernel.observing import Observer
 from aos.kernel.options import KernelOptions
 from aos.kernel.points import reached
-from aos.kernel.ports import AgentDirectory, FoundryPort
+from aos.kernel.ports import AgentDirectory, FoundryPort, RemoteItem
 from aos.kernel.progress import Progress
 from aos.kernel.recovery import missing_input
-from aos.kernel.rollover import TOO_LONG, RollingOver, due, input_text
+from aos.kernel.rollover import TOO_LONG, RollingOver, due, input_text, summed_up
 from aos.kernel.types import ModelReply, ToolOutput, Turn
 
 log = logging.getLogger("aos.kernel")
@@ -108,7 +109,10 @@ class Asking:
         remote_id, outputs, text = hold.state.remote_id, turn.outputs, input_text(hold.state)
         assert remote_id is not None  # noqa: S101 - opened before the turn started
         if recovering:
-            found, outputs, text = await self._missing(hold, turn, outputs, text)
+            items = await self._items(hold)
+            found, outputs, text = _missing(turn, items, outputs, text)
+            if summed_up(items):
+                return await self._rolling.roll_over(hold.state, outputs)
             if found is not None:
                 reached("after-adoption")
                 return found
@@ -123,22 +127,24 @@ class Asking:
                 answered(reply)
         except FoundryRefused as error:
             if error.code not in TOO_LONG or turn.rolled_over:
-                if isinstance(error, RequestRefused) and await self._changed(hold, turn, outputs, text):
-                    raise FoundryUnavailable("Another step ended in the conversation meanwhile.", sent=True) from error
-                raise
+                if not isinstance(error, RequestRefused):
+                    raise
+                if _missing(turn, await self._items(hold), outputs, text) == (None, outputs, text):
+                    raise
+                # Calls, or an answer, came since this input was put together.
+                raise FoundryUnavailable("Another step ended in the conversation meanwhile.", sent=True) from error
             log.info("conversation %s/%s has no room left: %s", *hold.key, error.detail)
             return await self._rolling.roll_over(hold.state, outputs)
         reached("after-model-step")
         return reply
 
-    async def _missing(
-        self, hold: Hold, turn: Turn, outputs: tuple[ToolOutput, ...], text: str | None
-    ) -> tuple[ModelReply | None, tuple[ToolOutput, ...], str | None]:
-        """The answer that Foundry has already, or what of the input it does not have."""
+    async def _items(self, hold: Hold) -> list[RemoteItem]:
+        """What the conversation holds after the last item that we know."""
         assert hold.state.remote_id is not None  # noqa: S101 - see `_reply`
-        items = await self._foundry.items_after(hold.state.remote_id, hold.state.anchor)
-        return missing_input(items, outputs, text, turn.model or turn.agent.deployment)
+        return await self._foundry.items_after(hold.state.remote_id, hold.state.anchor)
 
-    async def _changed(self, hold: Hold, turn: Turn, outputs: tuple[ToolOutput, ...], text: str | None) -> bool:
-        """Whether calls, or an answer, came that this input does not take into account."""
-        return await self._missing(hold, turn, outputs, text) != (None, outputs, text)
+
+def _missing(
+    turn: Turn, items: Sequence[RemoteItem], outputs: tuple[ToolOutput, ...], text: str | None
+) -> tuple[ModelReply | None, tuple[ToolOutput, ...], str | None]:
+    return missing_input(items, outputs, text, turn.model or turn.agent.deployment)

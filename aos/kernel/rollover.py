@@ -60,6 +60,11 @@ def due(state: Conversation, context_tokens: int) -> bool:
     return state.turns - last >= TURNS_BETWEEN
 
 
+def summed_up(items: Sequence[RemoteItem]) -> bool:
+    """Whether a roll-over began in this turn: it goes on, as this conversation was not told what the calls gave."""
+    return any(item.kind == "user" and item.text == SUMMARY_REQUEST for item in items)
+
+
 def input_text(state: Conversation) -> str | None:
     """What the current model step is told beside tool outputs; None for a step that only brings those."""
     turn = state.turn

@@ -74,7 +74,7 @@ def test_a_refused_step_ends_the_turn_and_the_next_one_works() -> None:
         operation = await world.tell("1: go")
         world.foundry.faults = ["refuse"]
         operation = await world.finished(operation)
-        assert (code(operation), operation.status) == ("foundry_refused", "failed")
+        assert (code(operation), operation.status) == ("content_filter", "failed")
         assert (await world.tell("hello")).reply == "answer to hello: "
         assert not world.foundry.remotes["conv_1"].unanswered
 

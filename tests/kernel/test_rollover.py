@@ -21,7 +21,7 @@ from aos.kernel.rollover import (
 )
 from aos.kernel.turn import ROLLOVERS_KEPT
 from aos.kernel.types import Conversation, Limits, Operation
-from tests.kernel.world import KEY, Remote, Summaries, World, run
+from tests.kernel.world import KEY, Fault, Remote, Summaries, World, run
 
 SMALL = KernelOptions(context_tokens=60)
 
@@ -170,6 +170,25 @@ def test_results_that_find_no_room_are_carried_as_text_and_no_call_is_made_again
         assert "summary 1" in told
         assert len(operation.tool_calls) == 2
         assert (await world.tell("the next one")).status == "completed"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("fault", ["lost answer", "late answer"])
+@pytest.mark.parametrize("summaries", ["text", "tools"])
+def test_a_summary_that_got_lost_is_not_the_answer_to_the_message(summaries: Summaries, fault: Fault) -> None:
+    async def scenario(world: World) -> None:
+        world.foundry.summaries = summaries
+        await world.tell("before")
+        operation = await world.accept("2: tools")
+        await world.kernel.drive(KEY)
+        world.foundry.faults += ["too long", fault]
+        operation = await world.finished(operation)
+        assert operation.reply == "answer to 2: tools: "
+        assert sorted(world.bus.asked) == ["op1.1.0", "op1.1.1"]
+        assert (await state_of(world)).rolled_over == 1
+        (told,) = given(world)
+        assert "<op1.1.1>" in told
 
     run(scenario)
 

@@ -7,11 +7,12 @@ A process that was killed gets nothing done any more, while Foundry and the tool
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import selectors
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
@@ -230,7 +231,7 @@ class Foundry:
         fault = self.faults.pop(0) if self.faults else None
         match fault:
             case "refuse":
-                raise FoundryRefused("The content filter refused the message.")
+                raise FoundryRefused("The content filter refused the message.", code="content_filter")
             case "rate limit":
                 raise FoundryUnavailable("Too many requests.", sent=False, retry_after=8.0, code="rate_limited")
             case "bug":
@@ -247,7 +248,7 @@ class Foundry:
             raise FoundryRefused("The input exceeds the context window.", code="context_length_exceeded")
         summary = text == SUMMARY_REQUEST
         if summary and self.summaries == "refused":
-            raise FoundryRefused("The content filter refused the message.")
+            raise FoundryRefused("The content filter refused the message.", code="content_filter")
         self.last_agent = agent
         self._take(remote, outputs, text)
         late = fault == "late answer" or (summary and self.summaries == "late")
@@ -488,7 +489,7 @@ class Process:
             self.kill()
         if not self.alive:
             raise Killed
-        await asyncio.sleep(0)
+        await asyncio.sleep(next(self.world.pauses))
 
     async def through(self, work: Awaitable[T]) -> T:
         """Asks something of the world: it may die before, or after, when what it asked for has happened."""
@@ -737,6 +738,8 @@ class World:
         self.accepted: list[tuple[ConversationKey, Message]] = []
         self.errors: list[BaseException] = []
         self.over = False
+        self.pauses: Iterator[float] = itertools.repeat(0.0)
+        """Seconds that pass before and after everything that a process asks of the world."""
         self.start()
 
     @property
