@@ -25,7 +25,7 @@ from aos.kernel.points import reached
 from aos.kernel.ports import AgentDirectory, FoundryPort, RemoteItem
 from aos.kernel.progress import Progress
 from aos.kernel.recovery import missing_input
-from aos.kernel.rollover import TOO_LONG, RollingOver, due, input_text, summed_up
+from aos.kernel.rollover import TOO_LONG, RollingOver, due, input_text, summary_in
 from aos.kernel.types import ModelReply, ToolOutput, Turn
 
 log = logging.getLogger("aos.kernel")
@@ -111,8 +111,8 @@ class Asking:
         if recovering:
             items = await self._items(hold)
             found, outputs, text = _missing(turn, items, outputs, text)
-            if summed_up(items):
-                return await self._rolling.roll_over(hold.state, outputs)
+            if (summary := summary_in(items)) is not None:
+                return await self._rolling.roll_over(hold.state, outputs, summary)
             if found is not None:
                 reached("after-adoption")
                 return found

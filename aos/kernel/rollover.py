@@ -2,8 +2,8 @@
 
 The same agent is asked for a summary in the old one, and the first input of the new one carries it, marked as such. An
 agent that gives none (it fails, or asks for tools) is not insisted upon: what was said last is carried instead. Nothing
-is changed before the new conversation is there, so that a process may die anywhere: the next one asks for a second
-summary, which harms nobody.
+is changed before the new conversation is there, so that a process may die anywhere: the next one takes the summary
+that it finds, or asks for a second one, which harms nobody.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aos.kernel.clock import Clock
 from aos.kernel.events import RolledOver
 from aos.kernel.observing import Observer
 from aos.kernel.ports import FoundryPort, RemoteItem
-from aos.kernel.types import Carried, Conversation, ModelReply, ToolOutput, Turn, Usage
+from aos.kernel.types import Carried, Conversation, ToolOutput, Turn, Usage
 
 log = logging.getLogger("aos.kernel")
 
@@ -60,9 +60,18 @@ def due(state: Conversation, context_tokens: int) -> bool:
     return state.turns - last >= TURNS_BETWEEN
 
 
-def summed_up(items: Sequence[RemoteItem]) -> bool:
-    """Whether a roll-over began in this turn: it goes on, as this conversation was not told what the calls gave."""
-    return any(item.kind == "user" and item.text == SUMMARY_REQUEST for item in items)
+def summary_in(items: Sequence[RemoteItem]) -> str | None:
+    """The answer to a request for a summary that nobody waited for; empty if there is none yet.
+
+    None: no roll-over began. One that did has to go on, as this conversation was not told what the turn's calls gave.
+    """
+    found: str | None = None
+    for item in items:
+        if item.kind == "user":
+            found = "" if item.text == SUMMARY_REQUEST else None
+        elif item.kind == "text" and found is not None:
+            found += item.text
+    return found
 
 
 def input_text(state: Conversation) -> str | None:
@@ -90,12 +99,15 @@ class RollingOver:
         self._clock = clock
         self._timeout = min(timeout, SUMMARY_TIMEOUT)
 
-    async def roll_over(self, state: Conversation, outputs: tuple[ToolOutput, ...]) -> RolledOver:
+    async def roll_over(
+        self, state: Conversation, outputs: tuple[ToolOutput, ...], summary: str | None = None
+    ) -> RolledOver:
         """Sums up the conversation and opens the next one.
 
         Args:
             state: With a turn in phase `model`.
             outputs: Of them the ones that the conversation still waits for.
+            summary: What the conversation holds as one already.
 
         Raises:
             TransientError: Foundry is unavailable; nothing has changed.
@@ -105,13 +117,11 @@ class RollingOver:
         turn, remote_id = state.turn, state.remote_id
         assert turn is not None  # noqa: S101 - said above
         assert remote_id is not None  # noqa: S101 - a turn has one
-        usage, carried = Usage(), ""
-        what: Carried = "nothing"
-        summary = await self._summary(state, turn, remote_id, outputs)
-        if summary is not None:
-            usage = summary.usage
-            if summary.text.strip() and not summary.calls:
-                carried, what = _cut(summary.text.strip(), LONGEST_SUMMARY), "summary"
+        usage = Usage(adopted=1)
+        what: Carried = "summary"
+        if not summary:
+            usage, summary = await self._summary(state, turn, remote_id, outputs)
+        carried = _cut(summary.strip(), LONGEST_SUMMARY)
         if not carried:
             carried = recent(await self._items(remote_id))
             what = "recent" if carried else "nothing"
@@ -123,10 +133,10 @@ class RollingOver:
 
     async def _summary(
         self, state: Conversation, turn: Turn, remote_id: str, outputs: Sequence[ToolOutput]
-    ) -> ModelReply | None:
-        """None: the model refused."""
+    ) -> tuple[Usage, str]:
+        """What it took, and what came of it: nothing if the model refused."""
         if state.retries >= INSISTENCE:
-            return None
+            return Usage(), ""
         # What a turn in work was told may be what is too long.
         answers = [ToolOutput(output.call_id, RESULT_LATER if turn.step > 1 else output.output) for output in outputs]
         timeout = max(1.0, min(self._timeout, turn.deadline - self._clock.now()))
@@ -134,12 +144,12 @@ class RollingOver:
             with self._observer.model_step(state.key, turn, SUMMARY_REQUEST, answers) as answered:
                 reply = await self._foundry.respond(turn.agent, remote_id, answers, SUMMARY_REQUEST, timeout)
                 answered(reply)
-            return reply
+            return reply.usage, "" if reply.calls else reply.text
         except (TransientError, ConversationGone):
             raise
         except AosError as error:
             log.warning("no summary of %s/%s: %s", *state.key, error.detail)
-            return None
+            return Usage(), ""
 
     async def _items(self, remote_id: str) -> list[RemoteItem]:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,9 +18,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aos.errors import ApprovalSettled, Conflict, OperationFinal, TransientError, UnknownOperation
+from aos.errors import ApprovalSettled, Conflict, OperationFinal, TransientError, UnknownApproval, UnknownOperation
 from aos.kernel.kernel import KernelOptions
 from aos.kernel.ports import Acceptance, Change
+from aos.kernel.records import replace
 from aos.kernel.types import ConversationKey, Decision, Message, Operation, ToolResult
 from aos.storage.memory import MemoryConversations
 from tests.kernel.world import Board, Fault, Killed, LoopClock, Process, Summaries, VirtualLoop, World
@@ -36,6 +38,7 @@ TROUBLES = [
     "conversations",
     "disabled",
     "starting",
+    "stopped",
     "broken",
     "slow tools",
     "last result first",
@@ -63,6 +66,7 @@ class WatchedConversations(MemoryConversations):
         self.accepted: defaultdict[ConversationKey, list[Message]] = defaultdict(list)
         self.ended: dict[str, Operation] = {}
         self.order: defaultdict[ConversationKey, list[str]] = defaultdict(list)
+        self.replayed: set[str] = set()
         self.conflicts = 0
         """How many writes are refused, as if somebody else had written in between."""
 
@@ -70,6 +74,10 @@ class WatchedConversations(MemoryConversations):
         operation, new = await super().accept(acceptance)
         if new:
             self.accepted[acceptance.key].append(acceptance.message)
+            if (known := self.ended.pop(operation.operation_id, None)) is not None:
+                assert known.status != "completed", "what was done is done again"
+                assert operation.attempt > known.attempt, "what failed begins again by itself"
+                self.replayed.add(operation.operation_id)
         return operation, new
 
     async def commit(self, key: ConversationKey, etag: str | None, change: Change) -> str:
@@ -85,7 +93,17 @@ class WatchedConversations(MemoryConversations):
             if operation.final and known is None:
                 self.ended[operation.operation_id] = operation
                 self.order[key].append(operation.operation_id)
+                if operation.operation_id in self.replayed:
+                    self._forget(key, operation.operation_id)
         return written
+
+    def _forget(self, key: ConversationKey, operation_id: str) -> None:
+        """Leaves the earlier attempts of what was replayed out of the orders."""
+        self.replayed.discard(operation_id)
+        first = self.order[key].index(operation_id)
+        del self.order[key][first]
+        (older, *_) = [message for message in self.accepted[key] if message.operation_id == operation_id]
+        self.accepted[key].remove(older)
 
 
 class Chaos(RuleBasedStateMachine):
@@ -166,7 +184,9 @@ class Chaos(RuleBasedStateMachine):
     def something_again(self, data: st.DataObject, which: int, then: float) -> None:
         requests = sorted(self.world.ledger)
         what = data.draw(
-            st.sampled_from(["message", "sweep", "drive", *(["result", "result of nobody"] if requests else [])])
+            st.sampled_from(
+                ["message", "sweep", "drive", "replay", *(["result", "result of nobody"] if requests else [])]
+            )
         )
         key, message = data.draw(st.sampled_from(self.messages))
         process = self.living(which)
@@ -180,6 +200,12 @@ class Chaos(RuleBasedStateMachine):
             case "result":
                 request_id = data.draw(st.sampled_from(requests))
                 self.at(lambda: self.world.result(request_id), then)
+            case "replay":
+                known = self.store.ended.get(message.operation_id)
+                if known is not None and known.status == "failed":
+                    self.twice = True
+                    again = replace(message, attempt=known.attempt + 1, deadline=known.updated_at + 1000.0)
+                    self.runner.run(self._send(process, key, again))
             case "result of nobody":
                 result = ToolResult("op_x.1.0", "of nobody")
                 self.at(lambda: self.world.deliver(lambda kernel: kernel.add_result("op_x", result)), then)
@@ -192,7 +218,8 @@ class Chaos(RuleBasedStateMachine):
         self.at(lambda: process.do(self._decide(process, approval_id, approve)), then)
 
     async def _decide(self, process: Process, approval_id: str, approve: bool) -> None:
-        with suppress(ApprovalSettled):
+        # Unknown: of an earlier attempt, which was replayed.
+        with suppress(ApprovalSettled, UnknownApproval):
             operation = await process.kernel.decide(Decision(approval_id, approve, "ada"))
             (state,) = {
                 call.approval.state for call in operation.tool_calls if call.request_id == approval_id and call.approval
@@ -222,6 +249,28 @@ class Chaos(RuleBasedStateMachine):
         process = self.living(which)
         process.kill_at = process.points + contacts
 
+    @rule(which=WHICH, grace=st.sampled_from([0.0, 1.0, 30.0]))
+    def process_closes(self, which: int, grace: float) -> None:
+        process = self.living(which)
+
+        async def close() -> None:
+            await process.kernel.close(grace)
+            process.kill()
+
+        self.runner.run(close())
+
+    @rule(which=WHICH, seconds=st.sampled_from([5.0, 40.0, 100.0]))
+    def process_stalls(self, which: int, seconds: float) -> None:
+        """Before its next model steps."""
+        process = self.living(which)
+
+        async def stall() -> None:
+            process.stalled = asyncio.Event()
+            self.world.later(seconds, process.stalled.set)
+
+        self.twice = True
+        self.runner.run(stall())
+
     @rule(which=WHICH, at_once=st.booleans(), seconds=st.sampled_from([1.0, 40.0, 200.0]))
     def process_dies_or_time_jumps(self, which: int, at_once: bool, seconds: float) -> None:
         if at_once:
@@ -232,6 +281,7 @@ class Chaos(RuleBasedStateMachine):
 
     @rule(pauses=st.lists(st.sampled_from([0.0, 0.0, 0.1, 0.4, 1.0, 4.0, 40.0]), min_size=1, max_size=8))
     def the_wire_is_slow(self, pauses: list[float]) -> None:
+        self.twice = self.twice or 40.0 in pauses
         self.world.pauses = itertools.cycle(pauses)
 
     @rule(fault=st.sampled_from(FAULTS))
@@ -255,6 +305,8 @@ class Chaos(RuleBasedStateMachine):
                 world.agents.state = "disabled"
             case "starting":
                 world.agents.state = "starting"
+            case "stopped":
+                world.agents.state = "stopped"
             case "broken":
                 world.agents.state = "broken"
             case "slow tools":
@@ -271,8 +323,16 @@ class Chaos(RuleBasedStateMachine):
 
     @rule()
     def recovery(self) -> None:
+        self.at(self._recover)
+
+    def _recover(self) -> None:
         world = self.world
         world.foundry.down = world.bus.down = world.storage_down = False
+        if world.agents.state == "stopped":
+            world.agents.running_since = world.now
+            for agent_id in {key.agent_id for key in KEYS}:
+                process = self.processes()[0]
+                process.do(process.kernel.wake_agent(agent_id))
         world.agents.state = "ready"
         world.agents.version += 1
         world.bus.tools_answer = world.bus.wakes_come = True
@@ -312,7 +372,7 @@ class Chaos(RuleBasedStateMachine):
 
     async def _heal(self) -> None:
         world, store = self.world, self.store
-        self.recovery()
+        self._recover()
         world.foundry.faults.clear()
         for process in self.processes():
             process.kill_at = None
@@ -344,8 +404,10 @@ class Chaos(RuleBasedStateMachine):
     def _check(self, message: Message) -> None:
         operation = self.store.ended[message.operation_id]
         replies = self.world.bus.replies.get(message.operation_id, [])
-        assert bool(replies) == (message.reply_to is not None)
-        assert all(reply == operation for reply in replies)
+        told = [reply for reply in replies if reply.attempt == operation.attempt]
+        assert bool(told) == (message.reply_to is not None)
+        assert all(reply == operation for reply in told)
+        assert replies == sorted(replies, key=lambda reply: reply.attempt), "told of an attempt after the next one"
         if operation.status == "completed":
             assert operation.reply is not None
             assert operation.reply.startswith(f"answer to {message.text}: ")
@@ -355,7 +417,10 @@ class Chaos(RuleBasedStateMachine):
         for call in operation.tool_calls:
             if call.approval is not None and call.request_id in self.world.ledger:
                 assert call.approval.state == "approved"
-        ran = {request_id for request_id in self.world.ledger if request_id.startswith(f"{message.operation_id}.")}
+        begins = (
+            f"{message.operation_id}." if operation.attempt == 1 else f"{message.operation_id}.{operation.attempt}-"
+        )
+        ran = {request_id for request_id in self.world.ledger if re.fullmatch(rf"{begins}\d+\.\d+", request_id)}
         made = {call.request_id for call in operation.tool_calls if call.status not in ("refused", "rejected")}
         assert ran <= made
 
