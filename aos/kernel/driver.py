@@ -113,14 +113,14 @@ class Driver:
             return False
         hold = hold_of(snapshot, key, Lease(self._owner, 0.0, lease.fence + 1), self._limits)
         hold.resumed = resumed
-        self._leases.holds.add(hold)
+        self._leases.holds[hold] = None
         try:
             return await self._work(hold)
         except Conflict:
             log.info("lost the lease of %s/%s; its holder goes on", *key)
             return True
         finally:
-            self._leases.holds.discard(hold)
+            self._leases.holds.pop(hold, None)
 
     async def _work(self, hold: Hold) -> bool:
         """Takes up what arrived, saves, sends, asks the model: until nothing can be done now."""

@@ -37,7 +37,7 @@ class Leases:
         self._options = options
         self._owner = owner
         self._tasks = tasks
-        self.holds: set[Hold] = set()
+        self.holds: dict[Hold, None] = {}  # in the order in which they were taken
         self.keeper: asyncio.Task[None] | None = None
 
     async def save(self, hold: Hold, *, release: bool) -> tuple[Operation, ...]:

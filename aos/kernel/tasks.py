@@ -16,7 +16,7 @@ class Tasks:
     """The tasks that one kernel started and that have not ended."""
 
     def __init__(self) -> None:
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], None] = {}  # in the order of their start
 
     def __len__(self) -> int:
         return len(self._running)
@@ -24,13 +24,13 @@ class Tasks:
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Starts a task; what it fails with is logged under its name."""
         task = asyncio.create_task(work, name=name)
-        self._running.add(task)
+        self._running[task] = None
         task.add_done_callback(self._finished)
         return task
 
     async def close(self, grace: float, *, apart_from: asyncio.Task[None] | None = None) -> None:
         """Waits up to `grace` seconds for the tasks (`apart_from` one that does not end by itself), then cancels."""
-        waited_for = self._running - {apart_from}
+        waited_for = [task for task in self._running if task is not apart_from]
         if waited_for:
             await asyncio.wait(waited_for, timeout=grace)
         left = list(self._running)
@@ -39,7 +39,7 @@ class Tasks:
         await asyncio.gather(*left, return_exceptions=True)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        self._running.pop(task, None)
         if task.cancelled():
             return
         error = task.exception()

@@ -26,7 +26,7 @@ class Waiters:
         self._clock = clock
         self._read = read
         self._driven = driven
-        self._waiting: dict[str, set[asyncio.Future[Operation]]] = {}
+        self._waiting: dict[str, dict[asyncio.Future[Operation], None]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -40,8 +40,8 @@ class Waiters:
             return operation
         key = ConversationKey(operation.agent_id, operation.conversation_id)
         done: asyncio.Future[Operation] = asyncio.get_running_loop().create_future()
-        waiters = self._waiting.setdefault(operation.operation_id, set())
-        waiters.add(done)
+        waiters = self._waiting.setdefault(operation.operation_id, {})
+        waiters[done] = None
         ends = self._clock.now() + timeout
         interval = 0.025
         try:
@@ -57,7 +57,7 @@ class Waiters:
                     break
                 interval = min(interval * 1.5, 1.0)
         finally:
-            waiters.discard(done)
+            waiters.pop(done, None)
             if not waiters:
                 self._waiting.pop(operation.operation_id, None)
         return operation

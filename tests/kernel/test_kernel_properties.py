@@ -330,7 +330,7 @@ class Chaos(RuleBasedStateMachine):
         world.foundry.down = world.bus.down = world.storage_down = False
         if world.agents.state == "stopped":
             world.agents.running_since = world.now
-            for agent_id in {key.agent_id for key in KEYS}:
+            for agent_id in ("ceo", "cfo"):
                 process = self.processes()[0]
                 process.do(process.kernel.wake_agent(agent_id))
         world.agents.state = "ready"

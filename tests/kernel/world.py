@@ -470,7 +470,8 @@ class Process:
         self.points = 0
         self.kill_at: int | None = None
         self.stalled: asyncio.Event | None = None
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[asyncio.Task[None], None] = {}
+        """In the order of their start: what happens must not depend on where in memory they are."""
         self.kernel = Kernel(
             store=StoreLink(self, world.store),
             foundry=FoundryLink(self, world.foundry),
@@ -515,7 +516,7 @@ class Process:
             await work
 
         def over(task: asyncio.Task[None]) -> None:
-            self.tasks.discard(task)
+            self.tasks.pop(task, None)
             work.close()  # of a task that was cancelled before it began
             error = None if task.cancelled() else task.exception()
             if error is not None and not isinstance(error, TransientError):
@@ -524,7 +525,7 @@ class Process:
                 failed()
 
         task = asyncio.create_task(handler())
-        self.tasks.add(task)
+        self.tasks[task] = None
         task.add_done_callback(over)
 
 
