@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from aos.errors import (
     AgentGone,
     AosError,
+    Conflict,
     ConversationGone,
     FoundryRefused,
     FoundryUnavailable,
@@ -73,6 +74,8 @@ class Asking:
                     continue
                 log.warning("model step of %s put off: %s", turn.message.operation_id, error.detail)
                 return hold.put_off(error, self._clock.now(), turn.deadline)
+            except Conflict:
+                raise
             except AgentGone as error:
                 await self._agents.forget(hold.key.agent_id)
                 return ModelFailed(self._clock.now(), turn.step, failure_of(error))
@@ -111,11 +114,14 @@ class Asking:
         if recovering:
             items = await self._items(hold)
             found, outputs, text = _missing(turn, items, outputs, text)
+            # What was seen may be the step of whoever has the conversation now.
+            hold.require(self._clock.now())
             if (summary := summary_in(items)) is not None:
                 return await self._rolling.roll_over(hold.state, outputs, summary)
             if found is not None:
                 reached("after-adoption")
                 return found
+        hold.require(self._clock.now())
         if due(hold.state, self._options.context_tokens):
             return await self._rolling.roll_over(hold.state, outputs)
         timeout = max(1.0, min(self._options.model_timeout, turn.deadline - self._clock.now()))

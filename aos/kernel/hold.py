@@ -6,7 +6,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
-from aos.errors import AosError, TransientError
+from aos.errors import AosError, Conflict, TransientError
 from aos.kernel.backoff import back_off
 from aos.kernel.events import (
     ApprovalDecided,
@@ -78,6 +78,13 @@ class Hold:
     told: list[Operation] = field(default_factory=list)
     writing: bool = False
     renewal: asyncio.Task[None] | None = None
+
+    def require(self, now: float) -> None:
+        """Raises:
+        Conflict: The lease was lost or ran out, so that somebody else may be at work in the Foundry conversation.
+        """
+        if not self.held or self.lease.until <= now:
+            raise Conflict(f"The lease of {self.key.agent_id}/{self.key.conversation_id} ran out.")
 
     def apply(self, event: Event) -> None:
         """Feeds the machine an event; what it records waits for the next save."""

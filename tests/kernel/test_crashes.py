@@ -7,13 +7,13 @@ import asyncio
 import pytest
 
 from aos.errors import StorageUnavailable
-from aos.kernel.ports import Lease
+from aos.kernel.ports import Lease, RemoteItem
 from aos.kernel.types import (
     ConversationKey,
     Operation,
     Usage,
 )
-from tests.kernel.world import KEY, OTHER, World, run
+from tests.kernel.world import KEY, OTHER, FoundryLink, Process, World, run
 
 TEXTS = ["hello", "2: go", "1,2: go"]
 
@@ -139,15 +139,7 @@ def test_what_an_owner_brings_back_after_its_lease_is_discarded() -> None:
         await asyncio.sleep(1)
         snapshot = await world.store.read(KEY)
         assert snapshot.lease.owner == first.name
-        # It stalls so badly that it does not renew either.
-        frozen = world.store.renew
-
-        async def no_renewal(key: ConversationKey, etag: str, lease: Lease) -> str:
-            if lease.owner == first.name:
-                raise StorageUnavailable("stalled")
-            return await frozen(key, etag, lease)
-
-        world.store.renew = no_renewal  # type: ignore[method-assign]
+        renews_no_more(first)
         await asyncio.sleep(40)
         second = world.start()
         await second.kernel.drive(KEY)
@@ -158,8 +150,53 @@ def test_what_an_owner_brings_back_after_its_lease_is_discarded() -> None:
         await asyncio.sleep(100)
         assert await world.kernel.operation("op0") == operation
         assert all(reply == operation for reply in world.bus.replies["op0"])
-        # Its step added to the conversation, with calls of its own; that heals within a turn.
-        later = [await world.finished(await world.tell(f"later {number}")) for number in range(2)]
-        assert later[-1].status == "completed"
+        # Its step added to the conversation, with calls of its own.
+        assert (await world.finished(await world.tell("later"))).reply == "answer to later: "
 
     run(scenario)
+
+
+def test_an_owner_leaves_the_conversation_alone_after_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World) -> None:
+        first, goes_on = world.process, asyncio.Event()
+        look = FoundryLink.items_after
+
+        async def items_after(link: FoundryLink, remote_id: str, anchor: str | None) -> list[RemoteItem]:
+            if link.process is first:
+                await goes_on.wait()
+            return await look(link, remote_id, anchor)
+
+        monkeypatch.setattr(FoundryLink, "items_after", items_after)
+        world.foundry.faults = ["lost request"]
+        operation = await world.accept("3: go")
+        first.do(first.kernel.drive(KEY))
+        await asyncio.sleep(1)
+        renews_no_more(first)
+        await asyncio.sleep(40)
+        world.start()
+        await world.kernel.cancel(operation.operation_id, "me")
+        assert (await world.finished(operation)).status == "cancelled"
+        world.bus.tools_answer = False
+        after = await world.tell("1: after")
+        assert after.waiting_on == "tool"
+        # The call that it sees is one of a turn in work, and no other's to answer.
+        goes_on.set()
+        await asyncio.sleep(5)
+        world.result("op1.1.0")
+        assert (await world.finished(after)).reply == "answer to 1: after: <op1.1.0>"
+        assert set(world.foundry.steps.values()) == {1}
+
+    run(scenario)
+
+
+def renews_no_more(process: Process) -> None:
+    """It stalls so badly that it does not even renew its leases."""
+    store = process.world.store
+    renew = store.renew
+
+    async def no_renewal(key: ConversationKey, etag: str, lease: Lease) -> str:
+        if lease.owner == process.name:
+            raise StorageUnavailable("stalled")
+        return await renew(key, etag, lease)
+
+    store.renew = no_renewal  # type: ignore[method-assign]
