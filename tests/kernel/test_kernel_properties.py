@@ -450,4 +450,4 @@ class Chaos(RuleBasedStateMachine):
 
 
 TestChaos = Chaos.TestCase
-TestChaos.settings = settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=True)
+TestChaos.settings = settings(max_examples=250, stateful_step_count=50, deadline=None, derandomize=True)
