@@ -133,16 +133,24 @@ class Asking:
                 answered(reply)
         except FoundryRefused as error:
             if error.code not in TOO_LONG or turn.rolled_over:
-                if not isinstance(error, RequestRefused):
-                    raise
-                if _missing(turn, await self._items(hold), outputs, text) == (None, outputs, text):
-                    raise
-                # Calls, or an answer, came since this input was put together.
-                raise FoundryUnavailable("Another step ended in the conversation meanwhile.", sent=True) from error
+                if isinstance(error, RequestRefused) and await self._overtaken(hold, turn, outputs, text):
+                    raise FoundryUnavailable("Another step ended in the conversation meanwhile.", sent=True) from error
+                raise
             log.info("conversation %s/%s has no room left: %s", *hold.key, error.detail)
             return await self._rolling.roll_over(hold.state, outputs)
         reached("after-model-step")
         return reply
+
+    async def _overtaken(self, hold: Hold, turn: Turn, outputs: tuple[ToolOutput, ...], text: str | None) -> bool:
+        """Whether calls, or an answer, came since this input was put together."""
+        try:
+            items = await self._items(hold)
+        except ConversationGone:
+            raise
+        except FoundryRefused as error:
+            log.warning("conversation %s/%s cannot be read: %s", *hold.key, error.detail)
+            return False
+        return _missing(turn, items, outputs, text) != (None, outputs, text)
 
     async def _items(self, hold: Hold) -> list[RemoteItem]:
         """What the conversation holds after the last item that we know."""

@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from aos.errors import BusUnavailable, StorageUnavailable
+from aos.errors import BusUnavailable, FoundryRefused, StorageUnavailable
 from aos.kernel.driver import WAKE_SLACK
 from aos.kernel.kernel import KernelOptions
 from aos.kernel.ports import RemoteItem
@@ -195,6 +195,22 @@ def test_a_step_that_ends_while_the_next_turn_begins_does_no_harm_to_it(overtake
         assert set(world.foundry.steps.values()) == {1}
 
     run(scenario, KernelOptions(turn=100.0))
+
+
+def test_a_refusal_is_told_as_it_is_where_the_conversation_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World) -> None:
+        await world.tell("hello")
+        world.foundry.remotes["conv_1"].add("call", call_id="of another")
+
+        async def items_after(link: FoundryLink, remote_id: str, anchor: str | None) -> list[RemoteItem]:
+            raise FoundryRefused("The conversation has no such item.")
+
+        monkeypatch.setattr(FoundryLink, "items_after", items_after)
+        operation = await world.finished(await world.tell("hello again"))
+        assert operation.error is not None
+        assert "No tool output found" in operation.error.detail
+
+    run(scenario)
 
 
 def test_a_step_that_still_runs_is_waited_for() -> None:
