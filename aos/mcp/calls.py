@@ -140,7 +140,10 @@ class ToolCalls:
         reached("call-claimed")
         try:
             async with self._renewed(claim):
-                response = await self._outcome(request, entry, tool, params)
+                response = await self._outcome(request, entry, tool, params, claim)
+        except Conflict:
+            log.error("call %s was taken over before its tool was called", claim.key.request_id)
+            return None
         except AosError as error:
             # Nothing happened, or nothing that may not happen again: the same request can come again.
             await self._release(claim)
@@ -158,11 +161,18 @@ class ToolCalls:
         except RequestFailed as error:
             return failure(request, error)
 
-    async def _outcome(self, request: ToolRequest, entry: ServerEntry, tool: ToolInfo, params: CallToolParams) -> bytes:
+    async def _outcome(
+        self,
+        request: ToolRequest,
+        entry: ServerEntry,
+        tool: ToolInfo,
+        params: CallToolParams,
+        claim: Claimed | None = None,
+    ) -> bytes:
         """The answer, also if it is that nobody knows what the call did."""
         try:
             with Execution(entry.server_id, tool.name, request.request_id, params.tool_params) as execution:
-                result = await self._attempts(entry, tool, params)
+                result = await self._attempts(entry, tool, params, claim)
                 execution.answered(result)
         except OutcomeUnknown as error:
             return failure(request, error)
@@ -173,12 +183,16 @@ class ToolCalls:
             )
         return response
 
-    async def _attempts(self, entry: ServerEntry, tool: ToolInfo, params: CallToolParams) -> dict[str, Any]:
+    async def _attempts(
+        self, entry: ServerEntry, tool: ToolInfo, params: CallToolParams, claim: Claimed | None
+    ) -> dict[str, Any]:
         until = self._clock.now() + WAIT_FOR_SERVER
         attempt = 0
         while True:
             try:
                 server = await self._host.server(entry.server_id)
+                if claim is not None:
+                    await self._still_held(claim)
                 reached("before-call")
                 with self._circuits.guard(entry.server_id):
                     result = await server.connection.call_tool(
@@ -254,6 +268,15 @@ class ToolCalls:
             except Conflict:
                 log.error("call %s was taken over while its tool worked", claim.key.request_id)
                 return
+
+    async def _still_held(self, claim: Claimed) -> None:
+        """Renews a claim whose lease ran out, because this process stalled or the storage was away.
+
+        Raises:
+            Conflict: Somebody took the call over, and may have said that it was not made.
+        """
+        if claim.until <= self._clock.now():
+            await self._ledger.renew(claim)
 
     async def _release(self, claim: Claimed) -> None:
         try:

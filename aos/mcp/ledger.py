@@ -97,7 +97,7 @@ class Ledger(Protocol):
         ...
 
     async def renew(self, claim: Claimed) -> None:
-        """Extends the lease.
+        """Extends the lease; `until` of the claim says how far, and stays as it was on errors.
 
         Raises:
             Conflict: The claim was taken over.
@@ -229,8 +229,10 @@ class TableLedger:
         return claim if await self._replace(claim, expired.etag) else None
 
     async def renew(self, claim: Claimed) -> None:
-        claim.until = self._clock.now() + self._lease
-        await self._write(claim, {"lease_until": claim.until})
+        until = self._clock.now() + self._lease
+        await self._write(claim, {"lease_until": until})
+        # Only now: a lease that could not be renewed ends when the store says.
+        claim.until = until
 
     async def finish(self, claim: Claimed, response: bytes) -> None:
         columns = await self._values.columns(response, f"ledger/{table_key(claim.key.server_id)}")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aos.errors import Conflict
+from aos.errors import Conflict, StorageUnavailable
 from aos.mcp.ledger import (
     KEPT,
     LEASE,
@@ -97,6 +97,17 @@ async def test_a_renewed_lease_holds_longer(ledger: Ledger, key: CallKey, clock:
     assert isinstance(await ledger.claim(key, "h1"), Running)
     await ledger.renew(claim)
     await ledger.finish(claim, b"one")
+
+
+async def test_a_lease_that_could_not_be_renewed_ends_when_it_would_have(
+    account: StorageAccount, dead_account: StorageAccount, payloads: Payloads, key: CallKey, clock: ShiftedClock
+) -> None:
+    claim = await claimed(TableLedger(account, payloads, clock), key)
+    until = claim.until
+    clock.shift += LEASE / 2
+    with pytest.raises(StorageUnavailable):
+        await TableLedger(dead_account, payloads, clock).renew(claim)
+    assert claim.until == until
 
 
 async def test_an_expired_claim_is_taken_over_once(ledger: Ledger, key: CallKey, clock: ShiftedClock) -> None:

@@ -15,7 +15,7 @@ import pytest
 from aos.errors import StorageUnavailable, TransientError, UnknownEntity
 from aos.mcp import calls, servers
 from aos.mcp.catalogue import ToolCatalogue
-from aos.mcp.ledger import LEASE, CallKey, Claimed, Ledger, MemoryLedger, Standing, TableLedger
+from aos.mcp.ledger import LEASE, CallKey, Claimed, Expired, Ledger, MemoryLedger, Standing, TableLedger
 from aos.mcp.secrets import EnvironmentSecrets
 from aos.mcp.servers import McpServers
 from aos.mcp.status import ServerStatus, ServerStatusBoard
@@ -510,6 +510,56 @@ async def test_a_late_result_is_never_sent(side: Side, tmp_path: Path, caplog: p
     await call
     assert side.sent == []
     assert "late result" in caplog.text
+
+
+class Stalling(MemoryLedger):
+    """A ledger whose next claim is told so late that its lease has run out."""
+
+    def __init__(self, clock: ShiftedClock) -> None:
+        super().__init__(clock)
+        self.clock = clock
+        self.stalls = True
+
+    async def claim(self, key: CallKey, params_hash: str) -> Claimed | Standing:
+        claim = await super().claim(key, params_hash)
+        if self.stalls:
+            self.stalls = False
+            self.clock.shift += LEASE + 1
+            await self.meanwhile(key, params_hash)
+        return claim
+
+    async def meanwhile(self, key: CallKey, params_hash: str) -> None:
+        """What others do in this time."""
+
+
+class TakenOver(Stalling):
+    async def meanwhile(self, key: CallKey, params_hash: str) -> None:
+        standing = await self.claim(key, params_hash)
+        assert isinstance(standing, Expired)
+        claim = await self.take_over(standing)
+        assert claim is not None
+        await self.finish(claim, b"outcome unknown")
+
+
+async def test_a_call_that_others_took_over_is_not_made(make_side: MakeSide, tmp_path: Path) -> None:
+    first, file = make_side(), tmp_path / "notes"
+    side = make_side(first, TakenOver(first.clock))
+    request = side.request("append", {"file": str(file), "line": "x"})
+    await side.servers.handle(request)
+    assert side.sent == [], "whoever took it over has answered"
+    assert not file.exists()
+    await side.servers.handle(request)
+    assert [message.body for message in side.sent] == [b"outcome unknown"]
+
+
+async def test_a_call_whose_lease_ran_out_is_made_if_nobody_took_it_over(make_side: MakeSide, tmp_path: Path) -> None:
+    first, file = make_side(), tmp_path / "notes"
+    side = make_side(first, Stalling(first.clock))
+    request = side.request("append", {"file": str(file), "line": "x"})
+    body = await side.ask(request)
+    assert file.read_text() == "x\n"
+    assert await side.ask(request) == body
+    assert file.read_text() == "x\n"
 
 
 class Unrecording(MemoryLedger):
