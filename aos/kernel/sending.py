@@ -32,7 +32,9 @@ class Sending:
 
         Raises:
             TransientError: Not everything is out; sending it again is harmless.
+            Conflict: The lease ran out: whoever has it now sends, or knows that it is not to be sent any more.
         """
+        hold.require(self._clock.now())
         outbox = hold.state.outbox
         for effect in outbox:
             reached(BEFORE_SEND[effect.kind])

@@ -7,13 +7,13 @@ import asyncio
 import pytest
 
 from aos.errors import StorageUnavailable
-from aos.kernel.ports import Lease, RemoteItem
+from aos.kernel.ports import Change, Lease, RemoteItem
 from aos.kernel.types import (
     ConversationKey,
     Operation,
     Usage,
 )
-from tests.kernel.world import KEY, OTHER, FoundryLink, Process, World, run
+from tests.kernel.world import KEY, OTHER, FoundryLink, Process, StoreLink, World, run
 
 TEXTS = ["hello", "2: go", "1,2: go"]
 
@@ -185,6 +185,35 @@ def test_an_owner_leaves_the_conversation_alone_after_its_lease(monkeypatch: pyt
         world.result("op1.1.0")
         assert (await world.finished(after)).reply == "answer to 1: after: <op1.1.0>"
         assert set(world.foundry.steps.values()) == {1}
+
+    run(scenario)
+
+
+def test_an_owner_sends_nothing_after_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World) -> None:
+        first, goes_on = world.process, asyncio.Event()
+        commit = StoreLink.commit
+
+        async def commits(link: StoreLink, key: ConversationKey, etag: str | None, change: Change) -> str:
+            written = await commit(link, key, etag, change)
+            if link.process is first and change.state.outbox:
+                await goes_on.wait()
+            return written
+
+        monkeypatch.setattr(StoreLink, "commit", commits)
+        operation = await world.accept("1: go")
+        first.do(first.kernel.drive(KEY))
+        await asyncio.sleep(1)
+        renews_no_more(first)
+        await asyncio.sleep(40)
+        world.bus.down = True
+        world.start()
+        await world.kernel.cancel(operation.operation_id, "me")
+        assert (await world.finished(operation)).status == "cancelled"
+        world.bus.down = False
+        goes_on.set()
+        await asyncio.sleep(5)
+        assert world.bus.asked == [], "a call of a turn that has ended"
 
     run(scenario)
 
