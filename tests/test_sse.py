@@ -104,7 +104,7 @@ def test_a_turn_that_fails() -> None:
         world.foundry.faults.append("refuse")
         told = await events(world, "hello")
         assert names(told) == ["operation", "failed"]
-        assert told[-1][1]["error"]["code"] == "foundry_refused"
+        assert told[-1][1]["error"]["code"] == "content_filter"
 
     run(scenario)
 
