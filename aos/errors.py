@@ -152,7 +152,7 @@ class FoundryRefused(AosError):
 
 
 class RequestRefused(FoundryRefused):
-    """It refused the request itself: no model was asked, and the conversation is as it was."""
+    """The service refused the request itself, before it asked a model."""
 
 
 class ConversationGone(FoundryRefused):

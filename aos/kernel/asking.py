@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 from aos.errors import (
     AgentGone,
@@ -16,14 +15,14 @@ from aos.errors import (
     TransientError,
 )
 from aos.kernel.backoff import back_off
-from aos.kernel.breaker import Breakers
+from aos.kernel.breaker import BUSY, Breakers
 from aos.kernel.clock import Clock
 from aos.kernel.events import ConversationLost, Event, ModelAnswered, ModelFailed, PlannedCall, RolledOver
 from aos.kernel.hold import Hold, failure_of, unforeseen
 from aos.kernel.observing import Observer
 from aos.kernel.options import KernelOptions
 from aos.kernel.points import reached
-from aos.kernel.ports import AgentDirectory, FoundryPort, RemoteItem
+from aos.kernel.ports import AgentDirectory, FoundryPort
 from aos.kernel.progress import Progress
 from aos.kernel.recovery import missing_input
 from aos.kernel.rollover import TOO_LONG, RollingOver, due, input_text, summary_in
@@ -112,8 +111,8 @@ class Asking:
         remote_id, outputs, text = hold.state.remote_id, turn.outputs, input_text(hold.state)
         assert remote_id is not None  # noqa: S101 - opened before the turn started
         if recovering:
-            items = await self._items(hold)
-            found, outputs, text = _missing(turn, items, outputs, text)
+            items = await self._foundry.items_after(remote_id, hold.state.anchor)
+            found, outputs, text = missing_input(items, outputs, text, turn.model or turn.agent.deployment)
             # What was seen may be the step of whoever has the conversation now.
             hold.require(self._clock.now())
             if (summary := summary_in(items)) is not None:
@@ -133,32 +132,22 @@ class Asking:
                 answered(reply)
         except FoundryRefused as error:
             if error.code not in TOO_LONG or turn.rolled_over:
-                if isinstance(error, RequestRefused) and await self._overtaken(hold, turn, outputs, text):
-                    raise FoundryUnavailable("Another step ended in the conversation meanwhile.", sent=True) from error
+                if isinstance(error, RequestRefused) and await self._overtaken(hold, remote_id, outputs, text):
+                    told = "Another step ended in the Foundry conversation meanwhile."
+                    raise FoundryUnavailable(told, sent=True, code=BUSY) from error
                 raise
             log.info("conversation %s/%s has no room left: %s", *hold.key, error.detail)
             return await self._rolling.roll_over(hold.state, outputs)
         reached("after-model-step")
         return reply
 
-    async def _overtaken(self, hold: Hold, turn: Turn, outputs: tuple[ToolOutput, ...], text: str | None) -> bool:
+    async def _overtaken(self, hold: Hold, remote_id: str, outputs: tuple[ToolOutput, ...], text: str | None) -> bool:
         """Whether calls, or an answer, came since this input was put together."""
         try:
-            items = await self._items(hold)
+            items = await self._foundry.items_after(remote_id, hold.state.anchor)
         except ConversationGone:
             raise
         except FoundryRefused as error:
             log.warning("conversation %s/%s cannot be read: %s", *hold.key, error.detail)
             return False
-        return _missing(turn, items, outputs, text) != (None, outputs, text)
-
-    async def _items(self, hold: Hold) -> list[RemoteItem]:
-        """What the conversation holds after the last item that we know."""
-        assert hold.state.remote_id is not None  # noqa: S101 - see `_reply`
-        return await self._foundry.items_after(hold.state.remote_id, hold.state.anchor)
-
-
-def _missing(
-    turn: Turn, items: Sequence[RemoteItem], outputs: tuple[ToolOutput, ...], text: str | None
-) -> tuple[ModelReply | None, tuple[ToolOutput, ...], str | None]:
-    return missing_input(items, outputs, text, turn.model or turn.agent.deployment)
+        return missing_input(items, outputs, text, "") != (None, outputs, text)

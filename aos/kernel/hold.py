@@ -80,8 +80,10 @@ class Hold:
     renewal: asyncio.Task[None] | None = None
 
     def require(self, now: float) -> None:
-        """Raises:
-        Conflict: The lease was lost or ran out, so that somebody else may be at work in the Foundry conversation.
+        """Has the work end here if the lease is not this process's any more, by its own clock.
+
+        Raises:
+            Conflict: It was lost or ran out: somebody else may be at work in the Foundry conversation.
         """
         if not self.held or self.lease.until <= now:
             raise Conflict(f"The lease of {self.key.agent_id}/{self.key.conversation_id} ran out.")
