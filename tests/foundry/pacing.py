@@ -1,4 +1,4 @@
-"""A model that takes its time between words, as real ones do."""
+"""Models that take their time: between words, as real ones do, or until they are told to go on."""
 
 from __future__ import annotations
 
@@ -22,4 +22,18 @@ class PacedModel(OfflineModel):
                 await asyncio.sleep(self.pace)
                 if event.text.strip() == "WAIT":
                     await self.go.wait()
+            yield event
+
+
+class HeldModel(OfflineModel):
+    """The offline model, which says when it is first asked and answers nothing before `go`."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def step(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        self.began.set()
+        await self.go.wait()
+        async for event in super().step(request):
             yield event

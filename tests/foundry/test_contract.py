@@ -16,7 +16,7 @@ from aos.kernel.types import ConversationKey, ToolOutput
 from aos.storage.account import StorageAccount
 from emulators.foundry import FoundryEmulator
 from emulators.foundry.model import ModelError
-from tests.foundry.pacing import PacedModel
+from tests.foundry.pacing import HeldModel, PacedModel
 from tests.foundry.project import DEPLOYMENT, Api, Project, running, spec
 from tests.foundry.script import Script, calls, says
 from tests.foundry.talk import Talk, talk
@@ -320,13 +320,15 @@ async def test_the_answer_to_a_step_that_timed_out_is_adopted(api: Api) -> None:
 
 @pytest.mark.parametrize("api", APIS)
 async def test_a_step_whose_process_was_cancelled_is_gone_on_with(api: Api) -> None:
-    async with running(FoundryEmulator(latency_ms=150, on_disconnect="finish"), api) as project:
+    model = HeldModel()
+    async with running(FoundryEmulator(model=model, on_disconnect="finish"), api) as project:
         one = await talk(project)
         asking = asyncio.create_task(one.say(LOOKUP))
-        await asyncio.sleep(0.1)
+        await model.began.wait()
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
+        model.go.set()
         adopted = await one.recovered(LOOKUP)
         assert [call.name for call in adopted.calls] == ["ledger_lookup"]
         assert await one.kinds() == ["user", "call"], "asked once"

@@ -44,6 +44,18 @@ def server_entry(server_id: str = "workshop", script: str = "workshop.py", *args
     return ServerEntry.model_validate(values)
 
 
+async def written(file: Path) -> None:
+    """Waits until a tool has begun to write."""
+    async with asyncio.timeout(20):
+        while not await asyncio.to_thread(file.exists):  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(0.02)
+
+
+def let_end(file: Path) -> None:
+    """Lets `append_until` end."""
+    file.with_name(f"{file.name}.done").touch()
+
+
 class HttpWorkshop:
     """The workshop as an HTTP server in a process of its own, which can die and come back on the same port."""
 

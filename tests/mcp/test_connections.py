@@ -22,7 +22,7 @@ from aos.mcp.errors import (
     ToolTimeout,
 )
 from aos.mcp.transport import LONGEST_LINE
-from tests.mcp.conftest import SERVERS, Connect, server_entry
+from tests.mcp.conftest import SERVERS, Connect, let_end, server_entry, written
 
 ROOT = Path(connections.__file__).resolve().parents[2]
 SECRET = "s3cr3t-value"
@@ -167,9 +167,10 @@ async def test_after_a_timeout_the_session_is_usable(workshop: McpConnection) ->
     assert workshop.session == session
 
 
-async def test_a_cancelled_call_leaves_the_session_usable(workshop: McpConnection) -> None:
-    call = asyncio.create_task(workshop.call_tool("slow", {"seconds": 30}, 60))
-    await asyncio.sleep(0.2)
+async def test_a_cancelled_call_leaves_the_session_usable(workshop: McpConnection, tmp_path: Path) -> None:
+    file = tmp_path / "notes"
+    call = asyncio.create_task(workshop.call_tool("append_until", {"file": str(file), "line": "x"}, 60))
+    await written(file)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
@@ -181,17 +182,18 @@ async def test_twenty_concurrent_calls(workshop: McpConnection) -> None:
     assert [result["structuredContent"]["result"] for result in results] == [2 * n for n in range(20)]
 
 
-async def test_no_more_calls_at_a_time_than_allowed(connect: Connect) -> None:
+async def test_no_more_calls_at_a_time_than_allowed(connect: Connect, tmp_path: Path) -> None:
     connection = connect(server_entry(metadata={"limits": {"concurrent_calls": 1, "waiting_calls": 1}}))
-    await connection.ready()
-    first = asyncio.create_task(connection.call_tool("slow", {"seconds": 1}, 10))
-    await asyncio.sleep(0.1)
+    file = tmp_path / "notes"
+    first = asyncio.create_task(connection.call_tool("append_until", {"file": str(file), "line": "x"}, 60))
+    await written(file)
     second = asyncio.create_task(connection.call_tool("add", {"a": 1, "b": 1}, 0.2))
     await asyncio.sleep(0)
     with pytest.raises(ServerUnavailable, match="1 calls wait"):
         await connection.call_tool("add", {"a": 1, "b": 1}, 10)
     with pytest.raises(ServerUnavailable, match="no turn"):
         await second
+    let_end(file)
     assert (await first)["isError"] is False
 
 
@@ -336,11 +338,10 @@ async def test_close_leaves_no_child(connect: Connect) -> None:
         await connection.ready()
 
 
-async def test_close_ends_calls_in_flight(connect: Connect) -> None:
-    connection = connect()
-    await connection.ready()
-    call = asyncio.create_task(connection.call_tool("slow", {"seconds": 30}, 60))
-    await asyncio.sleep(0.2)
+async def test_close_ends_calls_in_flight(connect: Connect, tmp_path: Path) -> None:
+    connection, file = connect(), tmp_path / "notes"
+    call = asyncio.create_task(connection.call_tool("append_until", {"file": str(file), "line": "x"}, 60))
+    await written(file)
     await connection.close()
     with pytest.raises(ServerDied):
         await call

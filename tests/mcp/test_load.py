@@ -14,8 +14,8 @@ import pytest
 
 from aos.mcp.connections import McpConnection
 from aos.mcp.secrets import EnvironmentSecrets
-from tests.mcp.conftest import ROOT, Connect, HttpWorkshop, ShiftedClock, server_entry
-from tests.mcp.test_servers import MakeSide, code, make_side, text, written
+from tests.mcp.conftest import ROOT, Connect, HttpWorkshop, ShiftedClock, server_entry, written
+from tests.mcp.test_servers import MakeSide, code, make_side, text
 
 __all__ = ["make_side"]
 SERVERS = 50

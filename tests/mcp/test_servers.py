@@ -15,7 +15,7 @@ import pytest
 from aos.errors import StorageUnavailable, TransientError, UnknownEntity
 from aos.mcp import calls, servers
 from aos.mcp.catalogue import ToolCatalogue
-from aos.mcp.ledger import LEASE, CallKey, Claimed, Expired, Ledger, MemoryLedger, Standing, TableLedger
+from aos.mcp.ledger import LEASE, CallKey, Claimed, Expired, Ledger, MemoryLedger, Running, Standing, TableLedger
 from aos.mcp.secrets import EnvironmentSecrets
 from aos.mcp.servers import McpServers
 from aos.mcp.status import ServerStatus, ServerStatusBoard
@@ -36,7 +36,7 @@ from aos.registry.mcp_servers import ServerRegistry, parse_servers
 from aos.registry.source import FileSource
 from aos.storage.account import StorageAccount
 from aos.storage.payloads import Payloads
-from tests.mcp.conftest import SERVERS, ShiftedClock
+from tests.mcp.conftest import SERVERS, ShiftedClock, let_end, written
 
 
 @dataclass
@@ -162,13 +162,6 @@ def text(body: ToolResponseBody) -> str:
 def code(body: ToolResponseBody) -> str:
     assert body.error is not None, body.result
     return body.error.code
-
-
-async def written(file: Path) -> None:
-    """Waits until a tool has begun to write."""
-    async with asyncio.timeout(10):
-        while not await asyncio.to_thread(file.exists):  # noqa: ASYNC110 - another process makes it
-            await asyncio.sleep(0.02)
 
 
 # --- methods
@@ -358,7 +351,7 @@ async def test_a_read_that_takes_too_long_is_tried_again_and_given_up(make_side:
 
 
 async def test_a_write_that_takes_too_long_is_not_tried_again(make_side: MakeSide, tmp_path: Path) -> None:
-    side = make_side(timeout_seconds=0.3)
+    side = make_side(timeout_seconds=1.0)  # enough for the tool to have written
     file = tmp_path / "notes"
     request = side.request("append_slowly", {"file": str(file), "line": "x", "seconds": 30})
     body = await side.ask(request)
@@ -481,20 +474,32 @@ async def test_a_call_whose_process_died(side: Side, tmp_path: Path) -> None:
     assert text(await side.ask(read)) == "2"
 
 
+async def renewed(side: Side, request: ToolRequest) -> None:
+    """Waits until the lease of a call begins now."""
+    key, called, now = CallKey(side.server_id, request.request_id), calls.hash_of(request.params), side.clock.now()
+    async with asyncio.timeout(20):
+        while True:
+            standing = await side.ledger.look(key, called)
+            assert isinstance(standing, Running)
+            if standing.until >= now + LEASE:
+                return
+            await asyncio.sleep(0.02)
+
+
 async def test_a_claim_is_renewed_while_the_tool_works(
     make_side: MakeSide, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(calls, "RENEW_EVERY", 0.1)
     side = make_side()
     file = tmp_path / "notes"
-    request = side.request("append_slowly", {"file": str(file), "line": "x", "seconds": 1.5})
-    await side.call("pid")
+    request = side.request("append_until", {"file": str(file), "line": "x"})
     call = asyncio.create_task(side.servers.handle(request))
     await written(file)
     for _ in range(4):
         side.clock.shift += LEASE / 2
-        await asyncio.sleep(0.25)
+        await renewed(side, request)
         await side.servers.handle(request)
+    let_end(file)
     await call
     assert [message.entity for message in side.sent] == [MCP_COMMANDS] * 4 + [MCP_RESPONSES]
     assert file.read_text() == "x\n"
@@ -502,11 +507,12 @@ async def test_a_claim_is_renewed_while_the_tool_works(
 
 async def test_a_late_result_is_never_sent(side: Side, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "notes"
-    request = side.request("append_slowly", {"file": str(file), "line": "x", "seconds": 1.0})
+    request = side.request("append_until", {"file": str(file), "line": "x"})
     call = asyncio.create_task(side.servers.handle(request))
     await written(file)
     side.clock.shift += LEASE + 1
     assert code(await side.ask(request)) == "outcome_unknown"
+    let_end(file)
     await call
     assert side.sent == []
     assert "late result" in caplog.text
@@ -690,11 +696,12 @@ async def test_a_new_server_is_found_at_once(make_side: MakeSide) -> None:
 async def test_calls_on_a_replaced_server_end_in_their_own_time(make_side: MakeSide, tmp_path: Path) -> None:
     side = make_side()
     file = tmp_path / "notes"
-    slow = side.request("append_slowly", {"file": str(file), "line": "x", "seconds": 5.0})
+    slow = side.request("append_until", {"file": str(file), "line": "x"})
     call = asyncio.create_task(side.servers.handle(slow))
     await written(file)
     side.register(**{"": {"metadata": {"owner": "finance"}}})
     await side.servers.handle(side.request("add", {"a": 1, "b": 1}))
+    let_end(file)
     await call
     assert [text(await side.read(message)) for message in side.sent] == ["2", "written"]
 
@@ -761,10 +768,13 @@ async def test_a_change_just_after_a_look_is_read_on_command(make_side: MakeSide
 
 async def test_close_lets_calls_end(side: Side, tmp_path: Path) -> None:
     file = tmp_path / "notes"
-    slow = side.request("append_slowly", {"file": str(file), "line": "x", "seconds": 0.7})
+    slow = side.request("append_until", {"file": str(file), "line": "x"})
     call = asyncio.create_task(side.servers.handle(slow))
     await written(file)
-    await side.servers.close(10)
+    closing = asyncio.create_task(side.servers.close(10))
+    await asyncio.sleep(0.1)
+    let_end(file)
+    await closing
     await call
     (message,) = side.sent
     assert text(await side.read(message)) == "written"

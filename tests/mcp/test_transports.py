@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,7 @@ from aos.mcp.errors import (
     ServerUnavailable,
     ToolTimeout,
 )
-from tests.mcp.conftest import Connect, HttpWorkshop, server_entry
+from tests.mcp.conftest import Connect, HttpWorkshop, server_entry, written
 
 
 async def eventually(holds: Callable[[], bool], seconds: float = 15.0) -> None:
@@ -46,11 +47,12 @@ async def test_tools_resources_and_errors(http_workshop: HttpWorkshop, connect: 
     assert connection.session == 1
 
 
-async def test_it_comes_back_after_the_server_died(http_workshop: HttpWorkshop, connect: Connect) -> None:
-    connection = connect(http_workshop.entry)
-    await connection.ready()
-    slow = asyncio.create_task(connection.call_tool("slow", {"seconds": 30}, 60))
-    await asyncio.sleep(0.3)
+async def test_it_comes_back_after_the_server_died(
+    http_workshop: HttpWorkshop, connect: Connect, tmp_path: Path
+) -> None:
+    connection, file = connect(http_workshop.entry), tmp_path / "notes"
+    slow = asyncio.create_task(connection.call_tool("append_until", {"file": str(file), "line": "x"}, 60))
+    await written(file)
     await http_workshop.kill()
     with pytest.raises(ServerDied):
         await asyncio.wait_for(slow, 10)

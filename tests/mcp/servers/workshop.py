@@ -46,6 +46,15 @@ async def append_slowly(file: str, line: str, seconds: float) -> str:
     return "written"
 
 
+@server.tool()
+async def append_until(file: str, line: str) -> str:
+    """Appends a line to a file and then waits until the file `<file>.done` is there."""
+    note(file, line)
+    while not await asyncio.to_thread(Path(f"{file}.done").exists):  # noqa: ASYNC110 - another process makes it
+        await asyncio.sleep(0.01)
+    return "written"
+
+
 @server.tool(annotations=READS)
 async def slow(seconds: float) -> str:
     """Takes its time."""
