@@ -11,7 +11,8 @@ from aos.errors import ConversationBusy, FoundryUnavailable, UnknownConversation
 from aos.kernel.options import KernelOptions
 from aos.kernel.ports import ConversationStore
 from aos.kernel.types import Cancellation, ConversationKey
-from tests.kernel.world import KEY, FoundryLink, Process, StoreLink, World, run
+from tests.kernel.process import FoundryLink, Process, StoreLink
+from tests.kernel.world import KEY, World, run
 
 
 def desk(world: World, process: Process | None = None) -> Conversations:

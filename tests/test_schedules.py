@@ -10,7 +10,9 @@ from aos.answers import AgentStatusAnswer
 from aos.kernel.ports import AgentBinding
 from aos.registry.agents import AgentRegistry, parse_agents
 from aos.schedules import Schedules
-from tests.kernel.world import EPOCH, KEY, Process, World, run
+from tests.kernel.process import Process
+from tests.kernel.virtual_time import EPOCH
+from tests.kernel.world import KEY, World, run
 
 HOURLY = "0 0 * * * *"
 TEXT = "brief me"

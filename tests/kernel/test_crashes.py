@@ -13,7 +13,8 @@ from aos.kernel.types import (
     Operation,
     Usage,
 )
-from tests.kernel.world import KEY, OTHER, FoundryLink, Process, StoreLink, World, run
+from tests.kernel.process import FoundryLink, Process, StoreLink
+from tests.kernel.world import KEY, OTHER, World, run
 
 TEXTS = ["hello", "2: go", "1,2: go"]
 

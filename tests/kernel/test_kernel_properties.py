@@ -24,7 +24,11 @@ from aos.kernel.ports import Acceptance, Change
 from aos.kernel.records import replace
 from aos.kernel.types import ConversationKey, Decision, Message, Operation, ToolResult
 from aos.storage.memory import MemoryConversations
-from tests.kernel.world import Board, Fault, Killed, LoopClock, Process, Summaries, VirtualLoop, World
+from tests.kernel.neighbours import Board
+from tests.kernel.process import Killed, Process
+from tests.kernel.remote import Fault, Summaries
+from tests.kernel.virtual_time import LoopClock, VirtualLoop
+from tests.kernel.world import World
 
 KEYS = [ConversationKey("ceo", "main"), ConversationKey("ceo", "other"), ConversationKey("cfo", "main")]
 FAULTS: list[Fault] = list(get_args(Fault))

@@ -11,7 +11,9 @@ from aos.errors import BusUnavailable, FoundryRefused, StorageUnavailable
 from aos.kernel.driver import WAKE_SLACK
 from aos.kernel.kernel import KernelOptions
 from aos.kernel.ports import RemoteItem
-from tests.kernel.world import KEY, Fault, FoundryLink, World, code, run
+from tests.kernel.process import FoundryLink
+from tests.kernel.remote import Fault
+from tests.kernel.world import KEY, World, code, run
 
 
 @pytest.fixture

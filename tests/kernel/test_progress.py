@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from aos.errors import CircuitOpen, FoundryUnavailable
 from aos.kernel.progress import LONGEST_TEXT, Listener, Progress
 from aos.kernel.types import Operation, Status
-from tests.kernel.world import KEY, Fault, World, run
+from tests.kernel.remote import Fault
+from tests.kernel.world import KEY, World, run
 
 PART = 1000
 FITS = LONGEST_TEXT // PART

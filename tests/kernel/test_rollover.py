@@ -21,7 +21,8 @@ from aos.kernel.rollover import (
 )
 from aos.kernel.turn import ROLLOVERS_KEPT
 from aos.kernel.types import Conversation, Limits, Operation
-from tests.kernel.world import KEY, Fault, Remote, Summaries, World, run
+from tests.kernel.remote import Fault, Remote, Summaries
+from tests.kernel.world import KEY, World, run
 
 SMALL = KernelOptions(context_tokens=60)
 

@@ -11,8 +11,9 @@ from aos.kernel.breaker import FIRST_PAUSE, LONGEST_PAUSE, THRESHOLD, Breaker, T
 from aos.kernel.kernel import Kernel
 from aos.kernel.trips import NEWS
 from aos.kernel.types import ConversationKey
+from tests.kernel.neighbours import Board
 from tests.kernel.test_breaker import ManualClock, opened, working
-from tests.kernel.world import Board, World, run
+from tests.kernel.world import World, run
 
 NAME = "Deployment llama"
 
