@@ -86,6 +86,7 @@ async def served() -> AsyncIterator[Service]:
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen()  # already, so that a first request waits for the server to start
         service.endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}/api/projects/local"
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         yield service
