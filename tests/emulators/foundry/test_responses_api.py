@@ -48,7 +48,7 @@ async def items_of(runtime: AsyncOpenAI, conversation: str) -> list[str]:
 async def until(runtime: AsyncOpenAI, conversation: str, count: int) -> None:
     """Wait until the conversation has so many items."""
     async with asyncio.timeout(30):
-        while len(await items_of(runtime, conversation)) != count:
+        while len(await items_of(runtime, conversation)) != count:  # noqa: ASYNC110  # only the API tells
             await asyncio.sleep(0.005)
 
 
@@ -391,7 +391,7 @@ async def test_a_response_whose_client_left_is_dropped_if_so_set(connect: Connec
 async def leave(emulator: FoundryEmulator, model: HeldModel, conversation: str, *, stream: bool) -> None:
     """Ask for a response and hang up while it is being made."""
     body = {"conversation": conversation, "model": MODEL, "input": "@say hello", "stream": stream}
-    async with httpx2.AsyncClient(headers={"api-key": "k"}, timeout=None) as http:  # noqa: S113  # it hangs up itself
+    async with httpx2.AsyncClient(headers={"api-key": "k"}, timeout=None) as http:  # it hangs up itself
         asking = asyncio.create_task(http.post(f"{emulator.endpoint}/openai/v1/responses", json=body))
         async with asyncio.timeout(30):
             await model.began.wait()
