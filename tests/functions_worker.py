@@ -25,8 +25,8 @@ from types import SimpleNamespace, TracebackType
 from typing import BinaryIO, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-START_TIMEOUT_SECONDS = 30.0
-INVOKE_TIMEOUT_SECONDS = 30.0
+START_TIMEOUT_SECONDS = 60.0
+INVOKE_TIMEOUT_SECONDS = 60.0
 LINE_LIMIT = 64 * 1_048_576
 
 Json = dict[str, object]
