@@ -8,17 +8,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck
-from hypothesis import settings as hypothesis_settings
 
 from aos.config import Settings, load_settings
 from aos.storage.account import StorageAccount
 from emulators.azurite import Azurite
 from emulators.settings import load_settings as load_stack_settings
-
-# How long an example takes says something of the machine, and nothing of the property.
-hypothesis_settings.register_profile("aos", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-hypothesis_settings.load_profile("aos")
 
 
 @asynccontextmanager
