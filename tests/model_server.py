@@ -21,7 +21,10 @@ Body = dict[str, Any]
 
 @dataclass
 class Answer:
-    """A completion: text, calls as (id, name, arguments); or a refusal with an HTTP status; or raw bytes."""
+    """A completion: text, calls as (id, name, arguments); or a refusal with an HTTP status; or raw bytes.
+
+    It is given after `delay` seconds, and not before `held` is set.
+    """
 
     text: str | None = None
     calls: list[tuple[str, str, str]] = field(default_factory=list)
@@ -31,6 +34,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     raw: bytes | None = None
     delay: float = 0.0
+    held: asyncio.Event | None = None
 
 
 Script = Callable[[Body], Answer]
@@ -75,6 +79,8 @@ class ModelServer:
             return JSONResponse({"error": {"message": message, "type": "NotFoundError", "code": 404}}, 404)
         answer = self.script(body)
         await asyncio.sleep(answer.delay)
+        if answer.held is not None:
+            await answer.held.wait()
         if answer.raw is not None:
             return Response(answer.raw, answer.status, media_type="text/html")
         if answer.status != 200:

@@ -27,4 +27,6 @@ async def account(storage_settings: Settings) -> AsyncIterator[StorageAccount]:
 
 @pytest.fixture
 def office(tmp_path: Path, project: Project, account: StorageAccount) -> Office:
-    return Office(tmp_path, project, account)
+    office = Office(tmp_path, project, account)
+    office.clock.stand()
+    return office

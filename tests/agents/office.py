@@ -36,9 +36,14 @@ class ShiftedClock(SystemClock):
 
     def __init__(self) -> None:
         self.shift = 0.0
+        self._stood: float | None = None
+
+    def stand(self) -> None:
+        """From now on time passes only when a test moves it: for what holds for a while, to the second."""
+        self._stood = time.time()
 
     def now(self) -> float:
-        return time.time() + self.shift
+        return (time.time() if self._stood is None else self._stood) + self.shift
 
 
 class CountedSource(FileSource):

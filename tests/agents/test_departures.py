@@ -23,6 +23,7 @@ class Branch(Office):
         scope = f"{project.api}.aos.{uuid.uuid4().hex[:12]}"
         project.adapter = project.any_adapter(Provisioner(account, scope=scope))
         super().__init__(folder, project, account)
+        self.clock.stand()
         self.store = MemoryConversations(self.clock)
         self.departures = self.restarted(account, scope)
         self.kept, self.leaving = (f"a{uuid.uuid4().hex[:12]}z" for _ in range(2))

@@ -25,7 +25,9 @@ ENDPOINT = "http://127.0.0.1:10001/devstoreaccount1"
 async def threads(tmp_path: Path, project: Project, account: StorageAccount) -> AsyncIterator[Office]:
     older = Project(project.emulator, "threads")
     older.adapter = older.any_adapter()
-    yield Office(tmp_path, older, account)
+    office = Office(tmp_path, older, account)
+    office.clock.stand()
+    yield office
     await older.close()
 
 

@@ -11,6 +11,7 @@ import pytest
 from aos.agents import LeadershipAgent, PurposeDrivenAgent
 from aos.agents.purpose_driven import TurnFailed
 from aos.config import Settings
+from aos.kernel.kernel import KernelOptions
 from aos.storage.account import StorageAccount
 from aos.system import AgentOperatingSystem
 from tests.agents.office import agent_entry
@@ -43,7 +44,7 @@ async def system(storage_settings: Settings, model: ModelServer, tmp_path: Path)
             "agent_container": f"agents-{tmp_path.name.replace('_', '-')}"[:60].rstrip("-"),
         }
     )
-    system = AgentOperatingSystem(settings, folder=tmp_path)
+    system = AgentOperatingSystem(settings, folder=tmp_path, options=KernelOptions(patience=0.2))
     account = StorageAccount(settings)
     try:
         for name, container in (
@@ -82,10 +83,10 @@ async def test_an_agent_beside_the_registry_shares_stores_and_runtime(
 
 
 async def test_a_put_off_turn_goes_on_by_itself(system: AgentOperatingSystem, model: ModelServer) -> None:
-    busy = Answer(status=503, error={"message": "busy"}, headers={"retry-after": "6"})
+    busy = Answer(status=503, error={"message": "busy"}, headers={"retry-after": "1"})
     model.answers(busy, Answer("Back."))
     async with PurposeDrivenAgent("advisor", "To advise.", adapter_name="cfo", system=system) as agent:
-        assert await agent.ask("Hi?", timeout=30) == "Back."
+        assert await agent.ask("Hi?", timeout=60) == "Back."
     assert len(model.asked) == 2
 
 

@@ -130,9 +130,16 @@ async def test_recovery_finds_a_step_or_nothing(adapter: AgentFrameworkAdapter, 
 
 async def test_a_second_step_at_the_same_time_is_not_kept(adapter: AgentFrameworkAdapter, model: ModelServer) -> None:
     agent, conversation = await opened(adapter)
-    model.script = lambda body: Answer("ok", delay=0.2)
-    steps = [adapter.respond(agent, conversation, (), text, 10) for text in ("a", "b")]
-    results = await asyncio.gather(*steps, return_exceptions=True)
+    both = asyncio.Event()
+    model.script = lambda body: Answer("ok", held=both)
+    steps = asyncio.gather(
+        *(adapter.respond(agent, conversation, (), text, 60) for text in ("a", "b")), return_exceptions=True
+    )
+    async with asyncio.timeout(60):
+        while len(model.asked) < 2:  # noqa: ASYNC110 - both have read the conversation by then
+            await asyncio.sleep(0.01)
+    both.set()
+    results = await steps
     (failed,) = [result for result in results if isinstance(result, BaseException)]
     assert isinstance(failed, ModelUnavailable)
     assert failed.sent
@@ -203,7 +210,7 @@ async def test_what_the_endpoint_says_is_an_error_of_ours(
     agent, conversation = await opened(adapter)
     model.answers(answer)
     with pytest.raises(error) as caught:
-        await adapter.respond(agent, conversation, (), "Hi?", 0.5)
+        await adapter.respond(agent, conversation, (), "Hi?", 0.5 if answer.delay else 60)
     if isinstance(caught.value, ModelRefused):
         assert caught.value.code == code
     if isinstance(caught.value, ModelUnavailable) and answer.status == 429:

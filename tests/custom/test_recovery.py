@@ -14,7 +14,7 @@ from aos.custom.adapter import AgentFrameworkAdapter
 from aos.custom.definitions import Definitions
 from aos.custom.faults import ModelUnavailable
 from aos.custom.history import BlobHistories
-from aos.kernel.kernel import Kernel
+from aos.kernel.kernel import Kernel, KernelOptions
 from aos.kernel.ports import Outlet
 from aos.kernel.types import AgentRef, ConversationKey, Message, ModelReply, Operation, Outgoing, ToolOutput
 from aos.mcp.functions import convert_mcp_tools_to_function_tools
@@ -98,7 +98,10 @@ async def ask(kernel: Kernel, operation_id: str, text: str) -> Operation:
 @pytest.mark.parametrize("unheard", [{1}, {2}, {1, 2, 3}])
 async def test_unheard_steps_are_adopted(adapter: Unheard, model: ModelServer, unheard: set[int]) -> None:
     adapter.unheard = frozenset(unheard)
-    kernel = Kernel(store=MemoryConversations(), foundry=adapter, agents=OneAgent(adapter), outlet=NoOutlet())
+    options = KernelOptions(patience=60.0)  # what is put off would have to be woken
+    kernel = Kernel(
+        store=MemoryConversations(), foundry=adapter, agents=OneAgent(adapter), outlet=NoOutlet(), options=options
+    )
     model.answers(Answer(None, [("a", "look", "{}")]), Answer("Nothing there."), Answer("Still nothing."))
     first = await ask(kernel, "op_1", "Look.")
     second = await ask(kernel, "op_2", "Again?")

@@ -66,13 +66,13 @@ async def url() -> AsyncIterator[str]:
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
-    yield (await asyncio.wait_for(process.stdout.readline(), 20)).decode().strip()
+    yield (await asyncio.wait_for(process.stdout.readline(), 60)).decode().strip()
     process.terminate()
     await process.wait()
 
 
 async def call(url: str, tool: str, **arguments: Any) -> dict[str, Any]:
-    async with Client(url, read_timeout_seconds=10) as client:
+    async with Client(url, read_timeout_seconds=60) as client:
         result = await client.call_tool(tool, arguments)
     assert not result.is_error, result.content
     content: dict[str, Any] | None = result.structured_content
@@ -99,7 +99,7 @@ async def test_counting_days(url: str) -> None:
 
 
 async def test_what_cannot_be_counted_is_said(url: str) -> None:
-    async with Client(url, read_timeout_seconds=10) as client:
+    async with Client(url, read_timeout_seconds=60) as client:
         result = await client.call_tool(
             "count_business_days", {"calendar": "TARGET", "from_date": "2026-02-01", "to_date": "2026-01-01"}
         )

@@ -116,7 +116,7 @@ async def test_nothing_stays_when_it_is_cancelled_while_the_function_works(
     )
     async with QueueClient.from_connection_string(azurite.connection_string, tool.input_queue.queue_name) as calls:
         message = None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while message is None:
                 await asyncio.sleep(0.05)
                 try:

@@ -25,7 +25,7 @@ async def test_the_registered_server_starts_as_registered_and_lists_what_is_regi
     assert (entry["server_type"], entry["command"], entry["env"]) == ("stdio", "python", {})
     environment = {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path)}
     server = StdioServerParameters(command=sys.executable, args=entry["args"], env=environment)
-    async with Client(server, read_timeout_seconds=30) as client:
+    async with Client(server, read_timeout_seconds=60) as client:
         tools = (await client.list_tools()).tools
         resources = (await client.list_resources()).resources
     assert entry["tools"] == [

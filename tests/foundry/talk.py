@@ -18,7 +18,7 @@ class Talk:
         self.ref = ref
         self.remote_id = remote_id
 
-    async def say(self, text: str | None, *outputs: ToolOutput, timeout: float = 10.0) -> ModelReply:
+    async def say(self, text: str | None, *outputs: ToolOutput, timeout: float = 30.0) -> ModelReply:
         return await self.adapter.respond(self.ref, self.remote_id, outputs, text, timeout)
 
     async def kinds(self, anchor: str | None = None) -> list[str]:
@@ -26,7 +26,7 @@ class Talk:
 
     async def recovered(self, text: str | None, *outputs: ToolOutput, anchor: str | None = None) -> ModelReply:
         """What another process does that finds the step begun: adopts, or asks for what is missing."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 items = await self.adapter.items_after(self.remote_id, anchor)
                 reply, missing, rest = missing_input(items, outputs, text, "m")

@@ -39,7 +39,7 @@ async def left(project: Project) -> list[str]:
     return agents + [thread.id async for thread in listed if (thread.metadata or {}).get("aos_app") == "temporary"]
 
 
-async def asked(project: Project, query: str, timeout: float = 20.0) -> str:
+async def asked(project: Project, query: str, timeout: float = 60.0) -> str:
     client = project.clients.agents
     return await connected_azure_function_agent(
         client, query, foo(), model=DEPLOYMENT, app_name="temporary", timeout=timeout

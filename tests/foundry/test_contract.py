@@ -16,7 +16,7 @@ from aos.kernel.types import ConversationKey, ToolOutput
 from aos.storage.account import StorageAccount
 from emulators.foundry import FoundryEmulator
 from emulators.foundry.model import ModelError
-from tests.foundry.pacing import HeldModel, PacedModel
+from tests.foundry.pacing import HeldModel, PacedModel, Patience
 from tests.foundry.project import DEPLOYMENT, Api, Project, running, spec
 from tests.foundry.script import Script, calls, says
 from tests.foundry.talk import Talk, talk
@@ -251,8 +251,8 @@ async def test_text_comes_before_the_end(api: Api) -> None:
 
     async with running(FoundryEmulator(model=model), api) as project:
         one = await talk(project)
-        step = asyncio.create_task(one.adapter.respond(one.ref, one.remote_id, (), "@say a WAIT b", 10, on_text=hear))
-        await asyncio.wait_for(first.wait(), 5)
+        step = asyncio.create_task(one.adapter.respond(one.ref, one.remote_id, (), "@say a WAIT b", 60, on_text=hear))
+        await asyncio.wait_for(first.wait(), 30)
         assert pieces == ["a "]
         assert not step.done()
         model.go.set()
@@ -297,21 +297,23 @@ async def test_calls_that_appear_late_do_not_spoil_the_next_turn(project: Projec
 
 
 @pytest.mark.parametrize("api", APIS)
-async def test_the_answer_to_a_step_that_timed_out_is_adopted(api: Api) -> None:
-    model = PacedModel()
+async def test_the_answer_to_a_step_that_timed_out_is_adopted(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, patience = PacedModel(), Patience(monkeypatch)
     async with running(FoundryEmulator(model=model, on_disconnect="finish"), api) as project:
         one = await talk(project)
+        asking = asyncio.create_task(one.say("@say WAIT", timeout=patience.SECONDS))
+        await model.waits.wait()
+        patience.end()
         with pytest.raises(FoundryUnavailable, match="in time") as late:
-            await one.say("@say WAIT", timeout=0.5)
+            await asking
         assert late.value.sent
         assert await one.kinds() == ["user"]
         with pytest.raises(FoundryUnavailable):
             await one.say(None, timeout=0.5)  # it still runs, and no second one begins
         model.go.set()
-        for _ in range(500):
-            if await one.kinds() == ["user", "text"]:
-                break
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(60):
+            while await one.kinds() != ["user", "text"]:  # noqa: ASYNC110 - the service tells nobody
+                await asyncio.sleep(0.02)
         recovered = await one.recovered("@say WAIT")
         assert (recovered.text, recovered.usage.adopted) == ("WAIT", 1)
         assert await one.kinds() == ["user", "text"], "asked once"
@@ -339,11 +341,11 @@ async def test_a_step_whose_process_was_cancelled_is_gone_on_with(api: Api) -> N
 
 async def test_overload_says_when_to_come_back(project: Project) -> None:
     one = await talk(project)
-    await project.fail(429, STEP[project.api], retry_after=7)
+    await project.fail(429, STEP[project.api], retry_after=50)
     with pytest.raises(FoundryUnavailable) as overloaded:
-        async with asyncio.timeout(5):
-            await one.say("@say after")
-    assert overloaded.value.retry_after == 7
+        async with asyncio.timeout(30):
+            await one.say("@say after", timeout=100)
+    assert overloaded.value.retry_after == 50
     assert (await one.recovered("@say after")).text == "after"
     assert await one.kinds() == ["user", "text"]
 

@@ -21,6 +21,7 @@ from aos.foundry.provisioning import Provisioner
 from aos.foundry.responses import ResponsesAdapter
 from aos.kernel.hold import failure_of
 from aos.kernel.types import AgentRef, ConversationKey, Failure
+from tests.foundry.pacing import Patience
 from tests.foundry.project import Adapter, Project, settings, spec
 
 Ask = Callable[[Adapter], Awaitable[object]]
@@ -30,7 +31,7 @@ ASKS: dict[str, Ask] = {
     "check": lambda adapter: adapter.check(),
     "ensure": lambda adapter: adapter.ensure_agent(spec()),
     "open": lambda adapter: adapter.open_conversation(ConversationKey("ceo", "main")),
-    "respond": lambda adapter: adapter.respond(REF, "conv_1", (), "hello", 5),
+    "respond": lambda adapter: adapter.respond(REF, "conv_1", (), "hello", 60),
     "items": lambda adapter: adapter.items_after("conv_1", None),
 }
 PATHS = {"check": "/deployments", "ensure": "/agents", "open": "/conversations", "respond": "/responses", "items": "/"}
@@ -52,10 +53,10 @@ async def unavailable(adapter: Adapter, ask: str) -> FoundryUnavailable:
 
 @every_ask
 async def test_overload_says_when_to_come_back(project: Project, ask: str) -> None:
-    await project.fail(429, PATHS[ask], retry_after=7)
-    async with asyncio.timeout(5):
+    await project.fail(429, PATHS[ask], retry_after=50)
+    async with asyncio.timeout(30):
         error = await unavailable(project.new_adapter(Provisioner(None)), ask)
-    assert error.retry_after == 7
+    assert error.retry_after == 50
     assert "429" in error.detail
 
 
@@ -128,6 +129,7 @@ async def proxy() -> AsyncIterator[Proxy]:
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen()  # already, so that a first request waits for the server to start
         proxy.endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}/api/projects/local"
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         yield proxy
@@ -172,10 +174,10 @@ async def test_an_answer_without_what_it_should_hold(proxy: Proxy, behind: Respo
 
 @every_ask
 async def test_a_page_that_says_bad_gateway(proxy: Proxy, behind: ResponsesAdapter, ask: str) -> None:
-    proxy.answer = lambda: HTMLResponse("<html>Bad gateway</html>", 502, headers={"Retry-After": "3"})
-    async with asyncio.timeout(5):
+    proxy.answer = lambda: HTMLResponse("<html>Bad gateway</html>", 502, headers={"Retry-After": "50"})
+    async with asyncio.timeout(30):
         error = await unavailable(behind, ask)
-    assert (error.sent, error.retry_after) == (True, 3)
+    assert (error.sent, error.retry_after) == (True, 50)
     assert "502" in error.detail
 
 
@@ -199,16 +201,27 @@ async def test_when_to_come_back_is_a_bounded_number(
     assert (await unavailable(behind, "respond")).retry_after == seconds
 
 
-async def test_the_time_out_is_of_the_whole_answer(proxy: Proxy, behind: ResponsesAdapter) -> None:
+async def test_the_time_out_is_of_the_whole_answer(
+    proxy: Proxy, behind: ResponsesAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patience, drops, dripping = Patience(monkeypatch), 0, asyncio.Event()
+
     async def drip() -> AsyncIterator[bytes]:
+        nonlocal drops
         while True:
             yield b" "
+            drops += 1
+            if drops == 3:
+                dripping.set()
             await asyncio.sleep(0.05)
 
     proxy.answer = lambda: StreamingResponse(drip(), media_type="application/json")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
+        asking = asyncio.create_task(behind.respond(REF, "conv_1", (), "hello", patience.SECONDS))
+        await dripping.wait()
+        patience.end()
         with pytest.raises(FoundryUnavailable, match="in time") as late:
-            await behind.respond(REF, "conv_1", (), "hello", 0.3)
+            await asking
     assert late.value.sent
 
 

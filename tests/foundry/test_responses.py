@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
 from aos.errors import ConversationGone, FoundryRefused, FoundryUnavailable
 from aos.kernel.recovery import missing_input
-from aos.kernel.types import AgentRef, ConversationKey, ToolOutput
+from aos.kernel.types import AgentRef, ConversationKey, ModelReply, ToolOutput
 from emulators.foundry import FoundryEmulator
+from tests.foundry.pacing import HeldModel, Patience
 from tests.foundry.project import Project, running, spec
 
 
@@ -150,54 +153,65 @@ async def test_an_answer_cut_short_before_any_text_is_refused(project: Project) 
         await project.adapter.respond(ref, remote_id, (), "@fail content_filter", 10)
 
 
-async def test_the_answer_to_a_request_that_timed_out_is_adopted() -> None:
-    async with running(FoundryEmulator(latency_ms=250, on_disconnect="finish")) as project:
+async def given_up(step: Coroutine[Any, Any, ModelReply], model: HeldModel, patience: Patience) -> FoundryUnavailable:
+    """Lets a step time out while the model works on it."""
+    asking = asyncio.create_task(step)
+    await model.began.wait()
+    patience.end()
+    with pytest.raises(FoundryUnavailable, match="in time") as late:
+        await asking
+    return late.value
+
+
+async def test_the_answer_to_a_request_that_timed_out_is_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, patience = HeldModel(), Patience(monkeypatch)
+    async with running(FoundryEmulator(model=model, on_disconnect="finish")) as project:
         ref, remote_id = await opened(project)
-        with pytest.raises(FoundryUnavailable, match="in time") as late:
-            await project.adapter.respond(ref, remote_id, (), "@say late", 0.1)
-        assert late.value.sent
+        respond = project.adapter.respond
+        late = await given_up(respond(ref, remote_id, (), "@say late", patience.SECONDS), model, patience)
+        assert late.sent
         with pytest.raises(FoundryUnavailable) as busy:
             await project.adapter.respond(ref, remote_id, (), "@say again", 10)
         assert (busy.value.code, busy.value.sent) == ("conversation_locked", True)
-        for _ in range(100):
-            items = await project.adapter.items_after(remote_id, None)
-            reply, outputs, text = missing_input(items, (), "@say late", ref.deployment)
-            if reply is not None:
-                break
-            assert text is None, "the input is there already"
-            await asyncio.sleep(0.02)
-        assert reply is not None
+        model.go.set()
+        reply = None
+        async with asyncio.timeout(60):
+            while reply is None:
+                items = await project.adapter.items_after(remote_id, None)
+                reply, outputs, text = missing_input(items, (), "@say late", ref.deployment)
+                assert text is None, "the input is there already"
         assert (reply.text, reply.usage.adopted, outputs, text) == ("late", 1, (), None)
         assert reply.anchor == items[-1].item_id
         after = await project.adapter.respond(ref, remote_id, (), "@say next", 10)
         assert after.text == "next"
 
 
-async def test_calls_of_a_request_that_timed_out_are_adopted_and_answered() -> None:
-    async with running(FoundryEmulator(latency_ms=150, on_disconnect="finish")) as project:
+async def test_calls_of_a_request_that_timed_out_are_adopted_and_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, patience = HeldModel(), Patience(monkeypatch)
+    async with running(FoundryEmulator(model=model, on_disconnect="finish")) as project:
         ref, remote_id = await opened(project)
+        respond = project.adapter.respond
         asked = '@tool ledger_lookup {"year": 2024}\n@say done'
-        with pytest.raises(FoundryUnavailable):
-            await project.adapter.respond(ref, remote_id, (), asked, 0.05)
-        for _ in range(100):
-            items = await project.adapter.items_after(remote_id, None)
-            reply, _, _ = missing_input(items, (), asked, ref.deployment)
-            if reply is not None:
-                break
-            await asyncio.sleep(0.02)
-        assert reply is not None
+        await given_up(respond(ref, remote_id, (), asked, patience.SECONDS), model, patience)
+        model.go.set()
+        reply = None
+        async with asyncio.timeout(60):
+            while reply is None:
+                items = await project.adapter.items_after(remote_id, None)
+                reply, _, _ = missing_input(items, (), asked, ref.deployment)
+        model.hold()
         outputs = (ToolOutput(reply.calls[0].call_id, "7"),)
-        with pytest.raises(FoundryUnavailable):
-            await project.adapter.respond(ref, remote_id, outputs, None, 0.05)
+        await given_up(respond(ref, remote_id, outputs, None, patience.SECONDS), model, patience)
         items = await project.adapter.items_after(remote_id, reply.anchor)
         assert missing_input(items, outputs, None, "m")[1] == (), "the output arrived and is not sent twice"
 
 
-async def test_a_dropped_request_leaves_its_input_behind() -> None:
-    async with running(FoundryEmulator(latency_ms=5000, on_disconnect="drop")) as project:
+async def test_a_dropped_request_leaves_its_input_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, patience = HeldModel(), Patience(monkeypatch)
+    async with running(FoundryEmulator(model=model, on_disconnect="drop")) as project:
         ref, remote_id = await opened(project)
-        with pytest.raises(FoundryUnavailable):
-            await project.adapter.respond(ref, remote_id, (), "@say lost", 0.1)
+        respond = project.adapter.respond
+        await given_up(respond(ref, remote_id, (), "@say lost", patience.SECONDS), model, patience)
         items = await project.adapter.items_after(remote_id, None)
         assert missing_input(items, (), "@say lost", "m") == (None, (), None)
 

@@ -30,9 +30,9 @@ ASKS: dict[str, Ask] = {
     "check": lambda adapter: adapter.check(),
     "ensure": lambda adapter: adapter.ensure_agent(spec()),
     "open": lambda adapter: adapter.open_conversation(ConversationKey("ceo", "main")),
-    "respond": lambda adapter: adapter.respond(REF, THREAD, (), "hello", 5),
-    "streamed": lambda adapter: adapter.respond(REF, THREAD, (), "hello", 5, on_text=lambda piece: None),
-    "answer": lambda adapter: adapter.respond(REF, THREAD, [ToolOutput("c", "1")], None, 5),
+    "respond": lambda adapter: adapter.respond(REF, THREAD, (), "hello", 60),
+    "streamed": lambda adapter: adapter.respond(REF, THREAD, (), "hello", 60, on_text=lambda piece: None),
+    "answer": lambda adapter: adapter.respond(REF, THREAD, [ToolOutput("c", "1")], None, 60),
     "items": lambda adapter: adapter.items_after(THREAD, None),
 }
 every_ask = pytest.mark.parametrize("ask", ASKS)
@@ -86,6 +86,7 @@ async def served() -> AsyncIterator[Service]:
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen()  # already, so that a first request waits for the server to start
         service.endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}/api/projects/local"
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         yield service
@@ -137,26 +138,26 @@ async def test_a_status_says_whether_to_come_back(
     service: Service, adapter: ThreadsAdapter, ask: str, status: int
 ) -> None:
     body = {"error": {"code": "x", "message": "No."}}
-    service.answers = {"*": lambda: JSONResponse(body, status, headers={"Retry-After": "3"})}
-    async with asyncio.timeout(5):
+    service.answers = {"*": lambda: JSONResponse(body, status, headers={"Retry-After": "50"})}
+    async with asyncio.timeout(30):
         with pytest.raises(FoundryUnavailable) as raised:
             await ASKS[ask](adapter)
     if status in (401, 403):
         assert raised.value.code == "foundry_unauthorized"
         assert "AZURE_AI_API_KEY" in raised.value.detail
     else:
-        assert raised.value.retry_after == 3
+        assert raised.value.retry_after == 50
 
 
 async def test_a_call_id_that_comes_twice_is_one_call(service: Service, adapter: ThreadsAdapter) -> None:
     service.json(POST_runs=run_with(("c", '{"a": 1}'), ("c", '{"a": 2}'), ("d", "not json")))
-    reply = await adapter.respond(REF, THREAD, (), "hello", 5)
+    reply = await adapter.respond(REF, THREAD, (), "hello", 60)
     assert [(call.call_id, call.arguments) for call in reply.calls] == [("c", '{"a": 1}'), ("d", "not json")]
     service.json(GET_runs={**EMPTY, "data": [run_with(("c", "{}"), ("c", "{}"))], "last_id": "run_1"})
     service.json(POST_submit_tool_outputs=RUN)
     late = {**run_with(("c", "{}"), ("c", "{}")), "created_at": 4_000_000_000}
     service.json(GET_runs={**EMPTY, "data": [late], "last_id": "run_1"})
-    await adapter.respond(REF, THREAD, [ToolOutput("c", "first"), ToolOutput("c", "first")], None, 5)
+    await adapter.respond(REF, THREAD, [ToolOutput("c", "first"), ToolOutput("c", "first")], None, 60)
     (sent,) = [body for route, body in service.asked if route == "POST submit_tool_outputs"]
     assert sent["tool_outputs"] == [{"tool_call_id": "c", "output": "first"}]
 
@@ -166,7 +167,7 @@ async def test_an_action_that_is_no_function_ends_the_run(service: Service, adap
         POST_runs=run_with(), POST_cancel={**RUN, "status": "cancelled"}, GET_run_1={**RUN, "status": "cancelled"}
     )
     with pytest.raises(FoundryRefused) as refused:
-        await adapter.respond(REF, THREAD, (), "hello", 5)
+        await adapter.respond(REF, THREAD, (), "hello", 60)
     assert refused.value.code == "unknown_action"
     assert "POST cancel" in [route for route, _ in service.asked]
 
@@ -175,7 +176,7 @@ async def test_halves_of_characters_do_not_get_in(service: Service, adapter: Thr
     service.answers["POST runs"] = lambda: Response(
         json.dumps(run_with(("c", '{"a": "\ud800"}'))), media_type="application/json"
     )
-    reply = await adapter.respond(REF, THREAD, (), "hello", 5)
+    reply = await adapter.respond(REF, THREAD, (), "hello", 60)
     assert reply.calls[0].arguments == '{"a": "?"}'
 
 
@@ -194,7 +195,7 @@ async def test_a_failed_run_says_when_to_come_back(
     error = {"code": "rate_limit_exceeded", "message": message}
     service.json(POST_runs={**RUN, "status": "failed", "last_error": error})
     with pytest.raises(FoundryUnavailable) as failed:
-        await adapter.respond(REF, THREAD, (), "hello", 5)
+        await adapter.respond(REF, THREAD, (), "hello", 60)
     assert (failed.value.code, failed.value.retry_after) == ("rate_limit_exceeded", seconds)
 
 
@@ -241,6 +242,6 @@ async def test_a_stream_that_breaks_off_costs_its_pieces_only(
         GET_steps={**EMPTY, "data": [step], "last_id": "step_1"},
     )
     pieces: list[str] = []
-    reply = await adapter.respond(REF, THREAD, (), "hello", 5, on_text=pieces.append)
+    reply = await adapter.respond(REF, THREAD, (), "hello", 60, on_text=pieces.append)
     assert (reply.text, pieces) == ("so far", heard)
     assert reply.anchor == "run_1/msg_2"

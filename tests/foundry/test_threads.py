@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,7 +12,8 @@ from aos.foundry.threads import ThreadsAdapter
 from aos.kernel.recovery import missing_input, settle
 from aos.kernel.types import ToolOutput
 from emulators.foundry import FoundryEmulator
-from emulators.foundry.model import ModelError
+from emulators.foundry.model import ModelError, ModelEvent, ModelRequest
+from tests.foundry.pacing import Patience
 from tests.foundry.project import Project, running, spec
 from tests.foundry.script import Answer, Script, calls, says
 from tests.foundry.talk import Talk, talk
@@ -21,7 +22,13 @@ ASK = calls(("ledger_lookup", '{"year": 2024}'))
 
 
 class Watch:
-    """The time of the emulator and of the adapter."""
+    """The time of the emulator and of the adapter.
+
+    Attributes:
+        wait: What sleeping is.
+    """
+
+    wait: Callable[[float], Awaitable[None]] = staticmethod(asyncio.sleep)
 
     def __init__(self) -> None:
         self.passed = 0.0
@@ -32,14 +39,34 @@ class Watch:
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
-        await asyncio.sleep(seconds)
+        await self.wait(seconds)
+
+
+class HeldScript(Script):
+    """A script that waits for `go` before each answer."""
+
+    def __init__(self, *answers: Answer) -> None:
+        super().__init__(*answers)
+        self.begun, self.go = asyncio.Event(), asyncio.Event()
+
+    async def step(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        self.begun.set()
+        await self.go.wait()
+        async for event in super().step(request):
+            yield event
 
 
 class Room:
-    """A project of the older generation with a scripted model and a watch that the test turns."""
+    """A project of the older generation with a scripted model and a watch that the test turns.
 
-    def __init__(self, project: Project, model: Script, watch: Watch) -> None:
+    Attributes:
+        begun: The model is at work.
+        go: It answers nothing before that.
+    """
+
+    def __init__(self, project: Project, model: HeldScript, watch: Watch) -> None:
         self.project = project
+        self.begun, self.go = model.begun, model.go
         self.model = model
         self.watch = watch
 
@@ -52,9 +79,11 @@ class Room:
 
 
 @asynccontextmanager
-async def room(*answers: Answer, latency_ms: float = 0.0) -> AsyncIterator[Room]:
-    model, watch = Script(*answers), Watch()
-    async with running(FoundryEmulator(model=model, clock=watch.now, latency_ms=latency_ms), "threads") as project:
+async def room(*answers: Answer, held: bool = False) -> AsyncIterator[Room]:
+    model, watch = HeldScript(*answers), Watch()
+    if not held:
+        model.go.set()
+    async with running(FoundryEmulator(model=model, clock=watch.now), "threads") as project:
         yield Room(project, model, watch)
 
 
@@ -134,11 +163,15 @@ async def test_orphans_and_the_next_message_are_one_step() -> None:
         assert here.model.heard("the turn ended before this call was answered") == 1
 
 
-async def test_a_run_that_works_keeps_others_out() -> None:
-    async with room(says("slow"), latency_ms=300) as here:
+async def test_a_run_that_works_keeps_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    patience = Patience(monkeypatch)
+    async with room(says("slow"), held=True) as here:
         one = await here.talk()
+        asking = asyncio.create_task(one.say("one", timeout=patience.SECONDS))
+        await here.begun.wait()
+        patience.end()
         with pytest.raises(FoundryUnavailable):
-            await one.say("one", timeout=0.1)
+            await asking
         with pytest.raises(FoundryUnavailable) as busy:
             await one.say("two")
         assert (busy.value.code, busy.value.sent) == ("conversation_locked", True)
@@ -146,6 +179,7 @@ async def test_a_run_that_works_keeps_others_out() -> None:
             await one.say(None, ToolOutput("call_x", "1"))
         assert busy.value.code == "conversation_locked"
         assert await one.kinds() == ["user"], "what it has not finished is not shown"
+        here.go.set()
         joined = await one.say(None)
         assert joined.text == "slow"
         assert (await one.say("two")).text == "slow"
@@ -160,8 +194,16 @@ async def test_a_missing_result_is_made_up_for() -> None:
 
 
 async def test_a_run_is_looked_at_more_and_more_rarely() -> None:
-    async with room(says("slow"), latency_ms=600) as here:
+    async with room(says("slow"), held=True) as here:
         one = await here.talk()
+
+        async def later(seconds: float) -> None:
+            if sum(here.watch.slept) >= 0.6:
+                here.go.set()
+                while await here.statuses(one) != ["completed"]:  # noqa: ASYNC110 - the service tells nobody
+                    await asyncio.sleep(0.01)
+
+        here.watch.wait = later
         await one.say("hello")
         assert here.watch.slept[0] == 0.05
         assert here.watch.slept == sorted(here.watch.slept)

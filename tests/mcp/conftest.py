@@ -12,6 +12,7 @@ import pytest
 
 from aos.config import Settings
 from aos.kernel.clock import SystemClock
+from aos.mcp import transport
 from aos.mcp.connections import McpConnection
 from aos.mcp.secrets import EnvironmentSecrets
 from aos.registry.mcp_servers import ServerEntry
@@ -33,6 +34,17 @@ class ShiftedClock(SystemClock):
         return time.time() + self.shift
 
 
+class StandingClock(ShiftedClock):
+    """A clock that stands still unless a test moves it: for what is kept for a while, to the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began = time.time()
+
+    def now(self) -> float:
+        return self.began + self.shift
+
+
 def server_entry(server_id: str = "workshop", script: str = "workshop.py", *args: str, **changes: Any) -> ServerEntry:
     values: dict[str, Any] = {
         "server_id": server_id,
@@ -46,7 +58,7 @@ def server_entry(server_id: str = "workshop", script: str = "workshop.py", *args
 
 async def written(file: Path) -> None:
     """Waits until a tool has begun to write."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await asyncio.to_thread(file.exists):  # noqa: ASYNC110 - another process makes it
             await asyncio.sleep(0.02)
 
@@ -77,7 +89,7 @@ class HttpWorkshop:
     async def start(self) -> None:
         command = (sys.executable, str(SERVERS / "workshop.py"), self.kind, str(self.port))
         self.process = await asyncio.create_subprocess_exec(*command, env={**os.environ, "PYTHONPATH": str(ROOT)})
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     _, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -100,6 +112,12 @@ async def http_workshop(request: pytest.FixtureRequest) -> AsyncIterator[HttpWor
     await workshop.start()
     yield workshop
     await workshop.kill()
+
+
+@pytest.fixture(autouse=True)
+def last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a server said last is waited for however slow the machine is; its pipe ends with it."""
+    monkeypatch.setattr(transport, "LAST_WORDS", 60.0)
 
 
 @pytest.fixture
@@ -127,9 +145,13 @@ async def connect(clock: ShiftedClock) -> AsyncIterator[Connect]:
     """Makes connections and closes them in the end."""
     made: list[McpConnection] = []
 
-    def make(entry: ServerEntry | None = None, environment: dict[str, str] | None = None) -> McpConnection:
+    def make(
+        entry: ServerEntry | None = None,
+        environment: dict[str, str] | None = None,
+        on_change: Callable[[], None] | None = None,
+    ) -> McpConnection:
         secrets = EnvironmentSecrets(environment or {})
-        made.append(McpConnection(entry or server_entry(), secrets, clock, private_networks=True))
+        made.append(McpConnection(entry or server_entry(), secrets, clock, on_change, private_networks=True))
         return made[-1]
 
     yield make

@@ -102,7 +102,8 @@ async def serving(vault: KeyVault, folder: Path) -> AsyncIterator[KeyVault]:
     app.router.add_get("/secrets/{name}/{version}", vault.get)
     runner = web.AppRunner(app)
     await runner.setup()
-    site = web.TCPSite(runner, "localhost", 0, ssl_context=context)
+    # One address: a name may have several, each with a port of its own.
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
     await site.start()
     vault.url = f"https://localhost:{runner.addresses[0][1]}"
     vault.certificate = str(certificate)

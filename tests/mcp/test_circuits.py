@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,7 @@ from aos.mcp.errors import (
     ServerUnavailable,
     ToolTimeout,
 )
-from tests.mcp.conftest import Connect, server_entry
+from tests.mcp.conftest import Connect, let_end, server_entry, written
 
 
 class ManualClock:
@@ -68,22 +69,24 @@ async def test_a_status_says_how_its_circuit_stands() -> None:
     assert breaker_view(board.trips[-1], clock.now()) == closed
 
 
-async def test_a_server_that_is_busy_is_not_left_alone(connect: Connect) -> None:
+async def test_a_server_that_is_busy_is_not_left_alone(connect: Connect, tmp_path: Path) -> None:
     limits = {"concurrent_calls": 1, "waiting_calls": 0}
     connection = connect(server_entry(metadata={"limits": limits}))
     circuits = ServerCircuits(SystemClock())
 
-    async def called(tool: str, **params: float) -> None:
+    async def called(tool: str, **params: float | str) -> None:
         with circuits.guard("workshop"):
-            await connection.call_tool(tool, params, 10)
+            await connection.call_tool(tool, params, 60)
 
     await called("add", a=1, b=1)
-    slow = asyncio.create_task(called("slow", seconds=2))
-    await asyncio.sleep(0)
+    file = tmp_path / "notes"
+    slow = asyncio.create_task(called("append_until", file=str(file), line="x"))
+    await written(file)
     for _ in range(2 * THRESHOLD):
         with pytest.raises(ServerUnavailable, match="wait for MCP server workshop"):
             await called("add", a=1, b=1)
     circuits.require("workshop")
+    let_end(file)
     await slow
 
 

@@ -14,7 +14,7 @@ from azure.core.credentials import AccessToken
 from aos.mcp.errors import ServerNotConfigured, ServerUnavailable
 from aos.mcp.key_vault import KEEP, KEEP_MISS, KeyVaultSecrets, open_secrets
 from aos.mcp.secrets import EnvironmentSecrets, resolve
-from tests.mcp.conftest import ShiftedClock
+from tests.mcp.conftest import ShiftedClock, StandingClock
 from tests.mcp.key_vault import TOKEN, KeyVault, serving
 
 VALUE = "v4ult-value"
@@ -38,6 +38,11 @@ class Identity:
 
     async def __aexit__(self, *error: object) -> None:
         return
+
+
+@pytest.fixture
+def clock() -> ShiftedClock:
+    return StandingClock()
 
 
 @pytest.fixture

@@ -22,9 +22,14 @@ from aos.mcp.ledger import (
 )
 from aos.storage.account import StorageAccount
 from aos.storage.payloads import Payloads
-from tests.mcp.conftest import ShiftedClock
+from tests.mcp.conftest import ShiftedClock, StandingClock
 
 MakeLedger = Callable[[], Ledger]
+
+
+@pytest.fixture
+def clock() -> ShiftedClock:
+    return StandingClock()
 
 
 @pytest.fixture(params=["memory", "table"])
@@ -57,7 +62,7 @@ async def expired(ledger: Ledger, key: CallKey, clock: ShiftedClock) -> Expired:
 async def test_the_first_claim_wins_and_the_second_waits(ledger: Ledger, key: CallKey, clock: ShiftedClock) -> None:
     assert await ledger.look(key, "h1") is None
     claim = await claimed(ledger, key)
-    assert claim.until == pytest.approx(clock.now() + LEASE, abs=5)
+    assert claim.until == clock.now() + LEASE
     assert await ledger.claim(key, "h1") == Running(claim.until)
     assert await ledger.look(key, "h1") == Running(claim.until)
 

@@ -175,7 +175,7 @@ async def test_an_approval_is_followed_without_a_command(shop: Shop, run: Run, m
     assert await shop.offered() == ["steady"]
     assert (await run("approve", "--all"))[0] == 0
     shop.clock.shift += 10
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while shop.drift():  # noqa: ASYNC110 - what is waited for is a look every now and then
             await asyncio.sleep(0.05)
     assert await shop.offered() == ["find", "steady"]

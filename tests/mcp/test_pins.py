@@ -13,7 +13,12 @@ from aos.mcp.errors import LockInvalid
 from aos.mcp.pins import KEEP, LOCK, ToolPins
 from aos.mcp.tools import ServerTools, ToolInfo
 from aos.storage.account import StorageAccount
-from tests.mcp.conftest import ShiftedClock
+from tests.mcp.conftest import ShiftedClock, StandingClock
+
+
+@pytest.fixture
+def clock() -> ShiftedClock:
+    return StandingClock()
 
 
 @pytest.fixture

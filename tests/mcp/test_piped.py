@@ -27,7 +27,8 @@ def blunt(connect: Connect, tmp_path: Path) -> Callable[..., McpConnection]:
 
 
 def read(tmp_path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (tmp_path / "read").read_text().splitlines()]
+    whole, _, _ = (tmp_path / "read").read_text().rpartition("\n")  # the server may be writing a line
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 async def text_of(connection: McpConnection, tool: str, timeout: float = 10) -> str:
@@ -130,7 +131,7 @@ async def test_calls_fail_at_once_when_the_connection_is_given_up(
     waiting = [asyncio.create_task(connection.call_tool("never", {}, 500)) for _ in range(3)]
     while len([m for m in read(tmp_path) if m.get("method") == "tools/call"]) < 4:  # noqa: ASYNC110 - another process
         await asyncio.sleep(0.01)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await connection.close()
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [ServerDied] * 3

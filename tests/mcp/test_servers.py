@@ -89,7 +89,7 @@ class Side:
 
     async def status(self, condition: Callable[[ServerStatus], bool], server_id: str | None = None) -> ServerStatus:
         """The server's row, once it is as wished."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while True:
                 for found in await self.board.all():
                     if found.server_id == (server_id or self.server_id) and condition(found):
@@ -347,18 +347,26 @@ async def test_a_read_that_takes_too_long_is_tried_again_and_given_up(make_side:
     assert body.error.retryable
     # Nothing was recorded: the same request may come again.
     assert code(await side.ask(request)) == "timeout"
-    assert text(await side.call("add", {"a": 1, "b": 1})) == "2"
+    async with asyncio.timeout(60):
+        # The limit is of all its tools, and short for a machine that has much to do.
+        while (body := await side.call("add", {"a": 1, "b": 1})).error is not None:
+            assert body.error.retryable
+            await asyncio.sleep(0.1)
+    assert text(body) == "2"
 
 
 async def test_a_write_that_takes_too_long_is_not_tried_again(make_side: MakeSide, tmp_path: Path) -> None:
-    side = make_side(timeout_seconds=1.0)  # enough for the tool to have written
-    file = tmp_path / "notes"
-    request = side.request("append_slowly", {"file": str(file), "line": "x", "seconds": 30})
-    body = await side.ask(request)
-    assert code(body) == "timeout"
-    assert body.error is not None
-    assert not body.error.retryable
-    assert await side.ask(request) == body
+    side = make_side(timeout_seconds=0.5)
+    for number in range(4):
+        file = tmp_path / f"notes {number}"
+        request = side.request("append_slowly", {"file": str(file), "line": "x", "seconds": 30})
+        body = await side.ask(request)
+        assert code(body) == "timeout"
+        assert body.error is not None
+        assert not body.error.retryable
+        assert await side.ask(request) == body
+        if file.exists():  # else the tool had not begun in that time
+            break
     assert file.read_text() == "x\n"
 
 
@@ -726,7 +734,7 @@ async def test_commands(make_side: MakeSide, monkeypatch: pytest.MonkeyPatch) ->
     assert body.error is not None
     assert "stopped by a command" in body.error.message
     # Another process follows with its next look.
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while (await other.call("add", {"a": 1, "b": 1})).error is None:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.05)
     await command("start")
@@ -771,7 +779,7 @@ async def test_close_lets_calls_end(side: Side, tmp_path: Path) -> None:
     slow = side.request("append_until", {"file": str(file), "line": "x"})
     call = asyncio.create_task(side.servers.handle(slow))
     await written(file)
-    closing = asyncio.create_task(side.servers.close(10))
+    closing = asyncio.create_task(side.servers.close(60))
     await asyncio.sleep(0.1)
     let_end(file)
     await closing

@@ -7,7 +7,12 @@ import pytest
 
 from aos.mcp.status import STALE, Desired, ServerStatus, ServerStatusBoard
 from aos.storage.account import StorageAccount
-from tests.mcp.conftest import ShiftedClock
+from tests.mcp.conftest import ShiftedClock, StandingClock
+
+
+@pytest.fixture
+def clock() -> ShiftedClock:
+    return StandingClock()
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from tests.ml.serving import serving
 class ModelServer:
     """Answers with `{model}: {messages so far} {last message}`, so that tests see what arrived.
 
-    `failures` are statuses of the next answers; `html` answers with a page instead; `delay` seconds pass before;
+    `failures` are statuses of the next answers; `html` answers with a page instead; `delay` seconds pass before, and
+    nothing is answered before `together` questions were here at a time;
     `context` is the most characters of messages that fit, `too_long` what is said of more; `error` is what the scoring
     script says instead of an answer.
     """
@@ -31,6 +32,8 @@ class ModelServer:
         self.failures: list[int] = []
         self.html = False
         self.delay = 0.0
+        self.together = 1
+        self._gathered = asyncio.Event()
         self.context = 1_000_000
         self.too_long: dict[str, object] = {
             "message": "This model's maximum context length is 1 token.",
@@ -83,7 +86,10 @@ class ModelServer:
         self.keys.append(request.headers.get("authorization", ""))
         self.running += 1
         self.most_running = max(self.running, self.most_running)
+        if self.running >= self.together:
+            self._gathered.set()
         try:
+            await self._gathered.wait()
             if self.delay:
                 # Who is not waited for any more does not keep the server from its end.
                 with suppress(TimeoutError):

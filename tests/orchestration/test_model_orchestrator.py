@@ -8,11 +8,20 @@ import pytest
 
 from aos.config import MLConfig, Settings
 from aos.errors import AosError
+from aos.kernel.clock import SystemClock
 from aos.ml import InvalidModelRequest, ModelSettingError
 from aos.orchestration import ModelOrchestrator, ModelRefused, ModelType, ModelUnavailable
 from aos.storage.account import StorageAccount
 from tests.foundry.project import Project
 from tests.orchestration.model_server import ModelServer
+
+
+class StandingClock(SystemClock):
+    """On which the pause of a circuit does not end."""
+
+    def now(self) -> float:
+        return 1_000_000.0
+
 
 MODELS_ON_SERVER = ["vllm", "openai", "agent_framework", "local_model", "azure_ml"]
 
@@ -242,7 +251,7 @@ async def test_overload_is_retried(server: ModelServer) -> None:
 async def test_another_model_answers_and_the_result_says_so(server: ModelServer, project: Project) -> None:
     config = served(server, **foundry(project, foundry_agent_service_endpoint="http://127.0.0.1:9/api/projects/p"))
     config = config.model_copy(update={"foundry_max_retries": 0})
-    async with ModelOrchestrator(config) as orchestrator:
+    async with ModelOrchestrator(config, clock=StandingClock()) as orchestrator:
         for _ in range(6):
             answer = await orchestrator.process_model_request("foundry_agent_service", "ceo", "hi", "c")
             assert (answer["model_type"], answer["fallback_from"]) == ("vllm", "foundry_agent_service")
@@ -291,7 +300,7 @@ async def test_foundry_is_preferred_while_it_is_healthy(server: ModelServer, pro
 
 
 async def test_a_batch_keeps_its_order_and_its_bound(server: ModelServer) -> None:
-    server.delay = 0.02
+    server.delay, server.together = 0.02, 3
     requests: list[dict[str, Any]] = [
         {"model_type": "vllm", "domain": "d", "user_input": f"q{n}", "conversation_id": f"c{n}"} for n in range(12)
     ]
@@ -300,7 +309,7 @@ async def test_a_batch_keeps_its_order_and_its_bound(server: ModelServer) -> Non
     requests.append({"domain": "d", "user_input": "x"})
     requests.append({"domain": "d", "user_input": "x", "conversation_id": "c", "temprature": 1})
     async with ModelOrchestrator(served(server, max_concurrent_requests=3)) as orchestrator:
-        batch = await orchestrator.batch_process_requests(requests)
+        batch = await asyncio.wait_for(orchestrator.batch_process_requests(requests), 60)
     assert (batch["total_requests"], batch["successful_requests"], batch["failed_requests"]) == (16, 13, 3)
     assert [result["reply"] for result in batch["results"][:2]] == ["llama-3.3-70b: 2 q0", "llama-3.3-70b: 2 q1"]
     assert batch["results"][12]["model_type"] == "vllm"

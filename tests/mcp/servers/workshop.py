@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -117,13 +116,6 @@ def start_child() -> int:
 @server.resource("workshop://motto", name="motto", mime_type="text/plain")
 def motto() -> str:
     return "measure twice"
-
-
-@server.tool()
-def hang() -> str:
-    """Stops the whole process."""
-    os.kill(os.getpid(), signal.SIGSTOP)
-    return "woken"
 
 
 def main(arguments: list[str]) -> None:
