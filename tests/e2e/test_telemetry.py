@@ -165,6 +165,8 @@ async def test_a_turn_that_another_process_ends_stays_in_its_trace(hosts: tuple[
     aos, servers = hosts
     trace_id = "6e0c63257de34c92bf9efcd03927272e"
     message = await question(aos)
+    # Delivered again, the event of the test before would be answered once more.
+    await aos.client.handled("agent-events", "realm-agents")
     await aos.app.kill()
     await aos.app.restart({"AOS_FAULT_POINT": "result-stored"})
     await aos.app.ready()
