@@ -180,7 +180,7 @@ async def test_the_package_is_indexed_and_answers(published: Published) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_the_package_answers_with_a_tool_s_result(published: Published, running: World) -> None:
-    body = json.dumps({"message": "What was our revenue in Q3 2025?", "timeout_seconds": 30}).encode()
+    body = json.dumps({"message": "What was our revenue in Q3 2025?", "timeout_seconds": 60}).encode()
     # The app beside it serves the tools, as a second function app would.
     settings = {**running.stack.environment, "AOS_ROLES": "agents"}
     async with published.start(**settings) as worker:
@@ -236,11 +236,11 @@ async def test_the_container_serves(published: Published, running: World, tmp_pa
         "AOS_PORT": str(settle({"AOS_PORT": ("AOS", 0)})["AOS_PORT"]),
         "AOS_FUNCTION_KEY": "a key, as the image refuses to serve without",
     }
-    child = Child("container", image.command, env=settings, log=tmp_path / "log", cwd=tmp_path)
+    child = Child("container", image.command, env=settings, grace=30.0, log=tmp_path / "log", cwd=tmp_path)
     ready = child.line(r"serving AOS on http://\S+")
     await child.start()
     try:
-        await child.ready(ready, 30)
+        await child.ready(ready, 60)
         async with asyncio.timeout(90):  # it begins as 503, while storage and bus are opened
             while True:
                 if await _status(image.health_check, settings) == 0:
