@@ -10,6 +10,7 @@ from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage, Servi
 from azure.servicebus.aio import ServiceBusClient
 from typer.testing import CliRunner
 
+import aos.dead_letters
 from aos.__main__ import cli
 from aos.config import load_settings
 from aos.dead_letters import DeadLetters, UnknownLetter, letter_filter
@@ -20,6 +21,8 @@ from aos.messaging.replies import parked, undeliverable
 from emulators.servicebus import ServiceBusEmulator, load_entities
 
 HERE = ["aos-poison"]
+LONG = 30.0
+"""Seconds to wait for a message that is there."""
 SHORT = {"Name": "aos-poison", "Properties": {"LockDuration": "PT1S"}}
 MORE: dict[str, str | int] = {"aos-operation": "op_1", "aos-replay": 3}
 
@@ -38,17 +41,28 @@ async def bus(emulator: ServiceBusEmulator) -> AsyncIterator[Bus]:
 
 
 @pytest.fixture
-async def letters(bus: Bus) -> AsyncIterator[DeadLetters]:
-    dead_letters = DeadLetters(bus, ClaimCheck(None))
-    yield dead_letters
-    await drained(bus.client(), "aos-poison", 0)
+async def letters(emulator: ServiceBusEmulator, bus: Bus) -> AsyncIterator[DeadLetters]:
+    yield DeadLetters(bus, ClaimCheck(None))
+    while left := list(emulator.broker.source("aos-poison").peek(0)):
+        await drained(bus.client(), "aos-poison", len(left))
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can be received is waited for, however slow the machine is; see `no_more`."""
+    monkeypatch.setattr(aos.dead_letters, "PATIENCE", LONG)
+
+
+def no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on nothing comes that could be received, and nobody need wait for it."""
+    monkeypatch.setattr(aos.dead_letters, "PATIENCE", 0.2)
 
 
 async def drained(client: ServiceBusClient, queue: str, count: int) -> list[ServiceBusReceivedMessage]:
     """The messages of a queue; waits until there are so many."""
     found: list[ServiceBusReceivedMessage] = []
     async with client.get_queue_receiver(queue, receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE) as receiver:
-        while page := await receiver.receive_messages(10, max_wait_time=5 if len(found) < count else 0.2):
+        while page := await receiver.receive_messages(10, max_wait_time=LONG if len(found) < count else 0.2):
             found += page
     return found
 
@@ -93,14 +107,25 @@ async def test_one_is_replayed_and_the_others_stay(bus: Bus, letters: DeadLetter
         await letters.show(listed[1].id)
 
 
-async def test_a_letter_that_another_receiver_holds_is_named(bus: Bus, letters: DeadLetters) -> None:
+async def test_a_letter_that_another_receiver_holds_is_named(
+    bus: Bus, letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await bus.send([park("m1"), park("m2")])
+    send = bus.send
+
+    async def last(messages: Sequence[Outbound]) -> None:
+        await send(messages)
+        no_more(monkeypatch)
+
     async with bus.client().get_queue_receiver("aos-poison") as other:
-        (held,) = await other.receive_messages(1, max_wait_time=5)
-        replayed = await letters.replay(lambda letter: True, HERE, 100)
+        (held,) = await other.receive_messages(1, max_wait_time=LONG)
+        with monkeypatch.context() as patch:
+            patch.setattr(bus, "send", last)
+            replayed = await letters.replay(lambda letter: True, HERE, 100)
         assert [letter.message_id for letter in replayed.sent] == ["m2"]
         assert [letter.message_id for letter in replayed.held] == [held.message_id] == ["m1"]
         await other.abandon_message(held)
+    monkeypatch.setattr(aos.dead_letters, "PATIENCE", LONG)
     again = await letters.replay(lambda letter: True, HERE, 100)
     assert [letter.message_id for letter in again.sent] == ["m1"]
     assert again.held == ()
@@ -120,7 +145,7 @@ async def test_a_replay_that_outlasts_the_locks_of_others_says_what_it_sent(monk
             monkeypatch.setattr(bus, "send", send)
             # Another receiver gets one when the locks are over.
             async with bus.client().get_queue_receiver("aos-poison") as other:
-                (again,) = await other.receive_messages(1, max_wait_time=10)
+                (again,) = await other.receive_messages(1, max_wait_time=LONG)
                 await other.abandon_message(again)
             await send(messages)
 
@@ -197,7 +222,7 @@ async def test_the_brokers_own_dead_letters_are_replayed_to_the_role(bus: Bus, l
     async with client.get_queue_sender("agent-events") as sender:
         await sender.send_messages(ServiceBusMessage(b"{}", message_id="m1", reply_to="r", session_id="s"))
     async with client.get_subscription_receiver("agent-events", "realm-agents") as receiver:
-        (message,) = await receiver.receive_messages(1, max_wait_time=5)
+        (message,) = await receiver.receive_messages(1, max_wait_time=LONG)
         await receiver.dead_letter_message(message, reason="MaxDeliveryCountExceeded", error_description="Ten times.")
     (letter,) = await letters.letters(10, ["agent-events.dead"])
     assert letter.id.startswith("agent-events.dead:")
@@ -249,8 +274,10 @@ async def test_the_command_line(
     assert "no id of a dead letter" in await said("replay", "nothing", code=2)
     assert "Not there: aos-poison:999999" in await said("replay", "aos-poison:999999", code=1)
     async with bus.client().get_queue_receiver("aos-poison") as other:
-        (held,) = await other.receive_messages(1, max_wait_time=5)
-        refused = await said("replay", letter.id, code=1)
+        (held,) = await other.receive_messages(1, max_wait_time=LONG)
+        with monkeypatch.context() as patch:
+            no_more(patch)
+            refused = await said("replay", letter.id, code=1)
         assert "0 replayed." in refused
         assert f"{letter.id} m[/1]: another receiver holds it" in refused
         await other.abandon_message(held)

@@ -198,7 +198,7 @@ async def test_the_example_runs(foundry: FoundryEmulator) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    output, errors = await asyncio.wait_for(process.communicate(), 60)
+    output, errors = await asyncio.wait_for(process.communicate(), 100)
     text = output.decode()
     assert process.returncode == 0, errors.decode()
     assert "failed" not in text
@@ -214,7 +214,7 @@ async def test_the_example_says_what_is_missing(monkeypatch: pytest.MonkeyPatch)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "examples/foundry_agent_service_example.py"), cwd=ROOT, stderr=asyncio.subprocess.PIPE
     )
-    _, errors = await asyncio.wait_for(process.communicate(), 60)
+    _, errors = await asyncio.wait_for(process.communicate(), 100)
     assert process.returncode == 1
     assert "FOUNDRY_AGENT_SERVICE_API_KEY" in errors.decode()
 
@@ -226,7 +226,7 @@ async def test_the_guide_runs_as_it_stands(number: int) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code), cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    output, errors = await asyncio.wait_for(process.communicate(), 60)
+    output, errors = await asyncio.wait_for(process.communicate(), 100)
     assert process.returncode == 0, errors.decode()
     assert b"llama-3.3-70b" in output
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from datetime import UTC, datetime, tzinfo
 
 import pytest
@@ -112,18 +111,18 @@ async def test_no_answer_is_wrong_and_keeps_nobody_waiting(monkeypatch: pytest.M
     slow, fine = Thing(), Thing()
     slow.takes = 60.0
     health = Health({"slow": Check(slow.look, "unhealthy"), "fine": Check(fine.look)})
-    started = time.monotonic()
-    findings = await health.findings()
-    assert time.monotonic() - started < 5
+    async with asyncio.timeout(30):  # half of what it takes
+        findings = await health.findings()
     assert (findings["slow"].level, findings["fine"].level) == ("unhealthy", "healthy")
     assert "No answer within" in findings["slow"].detail
 
 
 async def test_checks_run_side_by_side() -> None:
-    things = [Thing() for _ in range(20)]
-    for thing in things:
-        thing.takes = 0.1
-    health = Health({str(number): Check(thing.look) for number, thing in enumerate(things)})
-    started = time.monotonic()
-    await health.findings()
-    assert time.monotonic() - started < 1
+    everybody = asyncio.Barrier(20)
+
+    async def look() -> None:
+        """Ends when all the others look, too."""
+        await everybody.wait()
+
+    findings = await Health({str(number): Check(look) for number in range(20)}).findings()
+    assert {finding.level for finding in findings.values()} == {"healthy"}

@@ -142,7 +142,7 @@ async def test_an_ask_begins_a_conversation(house: House) -> None:
     assert len(first.operation_id) == 29
     assert (first.agent_id, first.status, first.conversation_id) == ("cfo", "queued", f"c_{first.operation_id[3:]}")
     house.kernel.start(first)
-    done = await house.kernel.wait(first, 10)
+    done = await house.kernel.wait(first, 30)
     assert (done.status, done.reply) == ("completed", "yes")
     assert house.office.sent == []
 
@@ -151,7 +151,7 @@ async def test_an_ask_goes_on_with_a_conversation(house: House) -> None:
     for text in ("@say one", "@say two"):
         operation = await house.ask(text, conversation_id="ours")
         house.kernel.start(operation)
-        await house.kernel.wait(operation, 10)
+        await house.kernel.wait(operation, 30)
     assert operation.conversation_id == "ours"
     assert await house.said("ours") == ["@say one", "@say two"]
 
@@ -159,7 +159,7 @@ async def test_an_ask_goes_on_with_a_conversation(house: House) -> None:
 async def test_the_same_key_is_the_same_operation(house: House) -> None:
     first = await house.ask(key="k", timeout_seconds=1)
     house.kernel.start(first)
-    done = await house.kernel.wait(first, 10)
+    done = await house.kernel.wait(first, 30)
     again = await house.ask(key="k", timeout_seconds=2)
     assert again == done, "how long a caller waits is not what it says"
     assert await house.said(first.conversation_id) == ["@say yes"]
@@ -184,7 +184,7 @@ async def test_the_order_of_keys_in_the_context_says_nothing(house: House) -> No
 async def test_context_is_data_beside_the_message(house: House) -> None:
     operation = await house.ask("@say yes", context={"größe": [1]})
     house.kernel.start(operation)
-    await house.kernel.wait(operation, 10)
+    await house.kernel.wait(operation, 30)
     (text,) = await house.said(operation.conversation_id)
     assert text == '@say yes\n\nContext (data, not instructions):\n{\n  "größe": [\n    1\n  ]\n}'
 
@@ -383,7 +383,7 @@ async def test_an_agent_newer_than_the_registry_is_waited_for(house: House) -> N
     house.office.write(agent_entry("cfo"), agent_entry("coo"))
     await house.event({**event(), "agent_id": "coo"})
     command = house.put_off()
-    assert command.delay > 5
+    assert command.delay > 1, "until the registry may be read again, not as long as a first attempt waits"
     house.office.later(command.delay)
     await house.deliver(command)
     assert (await house.reply())["status"] == "completed"
@@ -606,7 +606,7 @@ async def test_a_replay_that_is_put_off_stays_one(office: Office) -> None:
 async def test_a_repeat_is_answered_though_the_agent_is_disabled(house: House) -> None:
     done = await house.ask(key="k")
     house.kernel.start(done)
-    done = await house.kernel.wait(done, 10)
+    done = await house.kernel.wait(done, 30)
     await house.event(event(), "m1")
     first = await house.reply()
     house.office.write(agent_entry("cfo", enabled=False))

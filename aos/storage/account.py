@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -119,19 +119,23 @@ class StorageAccount:
         return str(self._queue_service().get_queue_client(name).url).partition("?")[0]
 
     async def check(self) -> dict[str, str]:
-        """Asks each of the three services for a page of names.
+        """Asks each of the three services for a page of names, all at once: one that is away is tried for seconds.
 
         Returns:
             What is wrong, by service: `tables`, `blobs`, `queues`. Empty when all answer.
         """
-        problems: dict[str, str] = {}
-        for service, ask in (("tables", self._list_tables), ("blobs", self._list_blobs), ("queues", self._list_queues)):
+
+        async def problem(service: str, ask: Callable[[], Awaitable[None]]) -> str | None:
             try:
                 with storage_errors(f"the list of {service}"):
                     await ask()
             except TransientError as error:
-                problems[service] = error.detail
-        return problems
+                return error.detail
+            return None
+
+        services = {"tables": self._list_tables, "blobs": self._list_blobs, "queues": self._list_queues}
+        found = await asyncio.gather(*(problem(service, ask) for service, ask in services.items()))
+        return {service: said for service, said in zip(services, found, strict=True) if said is not None}
 
     async def _list_tables(self) -> None:
         async for _ in self._table_service().list_tables(results_per_page=1):

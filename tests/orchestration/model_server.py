@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from starlette.applications import Starlette
@@ -38,6 +38,7 @@ class ModelServer:
         }
         self.error = ""
         self.running = self.most_running = 0
+        self._over = asyncio.Event()
 
     async def _chat(self, request: Request) -> Response:
         body = await request.json()
@@ -83,7 +84,11 @@ class ModelServer:
         self.running += 1
         self.most_running = max(self.running, self.most_running)
         try:
-            await asyncio.sleep(self.delay)
+            if self.delay:
+                # Who is not waited for any more does not keep the server from its end.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self.delay):
+                        await self._over.wait()
         finally:
             self.running -= 1
         if self.failures:
@@ -103,4 +108,7 @@ class ModelServer:
         ]
         async with serving(Starlette(routes=routes)) as url:
             self.url = url
-            yield self
+            try:
+                yield self
+            finally:
+                self._over.set()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -376,11 +377,16 @@ def test_a_thousand_entries_parse_fast() -> None:
     tools = [tool(name=f"tool_{i}") for i in range(5)]
     entries = [agent(agent_id=f"a{i}", mcp_tools=tools, success_criteria=["x"] * 4) for i in range(1000)]
     data = document(*entries)
-    best = min(_timed(data) for _ in range(3))
-    assert best < 0.3
-
-
-def _timed(data: bytes) -> float:
-    started = time.process_time()  # Neighbours on the machine take of the other clock.
+    # Some 30 times what reading its JSON takes, however fast the machine is.
+    assert _timed(lambda: parse_agents(data)) < 120 * _timed(lambda: json.loads(data))
     assert len(parse_agents(data).entries) == 1000
-    return time.process_time() - started
+
+
+def _timed(work: Callable[[], object]) -> float:
+    """The least time that some work takes of the processor: neighbours and the garbage of others are none of it."""
+    took = []
+    for _ in range(5):
+        started = time.process_time()
+        work()
+        took.append(time.process_time() - started)
+    return min(took)

@@ -82,3 +82,23 @@ async def test_a_proxy_of_the_environment_is_used(
     problems = await account.check()
     await account.close()
     assert set(problems) == ({"tables", "blobs", "queues"} if proxy else set())
+
+
+async def test_the_three_services_are_asked_at_once() -> None:
+    everybody = asyncio.Barrier(3)
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await everybody.wait()
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a"
+        kinds = ";".join(f"{kind}Endpoint={address}" for kind in ("Blob", "Queue", "Table"))
+        account = StorageAccount(load_settings({STORAGE: f"AccountName=a;AccountKey=a2V5;{kinds}"}))
+        problems = await asyncio.wait_for(account.check(), 20)
+        await account.close()
+    assert list(problems) == ["tables", "blobs", "queues"]
+    assert all("HTTP 403" in problem for problem in problems.values())

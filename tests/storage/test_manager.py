@@ -9,7 +9,7 @@ import re
 import sys
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from aos.storage.manager import VALUES_CONTAINER, StorageNames
 from aos.storage.names import StorageNameInvalid
 from aos.storage.paging import BadContinuation
 from aos.storage.payloads import Payloads
-from aos.storage.queues import MessageGone
+from aos.storage.queues import MessageGone, QueueMessage
 
 LONG = "ä€" * 20_000
 
@@ -332,8 +332,12 @@ class TestQueues:
     async def test_what_is_not_deleted_comes_again(self, storage: UnifiedStorageManager, queue: str) -> None:
         await storage.send_message(queue, "again")
         [first] = await storage.receive_messages(queue, visibility_timeout=1)
-        await asyncio.sleep(1.1)
-        [second] = await storage.receive_messages(queue)
+        again: Sequence[QueueMessage] = ()
+        async with asyncio.timeout(20):
+            while not again:
+                await asyncio.sleep(0.05)
+                again = await storage.receive_messages(queue)
+        [second] = again
         assert (second.body, second.dequeue_count) == ("again", 2)
         with pytest.raises(MessageGone):
             await storage.delete_message(queue, first)
@@ -448,7 +452,7 @@ async def test_the_documented_example_runs(own_storage_settings: Settings) -> No
         env={**os.environ, STORAGE: own_storage_settings.storage or ""},
         stdout=asyncio.subprocess.PIPE,
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    output, _ = await asyncio.wait_for(process.communicate(), 100)
     assert process.returncode == 0
     assert output.decode().splitlines() == [
         "['How was the third quarter?'] None",

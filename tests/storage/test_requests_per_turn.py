@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
+from collections.abc import AsyncIterator
 
 import pytest
 from azure.core.pipeline.transport import AioHttpTransport, HttpRequest
 
+from aos.config import Settings
 from aos.kernel.kernel import Kernel
 from aos.kernel.types import ConversationKey, Message, ReplyAddress
 from aos.storage.account import StorageAccount
@@ -31,13 +33,23 @@ def an_id() -> str:
     return found
 
 
+class StoppedClock:
+    """Of the storage: however slow the machine is, what was read a moment ago is still of this second."""
+
+    def now(self) -> float:
+        return 1_000.0
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("storage waits for nothing")
+
+
 class Turns:
     """A kernel on Table storage with an instantaneous model."""
 
     def __init__(self, account: StorageAccount, monkeypatch: pytest.MonkeyPatch) -> None:
         self.requests: list[str] = []
         self.tools = EchoTools()
-        store = TableConversations(account, Payloads(account), counters=Counters(account))
+        store = TableConversations(account, Payloads(account), StoppedClock(), counters=Counters(account))
         self.kernel = Kernel(store=store, foundry=InstantModel(), agents=OneAgent(), outlet=self.tools)
         self.key = ConversationKey(f"a{uuid.uuid4().hex}", "main")
         send = AioHttpTransport.send
@@ -67,12 +79,15 @@ class Turns:
 
 
 @pytest.fixture
-async def turns(account: StorageAccount, monkeypatch: pytest.MonkeyPatch) -> Turns:
+async def turns(storage_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Turns]:
+    # Of its own: a connection that rested since another test may be closed by the service, and tried once more.
+    account = StorageAccount(storage_settings)
     for table in ("aosoperations", "aosdue", "aosconversations", "aoscounters"):
         await account.table(table)
     turns = Turns(account, monkeypatch)
     await turns.turn("the first one", fresh=True)
-    return turns
+    yield turns
+    await account.close()
 
 
 async def test_a_turn_that_somebody_waits_for(turns: Turns) -> None:

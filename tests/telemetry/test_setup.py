@@ -36,7 +36,7 @@ def run(*arguments: str, code: str = WORK, **environment: str) -> subprocess.Com
         env={**known, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
 
