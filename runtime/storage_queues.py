@@ -31,6 +31,8 @@ MAX_DEQUEUE_COUNT = 5
 """As `queues.maxDequeueCount` in host.json, whose default this is."""
 HIDDEN_SECONDS = 30
 """For so long nobody else gets a message; renewed while its handler runs."""
+RENEW_SECONDS = HIDDEN_SECONDS / 2
+"""Between two renewals."""
 RENEW_AGAIN_SECONDS = 1.0
 """After a renewal that failed."""
 AT_ONCE = 32
@@ -249,7 +251,7 @@ async def _keep(queue: QueueClient, message: QueueMessage, ended: asyncio.Event)
     """Keeps a message from others until its handler has ended."""
     from azure.core.exceptions import AzureError, HttpResponseError
 
-    pause = HIDDEN_SECONDS / 2
+    pause = RENEW_SECONDS
     while True:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
@@ -264,7 +266,7 @@ async def _keep(queue: QueueClient, message: QueueMessage, ended: asyncio.Event)
             pause = RENEW_AGAIN_SECONDS
         else:
             message.pop_receipt = renewed.pop_receipt
-            pause = HIDDEN_SECONDS / 2
+            pause = RENEW_SECONDS
 
 
 def _plain(content: str) -> bytes:

@@ -136,8 +136,10 @@ async def model_server() -> AsyncIterator[ModelServer]:
             Route("/v1/models", model.list_models),
         ]
     )
-    # It listens already, so that a first request waits for the server to start.
-    listener = socket.create_server(("127.0.0.1", 0))
+    # Named as TCP, for asyncio to send answers at once.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()  # already, so that a first request waits for the server to start
     model.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", ws="none", log_config=None))
     serving = asyncio.create_task(server.serve(sockets=[listener]))

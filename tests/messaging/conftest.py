@@ -35,7 +35,7 @@ class Inbox:
     async def take(self, count: int = 1) -> list[ServiceBusReceivedMessage]:
         """The next messages; fails if fewer come."""
         taken: list[ServiceBusReceivedMessage] = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(taken) < count:
                 taken += await self._receiver.receive_messages(count - len(taken), max_wait_time=5)
         return taken

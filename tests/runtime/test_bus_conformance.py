@@ -89,7 +89,7 @@ async def consumed(kind: str, messages: list[dict[str, Any]]) -> list[dict[str, 
         ):
             for number, message in enumerate(messages, 1):
                 await sender.send_messages(ServiceBusMessage(b"{}", **message))
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while len(handled(recorder)) < number:  # noqa: ASYNC110  # no event to wait for
                         await asyncio.sleep(0.02)
     return handled(recorder)

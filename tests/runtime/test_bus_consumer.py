@@ -19,6 +19,7 @@ from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage, Servi
 from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
 from azure.servicebus.amqp import AmqpAnnotatedMessage
 
+from emulators.ports import settle
 from emulators.servicebus import ServiceBusEmulator, load_entities
 from runtime import AsgiRuntime, AuthLevel, BusMessage, Keys, Request, RouteRegistry, RuntimeConfig, bus_consumer
 from runtime.bus_connections import BusConnections
@@ -33,7 +34,7 @@ QUEUES = [
     ("stuck", {}),
     ("limited", {}),
     ("crowded", {}),
-    ("renewed", {"LockDuration": "PT3S"}),
+    ("renewed", {"LockDuration": "PT10S"}),
     ("short", {"LockDuration": "PT1S"}),
     ("patient", {}),
     ("ordered", {"RequiresSession": True}),
@@ -80,6 +81,11 @@ async def running(
         yield runtime
 
 
+def port_to_come_back_to() -> int:
+    """One that the system gives to no connection in the meantime, neither to that of a client that looks for it."""
+    return settle({"BUS": ("the bus", 0)})["BUS"]
+
+
 async def send(client: ServiceBusClient, queue: str, *messages: str | ServiceBusMessage) -> None:
     async with client.get_queue_sender(queue) as sender:
         await sender.send_messages([ServiceBusMessage(m) if isinstance(m, str) else m for m in messages])
@@ -108,7 +114,7 @@ async def left_in(
         return await receiver.peek_messages(10)
 
 
-async def until(condition: Callable[[], object], seconds: float = 15) -> None:
+async def until(condition: Callable[[], object], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -189,7 +195,7 @@ async def test_a_handler_that_raises_gets_the_message_again_until_it_is_dead_let
         await send(client, "retried", "poison")
         await until(lambda: len(handler.seen) == 3 and not handler.inside)
         dead: Sequence[ServiceBusReceivedMessage] = []
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not dead:
                 dead = await left_in(client, "retried", ServiceBusSubQueue.DEAD_LETTER)
     assert [message.delivery_count for message in handler.seen] == [1, 2, 3]
@@ -201,8 +207,8 @@ async def test_a_handler_that_raises_gets_the_message_again_until_it_is_dead_let
 async def test_a_bus_that_is_down_is_waited_for_and_a_lost_one_found_again(client: ServiceBusClient) -> None:
     handler, registry = Handler(), RouteRegistry()
     registry.register_queue("plain", handler, connection="BUS")
-    async with ServiceBusEmulator(ENTITIES) as placeholder:
-        port, connection_string = placeholder.port, placeholder.connection_string
+    port = port_to_come_back_to()
+    connection_string = ServiceBusEmulator(ENTITIES, port=port).connection_string
     async with running(registry, connection_string) as runtime:
         await until(lambda: runtime.bus_states()[0].last_error)
         down = runtime.bus_states()[0]
@@ -223,17 +229,21 @@ async def test_a_bus_that_is_down_is_waited_for_and_a_lost_one_found_again(clien
 
 
 async def test_stopping_waits_for_running_handlers_and_takes_nothing_more(
-    bus: ServiceBusEmulator, client: ServiceBusClient
+    bus: ServiceBusEmulator, client: ServiceBusClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler, registry = Handler(gate_open=False), RouteRegistry()
     registry.register_queue("drained", handler, connection="BUS", max_concurrency=1)
+    stop = bus_consumer.BusConsumers.stop
+
+    async def stop_while_it_runs(consumers: bus_consumer.BusConsumers) -> None:
+        asyncio.get_running_loop().call_later(0.2, handler.gate.set)
+        await stop(consumers)
+
+    monkeypatch.setattr(bus_consumer.BusConsumers, "stop", stop_while_it_runs)
     async with running(registry, bus.connection_string):
         await send(client, "drained", "running", "waiting")
         await until(lambda: handler.inside)
-        asyncio.get_running_loop().call_later(0.3, handler.gate.set)
-        began = time.monotonic()
-    assert 0.25 < time.monotonic() - began < 5
-    assert handler.done == 1
+    assert (handler.done, handler.inside) == (1, 0)
     left = await left_in(client, "drained")
     assert [str(message) for message in left] == ["waiting"]
     assert left[0].delivery_count == 0
@@ -249,7 +259,7 @@ async def test_a_handler_that_does_not_end_is_cancelled_and_its_message_abandone
     async with running(registry, bus.connection_string), client.get_queue_sender("stuck") as sender:
         await stuck(sender, handler, before, "endless")
     assert (handler.inside, handler.done) == (0, before)
-    async with client.get_queue_receiver("stuck", max_wait_time=5) as receiver:
+    async with client.get_queue_receiver("stuck", max_wait_time=30) as receiver:
         (again,) = await receiver.receive_messages()
         assert again.delivery_count == 1  # in the SDK: earlier deliveries
         await receiver.complete_message(again)
@@ -273,8 +283,8 @@ async def test_handlers_that_are_cancelled_have_time_to_clean_up(
     async with running(registry, bus.connection_string):
         await send(client, "stuck", "0.2", "0.01")
         await until(lambda: len(inside) == 2)
-    assert cleaned == [b"0.01", b"0.2"]
-    async with client.get_queue_receiver("stuck", max_wait_time=5) as receiver:
+    assert sorted(cleaned) == [b"0.01", b"0.2"]
+    async with client.get_queue_receiver("stuck", max_wait_time=30) as receiver:
         for _ in range(2):
             (again,) = await receiver.receive_messages()
             assert again.delivery_count == 1  # in the SDK: earlier deliveries
@@ -434,13 +444,24 @@ async def test_an_exception_of_no_usual_kind_costs_a_redelivery_and_nothing_else
 
 @pytest.mark.parametrize("before", [0, 4])
 async def test_the_lock_is_renewed_while_the_handler_runs(
-    bus: ServiceBusEmulator, client: ServiceBusClient, before: int
+    bus: ServiceBusEmulator, client: ServiceBusClient, monkeypatch: pytest.MonkeyPatch, before: int
 ) -> None:
+    # Of a short lock the SDK lets one half pass by: here it renews when it first looks, long before the lock ends.
+    monkeypatch.setattr("azure.servicebus.aio._async_auto_lock_renewer.SHORT_RENEW_SCALING_FACTOR", 2)
+    queue, renewed = bus.broker.source("renewed"), list[bytes]()
+    renew = queue.renew_lock
+
+    def noted(tokens: Sequence[bytes]) -> list[int]:
+        until_ms = renew(tokens)
+        renewed.extend(tokens)
+        return until_ms
+
+    monkeypatch.setattr(queue, "renew_lock", noted)
     handler, registry = Handler(), RouteRegistry()
     registry.register_queue("renewed", handler, connection="BUS")
     async with running(registry, bus.connection_string), client.get_queue_sender("renewed") as sender:
         await stuck(sender, handler, before, "long")
-        await asyncio.sleep(3.3)  # longer than the lock
+        await until(lambda: {entry.lock_token for entry in queue.peek(0)} & set(renewed))
         handler.gate.set()
         await until(lambda: handler.done == before + 1)
     assert len(handler.seen) == before + 1
@@ -455,9 +476,10 @@ async def test_a_message_whose_lock_was_lost_comes_again(bus: ServiceBusEmulator
         await until(lambda: handler.inside)
         await asyncio.sleep(1.2)  # a lock this short expires before the SDK thinks of renewing it
         handler.gate.set()
-        await until(lambda: handler.done == 2)
-    assert [message.delivery_count for message in handler.seen] == [1, 2]
-    assert await left_in(client, "short") == []
+        # Where the machine stalls for as long as the lock lasts, it comes more than once again.
+        await until(lambda: not list(bus.broker.source("short").peek(0)))
+    assert handler.done >= 2
+    assert [message.delivery_count for message in handler.seen] == list(range(1, handler.done + 1))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
@@ -468,7 +490,7 @@ async def test_a_connection_lost_under_a_handler_costs_a_redelivery_and_nothing_
     handler, registry = Handler(), RouteRegistry()
     registry.register_queue("plain", handler, connection="BUS")
     database = tmp_path / "bus.db"
-    async with ServiceBusEmulator(ENTITIES, db=database) as first:
+    async with ServiceBusEmulator(ENTITIES, port=port_to_come_back_to(), db=database) as first:
         port, connection_string = first.port, first.connection_string
         stack = AsyncExitStack()
         runtime = await stack.enter_async_context(running(registry, connection_string))
@@ -484,7 +506,7 @@ async def test_a_connection_lost_under_a_handler_costs_a_redelivery_and_nothing_
             handler.gate.set()  # this one cannot be settled any more: its link is gone
             await until(lambda: handler.done == before + 2)
             async with ServiceBusClient.from_connection_string(connection_string) as own:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     while await left_in(own, "plain"):
                         continue
     assert [message.body for message in handler.seen[before:]] == [b"precious", b"precious"]
@@ -512,10 +534,11 @@ async def test_a_session_that_always_has_messages_lets_others_have_a_turn(
     bus: ServiceBusEmulator, client: ServiceBusClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SessionConsumer, "hold_seconds", 0.3)
-    registry, seen = RouteRegistry(), list[str | None]()
+    registry, seen, sent = RouteRegistry(), list[str | None](), asyncio.Event()
 
     async def handle(message: BusMessage) -> None:
         seen.append(message.session_id)
+        await sent.wait()
         await asyncio.sleep(0.05)
 
     registry.register_queue("busy", handle, connection="BUS", sessions=True, max_concurrency=1)
@@ -523,6 +546,7 @@ async def test_a_session_that_always_has_messages_lets_others_have_a_turn(
     async with running(registry, bus.connection_string):
         await until(lambda: seen)
         await send(client, "busy", ServiceBusMessage("b", session_id="b"))
+        sent.set()
         await until(lambda: "b" in seen)
     assert 0 < seen.count("a") < 100
 
@@ -593,7 +617,7 @@ async def test_bodies_of_every_amqp_kind_become_bytes(
 ) -> None:
     async with client.get_queue_sender("plain") as sender:
         await sender.send_messages(body)
-    async with client.get_queue_receiver("plain", max_wait_time=5) as receiver:
+    async with client.get_queue_receiver("plain", max_wait_time=30) as receiver:
         (message,) = await receiver.receive_messages()
         await receiver.complete_message(message)
     assert from_servicebus(message, "plain").body == expected

@@ -42,7 +42,7 @@ async def client(azurite: Azurite, name: str) -> AsyncIterator[QueueClient]:
 
 
 async def until_exists(queue: QueueClient) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             try:
                 await queue.get_queue_properties()
@@ -54,7 +54,7 @@ async def until_exists(queue: QueueClient) -> None:
 
 async def until(ask: Callable[[], Awaitable[T]], holds: Callable[[T], object]) -> T:
     """Asks again and again until the answer is as wanted."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             if holds(found := await ask()):
                 return found
@@ -76,7 +76,7 @@ async def test_messages_reach_the_handler_without_their_base64_and_are_deleted(a
         await until_exists(queue)  # made on demand
         await queue.send_message(base64.b64encode(b'{"n": 1}').decode())
         await queue.send_message('{"n": 2}')
-        await asyncio.wait_for(both.wait(), 10)
+        await asyncio.wait_for(both.wait(), 30)
     assert sorted(message.json()["n"] for message in seen) == [1, 2]
     assert {(message.queue, message.dequeue_count) for message in seen} == {(name, 1)}
     async with client(azurite, name) as queue:
@@ -143,19 +143,22 @@ async def test_a_queue_is_consumed_also_by_who_may_not_make_it(azurite: Azurite)
         await queue.create_queue()
         await queue.send_message("1")
         async with consuming(azurite, registry, connection):
-            await asyncio.wait_for(seen.wait(), 10)
+            await asyncio.wait_for(seen.wait(), 30)
         assert (await queue.get_queue_properties()).approximate_message_count == 0
 
 
 async def test_handlers_run_beside_each_other_up_to_a_bound(azurite: Azurite) -> None:
     registry, name = RouteRegistry(), queue_name()
     running = most = ended = 0
-    all_ended = asyncio.Event()
+    three, all_ended = asyncio.Event(), asyncio.Event()
 
     async def handle(message: StorageMessage) -> None:
         nonlocal running, most, ended
         running += 1
         most = max(most, running)
+        if running == 3:
+            three.set()
+        await three.wait()
         await asyncio.sleep(0.05)
         running -= 1
         ended += 1
@@ -168,7 +171,7 @@ async def test_handlers_run_beside_each_other_up_to_a_bound(azurite: Azurite) ->
         for number in range(9):
             await queue.send_message(str(number))
         async with consuming(azurite, registry):
-            await asyncio.wait_for(all_ended.wait(), 15)
+            await asyncio.wait_for(all_ended.wait(), 30)
     assert most == 3
 
 

@@ -92,5 +92,5 @@ async def agents(emulator: FoundryEmulator) -> AsyncIterator[AgentsClient]:
 @pytest_asyncio.fixture(scope="session")
 async def http(emulator: FoundryEmulator) -> AsyncIterator[httpx2.AsyncClient]:
     """A bare HTTP client with a credential, for what the SDKs cannot be made to send."""
-    async with httpx2.AsyncClient(base_url=emulator.endpoint, headers={"api-key": "local"}) as client:
+    async with httpx2.AsyncClient(base_url=emulator.endpoint, headers={"api-key": "local"}, timeout=30) as client:
         yield client

@@ -58,7 +58,7 @@ class Function:
 
     async def calls(self, count: int) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(found) < count:
                 with suppress(ResourceNotFoundError):  # not made yet
                     async for message in self.input.receive_messages():
@@ -86,7 +86,7 @@ async def begin(agents: AgentsClient, tools: list[ToolDefinition], text: str) ->
 
 
 async def until(agents: AgentsClient, run: ThreadRun, *statuses: str) -> ThreadRun:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while run.status not in statuses:
             await asyncio.sleep(0.02)
             run = await agents.runs.get(run.thread_id, run.id)
@@ -147,7 +147,7 @@ async def test_an_output_queue_that_cannot_be_used_for_a_while(agents: AgentsCli
         binding = tool["azure_function"]["output_binding"]["storage_queue"]
         binding["queue_service_endpoint"] = f"http://127.0.0.1:{port}/devstoreaccount1"
         run = await begin(agents, [tool], '@tool double {"n": 21}')
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await again.wait()
     await agents.runs.cancel(run.thread_id, run.id)
     assert (await until(agents, run, "cancelled", "completed")).status == "cancelled"

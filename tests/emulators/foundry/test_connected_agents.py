@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -21,6 +21,8 @@ from azure.ai.agents.models import (
 from azure.core.exceptions import HttpResponseError
 
 from emulators.foundry import FoundryEmulator
+from emulators.foundry.model import ModelEvent, ModelRequest
+from emulators.foundry.offline import OfflineModel
 
 MODEL = "llama-3.3-70b"
 LOCAL = FunctionToolDefinition(
@@ -49,7 +51,7 @@ async def begun(agents: AgentsClient, agent: Agent, text: str) -> ThreadRun:
 
 
 async def until(agents: AgentsClient, run: ThreadRun, *statuses: str) -> ThreadRun:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while run.status not in statuses:
             await asyncio.sleep(0.02)
             run = await agents.runs.get(run.thread_id, run.id)
@@ -163,12 +165,25 @@ async def test_an_agent_that_is_gone_fails_the_run(agents: AgentsClient) -> None
     assert f"no assistant found with id '{stocks.id}'" in run.last_error.message
 
 
+class Silent(OfflineModel):
+    """The offline model, except that one agent never answers."""
+
+    def __init__(self, name: str) -> None:
+        self._instructions = f"I am {name}."
+
+    async def step(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        if request.instructions == self._instructions:
+            await asyncio.Event().wait()
+        async for event in super().step(request):
+            yield event
+
+
 async def test_what_is_cancelled_ends_with_the_agent_it_asked(connect_agents: Callable[[str], AgentsClient]) -> None:
-    async with FoundryEmulator(latency_ms=300) as emulator, connect_agents(emulator.endpoint) as agents:
+    async with FoundryEmulator(model=Silent("stocks")) as emulator, connect_agents(emulator.endpoint) as agents:
         main = await made(agents, "main", connected(await made(agents, "stocks")))
         run = await begun(agents, main, ask("@say one"))
         shown: dict[str, Any] = {}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while "run_id" not in shown:
                 await asyncio.sleep(0.02)
                 shown = next((call["connected_agent"] for call in await calls(agents, run)), {})
@@ -179,7 +194,8 @@ async def test_what_is_cancelled_ends_with_the_agent_it_asked(connect_agents: Ca
 
 
 async def test_what_is_too_late_expires(connect_agents: Callable[[str], AgentsClient]) -> None:
-    async with FoundryEmulator(latency_ms=600, run_expiry=0.1) as emulator, connect_agents(emulator.endpoint) as agents:
+    silent = Silent("stocks")
+    async with FoundryEmulator(model=silent, run_expiry=0.1) as emulator, connect_agents(emulator.endpoint) as agents:
         main = await made(agents, "main", connected(await made(agents, "stocks")))
         run = await begun(agents, main, ask("@say one"))
         assert (await until(agents, run, "expired", "completed", "failed")).status == "expired"

@@ -66,6 +66,7 @@ async def served() -> AsyncIterator[Backend]:
     app = Starlette(routes=[Route("/v1/chat/completions", backend.complete, methods=["POST"])])
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
+    listener.listen()  # who comes before the server does waits
     backend.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", ws="none", log_config=None))
     serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -18,9 +18,11 @@ from azure.ai.projects.models import PromptAgentDefinition
 from azure.core.exceptions import HttpResponseError
 from openai import AsyncOpenAI
 
+from emulators.azurite import Azurite
 from emulators.foundry import FoundryEmulator
 from emulators.foundry.__main__ import main
 from emulators.foundry.database import StateUnavailable
+from tests.emulators.foundry.test_azure_functions import Function
 
 Connect = Callable[[str], AbstractAsyncContextManager[tuple[AIProjectClient, AsyncOpenAI]]]
 MODEL = "llama-3.3-70b"
@@ -35,7 +37,7 @@ async def child(*arguments: str) -> AsyncIterator[Child]:
     )
     assert process.stdout is not None
     try:
-        endpoint = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().strip()
+        endpoint = (await asyncio.wait_for(process.stdout.readline(), 60)).decode().strip()
         yield process, endpoint
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -63,7 +65,7 @@ async def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path, connect: C
                     enough.set()
 
         talking = asyncio.create_task(talk())
-        await asyncio.wait_for(enough.wait(), 20)
+        await asyncio.wait_for(enough.wait(), 60)
         process.kill()
         with pytest.raises(openai.APIConnectionError):
             await talking
@@ -106,26 +108,33 @@ async def test_a_response_cut_off_by_a_crash_is_failed_and_its_conversation_free
 
 
 async def test_after_kill_9_a_run_at_work_has_failed_and_one_that_waits_still_waits(
-    tmp_path: Path, connect_agents: Callable[[str], AgentsClient]
+    tmp_path: Path, connect_agents: Callable[[str], AgentsClient], azurite: Azurite
 ) -> None:
-    db = str(tmp_path / "state.db")
-    async with child("--db", db, "--latency-ms", "300") as (process, endpoint), connect_agents(endpoint) as client:
+    db, function = str(tmp_path / "state.db"), Function(azurite)
+    async with (
+        child("--db", db) as (process, endpoint),
+        connect_agents(endpoint) as client,
+        function.input,
+        function.output,
+    ):
         agent = await client.create_agent(model=MODEL, name="keeper")
+        clerk = await client.create_agent(model=MODEL, name="clerk", tools=function.tool())
         waiting, working = await client.threads.create(), await client.threads.create()
         await client.messages.create(waiting.id, role="user", content="@tool f {}")
-        await client.messages.create(working.id, role="user", content="@say never")
+        await client.messages.create(working.id, role="user", content='@tool double {"n": 1}')
         run = await client.runs.create(waiting.id, agent_id=agent.id)
-        for _ in range(200):
-            run = await client.runs.get(waiting.id, run.id)
-            if run.status == "requires_action":
-                break
-            await asyncio.sleep(0.02)
-        cut = await client.runs.create(working.id, agent_id=agent.id)
+        async with asyncio.timeout(30):
+            while run.status != "requires_action":
+                await asyncio.sleep(0.02)
+                run = await client.runs.get(waiting.id, run.id)
+        cut = await client.runs.create(working.id, agent_id=clerk.id)
+        await function.calls(1)  # it is at work until there is a reply
         process.kill()
         await process.wait()
     async with child("--db", db) as (_, endpoint), connect_agents(endpoint) as client:
         failed = await client.runs.get(working.id, cut.id)
         assert (failed.status, failed.last_error.code) == ("failed", "server_error")
+        await client.messages.create(working.id, role="user", content="@say on")
         again = await client.runs.create_and_process(working.id, agent_id=agent.id, polling_interval=0)
         assert again.status == "completed"
         kept = await client.runs.get(waiting.id, run.id)
@@ -163,7 +172,7 @@ async def test_an_interrupt_ends_it_cleanly(number: signal.Signals) -> None:
         assert endpoint.startswith("http://127.0.0.1:")
         assert endpoint.endswith("/api/projects/local")
         process.send_signal(number)
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
 
 
 def test_a_port_in_use_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -161,7 +161,7 @@ async def test_stopping_the_service_fails_what_is_at_work(tmp_path: Path) -> Non
     runs.start(begun)
     await asyncio.sleep(0)
     runs.start(unbegun)
-    await asyncio.wait_for(runs.close(), 5)
+    await asyncio.wait_for(runs.close(), 30)
     assert [found(store, run)["status"] for run in (begun, unbegun)] == ["failed", "failed"]
     state.close()
 

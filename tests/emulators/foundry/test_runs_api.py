@@ -54,12 +54,11 @@ async def thread_with(agents: AgentsClient, text: str) -> AgentThread:
 
 async def settled(agents: AgentsClient, run: ThreadRun) -> ThreadRun:
     """The run once nobody works on it."""
-    for _ in range(500):
-        if run.status not in ("queued", "in_progress", "cancelling"):
-            return run
-        await asyncio.sleep(0.005)
-        run = await agents.runs.get(run.thread_id, run.id)
-    raise AssertionError(f"still {run.status}")
+    async with asyncio.timeout(30):
+        while run.status in ("queued", "in_progress", "cancelling"):
+            await asyncio.sleep(0.005)
+            run = await agents.runs.get(run.thread_id, run.id)
+    return run
 
 
 async def ran(agents: AgentsClient, text: str, *names: str) -> ThreadRun:

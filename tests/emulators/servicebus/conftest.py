@@ -26,7 +26,7 @@ QUEUES: Json = {
     "sessions": {"RequiresSession": True},
     "next-session": {"RequiresSession": True},
     "held-session": {"RequiresSession": True},
-    "short-session": {"RequiresSession": True, "LockDuration": "PT1S"},
+    "lost-session": {"RequiresSession": True},
     "replies": {"RequiresSession": True},
 }
 RED: Json = {

@@ -36,7 +36,7 @@ def test_it_prints_the_connection_string_serves_and_ends(tmp_path: Path, number:
         ):
             sender.send_messages(ServiceBusMessage("x"))
             process.send_signal(number)
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
         assert process.stdout.read() == ""
         assert process.stderr is not None
         assert process.stderr.read() == ""
@@ -45,7 +45,7 @@ def test_it_prints_the_connection_string_serves_and_ends(tmp_path: Path, number:
 def test_a_port_in_use_is_one_line_and_exit_code_2() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = subprocess.run([*COMMAND, "--port", str(port)], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run([*COMMAND, "--port", str(port)], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"cannot listen on 127.0.0.1:{port}: ")
     assert done.stderr.count("\n") == 1

@@ -39,7 +39,7 @@ async def emulator(folder: Path) -> AsyncIterator[tuple[Process, ServiceBusClien
     process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=PIPE)
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             line = (await process.stdout.readline()).decode().strip()
         async with ServiceBusClient.from_connection_string(line, retry_total=0) as client:
             yield process, client

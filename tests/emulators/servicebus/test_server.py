@@ -12,6 +12,7 @@ import pytest
 from azure.servicebus import NEXT_AVAILABLE_SESSION, ServiceBusClient, ServiceBusMessage, ServiceBusSubQueue
 from azure.servicebus.exceptions import MessagingEntityNotFoundError
 
+from emulators.ports import settle
 from emulators.servicebus import ServiceBusEmulator, load_entities, server
 from tests.emulators.servicebus.conftest import Links
 from tests.emulators.servicebus.wire import Peer, layout
@@ -32,12 +33,12 @@ def in_thread() -> Iterator[ServiceBusEmulator]:
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
-    assert started.wait(10)
+    assert started.wait(60)
     try:
         yield bus
     finally:
         loops[0].call_soon_threadsafe(stop.set)
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -72,7 +73,9 @@ def test_the_synchronous_sdk() -> None:
 
 
 async def test_the_port_of_a_stopped_emulator_is_free_again() -> None:
-    async with ServiceBusEmulator(load_entities(layout({"q": {}}))) as first:
+    # Not one that the system may give to a connection in the meantime.
+    port = settle({"BUS": ("the bus", 0)})["BUS"]
+    async with ServiceBusEmulator(load_entities(layout({"q": {}})), port=port) as first:
         peer = await Peer.opened(first.port)
     assert await peer.reader.read() == b""
     await peer.close()

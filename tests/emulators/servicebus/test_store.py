@@ -173,7 +173,7 @@ async def test_nothing_is_acknowledged_that_could_not_be_written(
         await peer.transfer(0, 0, encoded())
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
             await peer.frame()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await bus.wait_failed()
         assert isinstance(bus.failure, sqlite3.OperationalError)
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):

@@ -192,7 +192,7 @@ class Peer:
 
     async def frame(self) -> tuple[int, list[Value], bytes]:
         """The next frame that is not empty: code, fields, payload."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 size = int.from_bytes(await self.reader.readexactly(4), "big")
                 data = await self.reader.readexactly(size - 4)
