@@ -83,8 +83,8 @@ async def _nothing(messages: Sequence[Outbound]) -> None:
     return
 
 
-async def agents(largest: int) -> Series:
-    """A registry of so many agents: read and bound, in memory, and a turn of one of them."""
+async def agents(largest: int, turns: int = 300) -> Series:
+    """A registry of so many agents: read and bound, in memory, and so many turns of one of them."""
     start: Points = []
     again: Points = []
     turn: Points = []
@@ -128,7 +128,7 @@ async def agents(largest: int) -> Series:
             async def one(world: World = world, last: str = last) -> None:
                 await world.turn(uuid.uuid4().hex, "hello", agent_id=last)
 
-            turn.append((number, await cpu_us(one, 300)))
+            turn.append((number, await cpu_us(one, turns)))
             await account.close()
     return {
         "a message, us": turn,

@@ -25,8 +25,9 @@ from types import SimpleNamespace, TracebackType
 from typing import BinaryIO, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-START_TIMEOUT_SECONDS = 60.0
-INVOKE_TIMEOUT_SECONDS = 60.0
+START_TIMEOUT_SECONDS = 90.0
+INVOKE_TIMEOUT_SECONDS = 90.0
+END_TIMEOUT_SECONDS = 30.0
 LINE_LIMIT = 64 * 1_048_576
 
 Json = dict[str, object]
@@ -113,7 +114,7 @@ class FunctionsWorker:
         assert self._log is not None
         self._process.stdin.close()  # the child ends at the end of its input
         try:
-            await asyncio.wait_for(self._process.wait(), 10)
+            await asyncio.wait_for(self._process.wait(), END_TIMEOUT_SECONDS)
         except TimeoutError:
             self._process.kill()
             await self._process.wait()

@@ -44,6 +44,8 @@ def shows(*pairs: Shown) -> Callable[[Play], Play]:
 @shows(("health", 200), ("openapi", 200), ("mcp_servers", 200), ("mcp_server_status", 200), ("mcp_server_status", 404))
 async def the_system(side: Side) -> None:
     await side.until("health", "GET health", lambda body: body.get("status") == "healthy")
+    # How many tools a server listed is told a moment after agents can use them.
+    await side.until("mcp_servers", "GET mcp/servers", listed)
     await side.send("health", "GET health", key=None)
     for coding in ("identity", "gzip"):
         await side.send("openapi", "GET openapi.json", key=None, accept_encoding=coding)
@@ -64,7 +66,7 @@ async def the_agents(side: Side) -> None:
 @shows(("ask", 200), *(("ask", status) for status in (202, 400, 404, 409)), ("operation", 200), ("operation", 404))
 async def a_message(side: Side) -> None:
     key = {"idempotency_key": side.name("asked")}
-    body = {"message": "@say hello", "conversation_id": side.name("talk"), "timeout_seconds": 30}
+    body = {"message": "@say hello", "conversation_id": side.name("talk"), "timeout_seconds": 60}
     first = await side.send("ask", "POST agents/cfo", body, **key)
     assert first.json["reply"] == "hello"
     again = await side.send("ask", "POST agents/cfo", body, **key)
@@ -117,6 +119,11 @@ async def a_history(side: Side) -> None:
     for _ in range(2):
         await side.send("delete_conversation", f"DELETE {where}")
     await side.send("conversation", f"GET {where}")
+
+
+def listed(body: dict[str, Any]) -> bool:
+    """Whether each server has told of its tools."""
+    return bool(body.get("servers")) and all(server.get("tools") for server in body["servers"])
 
 
 async def waiting(side: Side, agent_id: str) -> dict[str, Any]:

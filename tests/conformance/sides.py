@@ -112,7 +112,7 @@ class Side(ABC):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         return Answer(route, *await self._http(route, method, f"/api/{path}", sent, data))
 
-    async def until(self, route: str, request: str, holds: Holds, seconds: float = 30.0) -> dict[str, Any]:
+    async def until(self, route: str, request: str, holds: Holds, seconds: float = 60.0) -> dict[str, Any]:
         """Looks until the answer is as wanted; fails with the last one."""
         body: dict[str, Any] = {}
         try:

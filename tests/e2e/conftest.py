@@ -8,6 +8,16 @@ import pytest_asyncio
 
 from tests.e2e.harness import REPLIES, World, world
 
+HERE = Path(__file__).parent
+LONGEST = 300
+"""Seconds after which a test hangs, with the stack that is started for it and ended after it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LONGEST))
+
 
 @pytest_asyncio.fixture(scope="session")
 async def shared_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:

@@ -23,6 +23,10 @@ from emulators.stack import Stack
 
 ROOT = Path(__file__).parents[2]
 REPLIES = "businessinfinity-responses"
+PATIENCE = 60.0
+"""Seconds after which something has not happened, on the slowest machine."""
+GRACE = 30.0
+"""Seconds that container hosts allow between SIGTERM and SIGKILL."""
 
 
 class App:
@@ -32,7 +36,9 @@ class App:
         self.port = settle({"AOS_PORT": ("AOS", 0)})["AOS_PORT"]
         self.folder = folder
         self.name = name
-        self.http = httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self.port}/api/", timeout=90)
+        # The server closes connections that were idle for 5 s: none is used again that it may be closing just then.
+        limits = httpx2.Limits(keepalive_expiry=1.0)
+        self.http = httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self.port}/api/", timeout=90, limits=limits)
         self._environment = {
             **os.environ,
             **environment,
@@ -45,12 +51,12 @@ class App:
     def _new(self, more: Mapping[str, str] | None = None) -> Child:
         command = [sys.executable, "-m", "aos", "serve", "--folder", str(self.folder)]
         environment = {**self._environment, **(more or {})}
-        return Child(self.name, command, env=environment, log=self.folder / f"{self.name}.log")
+        return Child(self.name, command, env=environment, grace=GRACE, log=self.folder / f"{self.name}.log")
 
     async def start(self) -> None:
         ready = self.child.line(r"serving AOS on http://\S+")
         await self.child.start()
-        await self.child.ready(ready, 30)
+        await self.child.ready(ready, PATIENCE)
 
     async def kill(self) -> None:
         """`kill -9`, as the platform may."""
@@ -66,7 +72,9 @@ class App:
         await self.child.stop()
         return await self.child.wait()
 
-    async def until(self, path: str, holds: Callable[[dict[str, Any]], bool], seconds: float = 30.0) -> dict[str, Any]:
+    async def until(
+        self, path: str, holds: Callable[[dict[str, Any]], bool], seconds: float = PATIENCE
+    ) -> dict[str, Any]:
         """Asks again and again until the answer is as wanted; fails with the last answer."""
         body: dict[str, Any] = {}
         try:
@@ -81,7 +89,7 @@ class App:
             raise AssertionError(f"{path} after {seconds} s: {json.dumps(body, indent=1)}") from None
 
     async def ready(self, agent_id: str = "ceo") -> None:
-        await self.until(f"agents/{agent_id}/status", lambda body: body.get("status") == "running", 45)
+        await self.until(f"agents/{agent_id}/status", lambda body: body.get("status") == "running")
 
     async def ask(self, agent_id: str, message: str, **more: Any) -> dict[str, Any]:
         """The body of an answer that came in time."""
@@ -105,7 +113,7 @@ class Client:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         await self._senders[entity].send_messages(ServiceBusMessage(data, **properties))
 
-    async def receive(self, queue: str = REPLIES, seconds: float = 20.0) -> ServiceBusReceivedMessage:
+    async def receive(self, queue: str = REPLIES, seconds: float = PATIENCE) -> ServiceBusReceivedMessage:
         """The next message, completed."""
         async with self._receiver(queue) as receiver:
             messages = await receiver.receive_messages(1, max_wait_time=seconds)
@@ -116,15 +124,26 @@ class Client:
     async def empty(self, queue: str) -> None:
         """Throws away what lies in a queue."""
         async with self._receiver(queue) as receiver:
-            while messages := await receiver.receive_messages(100, max_wait_time=0.3):
-                for message in messages:
+            # What lies there is looked at: however long it takes, and without asking for messages that are not there.
+            while await receiver.peek_messages(1, sequence_number=1):
+                for message in await receiver.receive_messages(100, max_wait_time=5):
                     await receiver.complete_message(message)
 
     async def nothing(self, queue: str = REPLIES, seconds: float = 1.0) -> None:
         """No message comes."""
+        await asyncio.sleep(seconds)
         async with self._receiver(queue) as receiver:
-            messages = await receiver.receive_messages(1, max_wait_time=seconds)
+            messages = await receiver.peek_messages(1, sequence_number=1)
         assert not messages, f"unexpected on {queue}: {messages[0]}"
+
+    async def handled(self, topic: str, subscription: str) -> None:
+        """Returns when nothing is left in a subscription: no message waits there, and none is in work.
+
+        A process that is killed over a message leaves it locked for as long as the broker locks messages.
+        """
+        async with self.bus.get_subscription_receiver(topic, subscription) as receiver:
+            while await receiver.peek_messages(1, sequence_number=1):  # noqa: ASYNC110 - of another process
+                await asyncio.sleep(0.1)
 
     @asynccontextmanager
     async def _receiver(self, queue: str) -> AsyncIterator[ServiceBusReceiver]:

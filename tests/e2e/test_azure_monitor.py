@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.harness import ROOT, World
+from tests.e2e.harness import PATIENCE, ROOT, World
 from tests.functions_worker import FunctionsWorker
 
 TRACE_ID, HOST_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -99,6 +99,8 @@ async def test_each_span_line_and_metric_is_exported_once(aos: World, ingestion:
         "OTEL_TRACES_SAMPLER": "always_on",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
         "OTEL_BLRP_SCHEDULE_DELAY": "100",
+        # Metrics at the end alone, however long it takes until then.
+        "OTEL_METRIC_EXPORT_INTERVAL": "600000",
     }
 
     def failures() -> list[str]:
@@ -109,7 +111,7 @@ async def test_each_span_line_and_metric_is_exported_once(aos: World, ingestion:
         worker.host_span = f"00-{TRACE_ID}-{HOST_SPAN}-01"
         operations = []
         for message in ("@say done", "@fail content_filter"):
-            body = json.dumps({"message": message, "timeout_seconds": 30}).encode()
+            body = json.dumps({"message": message, "timeout_seconds": 60}).encode()
             status, _, answer = await worker.invoke_http(
                 "ask", "POST", "http://localhost/api/agents/cto", body=body, route_params={"agent_id": "cto"}
             )
@@ -119,7 +121,7 @@ async def test_each_span_line_and_metric_is_exported_once(aos: World, ingestion:
         # So the worker tells the host that it exports by itself, and that its lines are not the host's to export.
         assert worker.capabilities["WorkerOpenTelemetryEnabled"] == "true"
         # A turn is told of and counted after its answer.
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while not (ingestion.names()["invoke_agent cto"] == 2 and failures()):  # noqa: ASYNC110  # a thread serves
                 await asyncio.sleep(0.05)
         printed = worker.log()

@@ -19,6 +19,7 @@ async def test_a_stopped_agent_is_409_until_it_is_started_and_then_answers_what_
     event = {"agent_id": "cmo", "event_type": "x", "payload": {"message": "@say late"}}
     await aos.client.send("agent-events", event, message_id=uuid.uuid4().hex, reply_to=REPLIES)
     await aos.client.nothing()
+    await aos.client.handled("agent-events", "realm-agents")
     await aos.app.kill()
     await aos.app.restart()
     status = await aos.app.until("agents/cmo/status", lambda body: body.get("status") == "stopped")

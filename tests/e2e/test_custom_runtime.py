@@ -80,6 +80,7 @@ async def test_an_event_is_answered_at_its_reply_to(custom: World, model: ModelS
 
 
 async def test_status_and_health_name_the_runtime(custom: World, model: ModelServer) -> None:
+    await custom.app.ready()
     status = (await custom.app.http.get("agents/ceo/status")).json()
     assert (status["runtime"], status["type"], status["lora_adapter"]) == (
         "Custom Runtime",
@@ -87,9 +88,8 @@ async def test_status_and_health_name_the_runtime(custom: World, model: ModelSer
         "ceo",
     )
     assert status["is_running"] is True
-    health = (await custom.app.http.get("health")).json()
+    health = await custom.app.until("health", lambda body: body["checks"]["model"]["status"] == "healthy")
     assert health["runtime"] == "Custom Runtime"
-    assert health["checks"]["model"]["status"] == "healthy"
 
 
 async def test_a_model_that_refuses_fails_the_turn_and_the_next_one_works(custom: World, model: ModelServer) -> None:

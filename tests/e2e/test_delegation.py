@@ -119,16 +119,19 @@ async def test_who_asks_waits_for_whom_a_person_keeps_waiting_and_cancelling_end
     await company.app.kill()
     await company.app.restart()
     decided = await company.app.http.post(f"approvals/{item['approval_id']}", json={"decision": "approve"})
-    assert decided.status_code == 200, decided.text
-    reply = json.loads(str(await company.client.receive(seconds=40)))
+    # 202 while the process that died still holds the conversation.
+    assert decided.status_code in (200, 202), decided.text
+    reply = json.loads(str(await company.client.receive()))
     assert reply["status"] == "completed", reply
     assert [(found["agent_id"], found["status"]) for found in reply["children"]] == [("clerk", "succeeded")]
 
 
 async def test_the_service_calls_the_function_and_runs_the_agent_that_asks_it(company: World) -> None:
     """Agent, input queue, function, output queue, agent, answer; on the older generation behind a connected agent."""
-    status = (await company.app.http.get("agents/broker/status")).json()
     older = company.state.name.startswith("threads")
+    if older:
+        await company.app.ready("broker")
+    status = (await company.app.http.get("agents/broker/status")).json()
     child = await started(app(company))
     try:
         call = f"@tool {NAME} {json.dumps(TERMS)}"
@@ -159,7 +162,7 @@ async def test_twenty_children_survive_kill_9(company: World) -> None:
         await asyncio.sleep(0.4)
         await company.app.kill()
         await company.app.restart()
-    body = await company.app.until(operation, lambda body: body.get("status") == "completed", 60)
+    body = await company.app.until(operation, lambda body: body.get("status") == "completed", 150)
     assert body["reply"] == "all paid"
     assert len({child["operation_id"] for child in body["children"]}) == 20
     assert {child["status"] for child in body["children"]} == {"succeeded"}

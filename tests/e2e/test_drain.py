@@ -18,12 +18,9 @@ import pytest
 import pytest_asyncio
 
 from tests.e2e.faults import LOCKS, QUICK
-from tests.e2e.harness import App, World, world
+from tests.e2e.harness import GRACE, PATIENCE, App, World, world
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
-
-GRACE = 30.0
-"""Seconds that container hosts allow between SIGTERM and SIGKILL."""
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -53,6 +50,20 @@ def alive(pid: int) -> bool:
     return True
 
 
+async def serving(own: World) -> None:
+    """Returns when the host has started the server that its tools are of.
+
+    Turns of the test before may have ended without it: their calls were made by the process before.
+    """
+    assert own.app.child.pid is not None
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            processes = await asyncio.to_thread(family, own.app.child.pid)
+            if any("-m examples.company_ledger" in command for command in processes.values()):
+                return
+            await asyncio.sleep(0.1)
+
+
 async def terminated(own: World) -> tuple[int, float, list[str]]:
     """Sends SIGTERM; the exit status, how long it took, and what outlived it."""
     assert own.app.child.pid is not None
@@ -65,6 +76,7 @@ async def terminated(own: World) -> tuple[int, float, list[str]]:
 
 
 async def test_turns_that_are_in_work_at_sigterm_end_and_no_process_is_left(own: World) -> None:
+    await serving(own)
     tool = next(
         name for name in (await own.app.http.get("agents/cfo/status")).json()["tools"] if name.endswith("get_kpis")
     )
@@ -82,12 +94,13 @@ async def test_turns_that_are_in_work_at_sigterm_end_and_no_process_is_left(own:
     assert seconds < GRACE
     await own.app.restart()
     for number, operation_id in enumerate(operations):
-        body = await own.app.until(f"operations/{operation_id}", lambda body: body.get("status") == "completed", 40)
+        body = await own.app.until(f"operations/{operation_id}", lambda body: body.get("status") == "completed")
         assert body["reply"] == str(number)
         assert [call["status"] for call in body["tool_calls"]] == ["succeeded"]
 
 
 async def test_a_writing_call_that_is_in_work_at_sigterm_is_made_once(own: World) -> None:
+    await serving(own)
     names = (await own.app.http.get("agents/cfo/status")).json()["tools"]
     tool = next(name for name in names if name.endswith("record_transaction"))
     entry = {"account": "6400", "amount": 250, "description": f"mark {uuid.uuid4().hex}", "date": "2025-11-03"}
@@ -98,7 +111,7 @@ async def test_a_writing_call_that_is_in_work_at_sigterm_is_made_once(own: World
     assert (status, left) == (0, [])
     await own.app.restart()
     path = f"operations/{accepted.json()['operation_id']}"
-    body = await own.app.until(path, lambda body: body.get("status") == "completed", 40)
+    body = await own.app.until(path, lambda body: body.get("status") == "completed")
     assert body["reply"] == "booked"
     assert [call["status"] for call in body["tool_calls"]] == ["succeeded"]
     # A drained process ends its calls: their outcome is known.
@@ -106,6 +119,7 @@ async def test_a_writing_call_that_is_in_work_at_sigterm_is_made_once(own: World
 
 
 async def test_another_host_ends_what_a_drained_one_of_both_roles_leaves(own: World) -> None:
+    await serving(own)
     names = (await own.app.http.get("agents/cfo/status")).json()["tools"]
     tool = next(name for name in names if name.endswith("record_transaction"))
     second = App({**own.stack.environment, **QUICK}, own.app.folder, "second")
@@ -123,7 +137,7 @@ async def test_another_host_ends_what_a_drained_one_of_both_roles_leaves(own: Wo
         assert (status, left) == (0, [])
         for operation_id, mark in operations.items():
             path = f"operations/{operation_id}"
-            body = await second.until(path, lambda body: body.get("status") in ("completed", "failed"), 40)
+            body = await second.until(path, lambda body: body.get("status") in ("completed", "failed"))
             assert (body.get("error"), body["reply"]) == (None, mark)
             assert [call["status"] for call in body["tool_calls"]] == ["succeeded"]
             assert await asyncio.to_thread(booked, own, mark) == 1

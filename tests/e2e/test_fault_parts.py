@@ -82,14 +82,15 @@ def part_dies(name: str, moment: str, after: float) -> Job:
 
 
 def storage_dies(name: str, moment: str) -> Job:
-    """Azurite writes its tables down every 5 s: it is killed when it has, while turns wait for their tools."""
+    """Azurite writes its tables down every 5 s: it is killed when it has, and turns wait for their tools."""
 
     async def job(lane: Bench) -> Outcome:
         start = time.monotonic()
         await lane.servers.kill()
         batch = [lane.books(way=way) for way in get_args(Way) for _ in range(3)]
         await asyncio.gather(*map(lane.send, batch))
-        await asyncio.sleep(8.0)
+        async with asyncio.timeout(ENDS_WITHIN):
+            await lane.kept(batch)
         await lane.kill_part(name)
         await lane.servers.restart()
         return await all_ended(lane, batch, name, moment, start)

@@ -67,8 +67,8 @@ async def test_an_mcp_server_that_dies_is_started_again(own: World) -> None:
     os.kill(await asyncio.to_thread(server_pid, own), signal.SIGKILL)
     body = await own.app.ask("ceo", QUESTION)
     assert [call["status"] for call in body["tool_calls"]] == ["succeeded"]
-    listed = (await own.app.http.get("mcp/servers")).json()["servers"]
-    assert listed[0]["restarts"] >= 1
+    # What is told of a server is written when its state changed, beside its calls.
+    await own.app.until("mcp/servers", lambda body: body["servers"][0].get("restarts", 0) >= 1)
 
 
 @pytest.mark.slow
@@ -77,7 +77,7 @@ async def test_the_app_is_killed_in_the_middle_of_turns(own: World) -> None:
     await own.app.kill()
     await own.app.restart()
     for operation_id in operations:
-        body = await completed(own, operation_id, 100)
+        body = await completed(own, operation_id, 150)
         assert [call["status"] for call in body["tool_calls"]] == ["succeeded"]
 
 
@@ -87,7 +87,7 @@ async def test_events_that_arrive_while_the_app_is_down_wait(own: World) -> None
     event = {"agent_id": "ceo", "event_type": "Late", "payload": {"message": QUESTION}}
     await own.client.send("agent-events", event, message_id=message_id, reply_to=REPLIES, session_id=message_id)
     await own.app.restart()
-    reply = json.loads(str(await own.client.receive(seconds=40)))
+    reply = json.loads(str(await own.client.receive()))
     assert (reply["status"], reply["conversation_id"]) == ("completed", message_id)
 
 
@@ -105,9 +105,10 @@ async def test_foundry_down_is_waited_for(own: World) -> None:
     assert (refused.status_code, refused.json()["code"]) in ((503, "circuit_open"), (503, "foundry_unavailable"))
     assert int(refused.headers["retry-after"]) >= 1
     await foundry.start()
-    body = await completed(own, operation_id)
+    # The longer Foundry was down, the longer it is left alone: up to a minute.
+    body = await completed(own, operation_id, 150)
     assert body["tool_calls"]
-    await own.app.until("health", lambda body: body["status"] == "healthy", 40)
+    await own.app.until("health", lambda body: body["status"] == "healthy")
 
 
 @pytest.mark.slow
@@ -123,7 +124,7 @@ async def test_storage_down_refuses_and_loses_nothing(own: World) -> None:
     assert health["checks"]["storage"]["detail"]
     assert (await own.app.http.get("health")).status_code == 503
     await azurite.start()
-    assert json.loads(str(await own.client.receive(seconds=60)))["response"] == "survived"
+    assert json.loads(str(await own.client.receive()))["response"] == "survived"
 
 
 @pytest.mark.slow
@@ -133,8 +134,7 @@ async def test_the_bus_down_keeps_tool_calls_in_the_outbox(own: World) -> None:
     await bus.stop()
     operation_id = await accepted(own, QUESTION)
     await own.app.until("health", lambda body: body["checks"]["service_bus"]["status"] == "degraded")
-    assert (await own.app.http.get(f"operations/{operation_id}")).json()["status"] != "failed"
-    await asyncio.sleep(0.5)
+    await own.app.until(f"operations/{operation_id}", lambda body: body.get("waiting_on") == "tool")
     await bus.start()
     body = await completed(own, operation_id, 150)
     assert [call["status"] for call in body["tool_calls"]] == ["succeeded"]

@@ -77,7 +77,7 @@ async def test_roles_choose_the_functions(aos: World) -> None:
 async def test_an_answer_over_http_and_one_over_the_bus(aos: World) -> None:
     environ = {**aos.stack.environment, "AOS_ROLES": "agents"}
     async with FunctionsWorker(ROOT, environ=environ) as worker:
-        body = json.dumps({"message": "What was our revenue in Q3 2025?", "timeout_seconds": 30}).encode()
+        body = json.dumps({"message": "What was our revenue in Q3 2025?", "timeout_seconds": 60}).encode()
         status, _, answer = await worker.invoke_http(
             "ask", "POST", "http://localhost/api/agents/ceo", body=body, route_params={"agent_id": "ceo"}
         )

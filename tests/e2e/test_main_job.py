@@ -166,9 +166,11 @@ async def test_agents_and_servers_are_listed(aos: World) -> None:
     assert agent["lora_adapter"] == "ceo"
     status = (await aos.app.http.get("agents/ceo/status")).json()
     assert (status["type"], status["is_running"]) == ("PurposeDrivenAgentFoundry", True)
-    servers = (await aos.app.http.get("mcp/servers")).json()["servers"]
     running = {"business-calendar": "running", "company-ledger": "running"}
-    assert {server["server_id"]: server["status"] for server in servers} == running
+    # Health is up to ten seconds old.
+    await aos.app.until(
+        "mcp/servers", lambda body: {server["server_id"]: server["status"] for server in body["servers"]} == running
+    )
 
 
 def revenue(year: int, quarter: int) -> Decimal:

@@ -72,7 +72,7 @@ async def test_turns_survive_a_kill(older: World) -> None:
     await older.app.kill()
     await older.app.restart()
     for operation_id in operations:
-        body = await completed(older, operation_id, 100)
+        body = await completed(older, operation_id, 150)
         assert {call["status"] for call in body["tool_calls"]} == {"succeeded"}
 
 

@@ -66,7 +66,7 @@ async def foo(azurite: Azurite, queue_in: str, queue_out: str) -> None:
     async with (
         QueueClient.from_connection_string(connection, queue_in) as calls,
         QueueClient.from_connection_string(connection, queue_out) as replies,
-        asyncio.timeout(20),
+        asyncio.timeout(60),
     ):
         message = None
         while message is None:
@@ -80,7 +80,7 @@ async def foo(azurite: Azurite, queue_in: str, queue_out: str) -> None:
         await replies.send_message(base64.b64encode(json.dumps(reply).encode()).decode())
 
 
-def ask(project_agents: AgentsClient, tools: list[Any], cleanup: list[str]) -> str:
+def ask(project_agents: AgentsClient, tools: list[Any], cleanup: list[str], function: str = "foo") -> str:
     """Create the agent, create a thread, process a run, read the answer, clean up."""
     agent = project_agents.create_agent(
         model="llama-3.3-70b",
@@ -91,7 +91,9 @@ def ask(project_agents: AgentsClient, tools: list[Any], cleanup: list[str]) -> s
     thread = project_agents.threads.create()
     try:
         project_agents.messages.create(
-            thread_id=thread.id, role="user", content='@tool foo {"query": "What is the most prevalent element?"}'
+            thread_id=thread.id,
+            role="user",
+            content=f'@tool {function} {{"query": "What is the most prevalent element?"}}',
         )
         run = project_agents.runs.create_and_process(thread_id=thread.id, agent_id=agent.id, polling_interval=1)
         assert run.status == "completed", f"Run failed: {run.last_error}"
@@ -132,9 +134,10 @@ async def test_the_same_with_queues_named_after_the_function(
     client: AgentsClient, azurite: Azurite, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STORAGE_SERVICE_ENDPOINT", endpoint)
-    tool = functions.AzureFunctionTool.named("foo", "Get answers from the foo bot.", PARAMETERS)
-    function = asyncio.create_task(foo(azurite, "azure-function-foo-input", "azure-function-foo-output"))
-    answer = await asyncio.to_thread(ask, client, list(tool.definitions), [])
+    name = f"foo-{uuid.uuid4().hex[:8]}"
+    tool = functions.AzureFunctionTool.named(name, "Get answers from the foo bot.", PARAMETERS)
+    function = asyncio.create_task(foo(azurite, f"azure-function-{name}-input", f"azure-function-{name}-output"))
+    answer = await asyncio.to_thread(ask, client, list(tool.definitions), [], name)
     await function
     assert "is foo." in answer
 
