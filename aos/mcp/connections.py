@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -128,6 +128,7 @@ class McpConnection:
         self._pace = Pace(self._limits.calls_per_second)
         self._waiting = 0
         self._probe: asyncio.Task[None] | None = None
+        self._given_up: set[asyncio.Task[Any]] = set()
 
     @property
     def session(self) -> int:
@@ -157,6 +158,7 @@ class McpConnection:
             await asyncio.wait({self._task})
             self._task.result()
             self._task = None
+        await asyncio.gather(*self._given_up, return_exceptions=True)
         await self._become("stopped")
 
     # --- calls
@@ -248,7 +250,7 @@ class McpConnection:
 
         return await self._ask(f"resource {uri}", call, LIST_SECONDS)
 
-    async def _ask(self, what: str, call: Callable[[_Session], Awaitable[T]], timeout: float) -> T:
+    async def _ask(self, what: str, call: Callable[[_Session], Coroutine[Any, Any, T]], timeout: float) -> T:
         await self._take_turn(timeout)
         try:
             session = await self._open(START_SECONDS)
@@ -264,12 +266,13 @@ class McpConnection:
             self._turns.release()
 
     async def _request(
-        self, what: str, call: Callable[[_Session], Awaitable[T]], session: _Session, timeout: float
+        self, what: str, call: Callable[[_Session], Coroutine[Any, Any, T]], session: _Session, timeout: float
     ) -> T:
         attempt = Attempt()
         asked = Asked(self.entry.server_id, what, session.link, attempt, self._limits.message_bytes)
         token = ATTEMPT.set(attempt)
-        # In the caller's own task: one for the call and one for the end of the session cost more than the call.
+        # In the caller's own task, but over HTTP: one for the call and one for the end of the session cost more than a
+        # call over a pipe.
         limit = asyncio.timeout(timeout)
 
         def ending() -> None:
@@ -282,7 +285,7 @@ class McpConnection:
             async with limit:
                 session.link.on_end.add(ending)
                 try:
-                    return await call(session)
+                    return await (self._apart(call(session)) if session.link.calls is None else call(session))
                 finally:
                     # Before the limit is over: what is found out below may end the session.
                     session.link.on_end.discard(ending)
@@ -308,6 +311,21 @@ class McpConnection:
         finally:
             ATTEMPT.reset(token)
 
+    async def _apart(self, work: Coroutine[Any, Any, T]) -> T:
+        """Awaits something in a task of its own, so that giving it up takes no time.
+
+        The SDK first tells the server of it, for which it allows 5 s, and a server that hangs takes no messages.
+        """
+        task = asyncio.create_task(work, name=f"request to MCP server {self.entry.server_id}")
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.done():
+                task.cancel()
+                self._given_up.add(task)
+                task.add_done_callback(self._given_up.discard)
+            raise
+
     # --- hanging
 
     def _suspect(self, session: _Session) -> None:
@@ -322,7 +340,7 @@ class McpConnection:
         try:
             async with asyncio.timeout(PING_SECONDS):
                 # A server of the newest protocol does not know it, and says so: which is an answer.
-                await session.client.session.send_ping()
+                await self._apart(session.client.session.send_ping())
         except TimeoutError:
             if session.link.heard == heard:
                 session.link.end(f"it hangs: no answer to a ping within {PING_SECONDS:g} s")
@@ -464,9 +482,10 @@ class McpConnection:
         finally:
             link.end()
             self._session = self._listed = None
-            if self._probe is not None:
-                self._probe.cancel()
-                await asyncio.gather(self._probe, return_exceptions=True)
+            left = [*self._given_up, *([self._probe] if self._probe is not None else [])]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
         return ServerDied(f"{server} ended{f': {link.reason}' if link.reason else ''}")
 
     async def _become(self, state: State) -> None:
