@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export AOS_STATE_DIR ?= .aos
 # Test processes at a time; most of a test is waiting for other processes.
-JOBS ?= 4
+JOBS ?= 3
 # On Linux the newest torch brings several GB for GPUs; give another one, or an index of CPU builds, if you want.
 TORCH ?= torch==2.13.0
 

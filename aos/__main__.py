@@ -18,6 +18,7 @@ from aos.config import Settings, load_settings
 from aos.dead_letters_cli import cli as dead_letters
 from aos.errors import AosError
 from aos.foundry_cli import cli as foundry
+from aos.garbage import collect_seldom
 from aos.tools_cli import cli as tools
 
 HOST = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:\d{1,5})?")
@@ -79,6 +80,7 @@ def connector(
 
 
 async def _serve(folder: Path, settings: Settings) -> None:
+    collect_seldom()
     from aos.access import entra_of, keys_of
     from aos.app import routes
     from aos.system import AgentOperatingSystem
