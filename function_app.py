@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aos.access import entra_of, keys_of
 from aos.app import routes
 from aos.config import load_settings
-from aos.garbage import collect_seldom
+from aos.garbage import seldom_collected
 from runtime import RuntimeConfig, create_runtime
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ settings = load_settings()
 
 async def initialize() -> AgentOperatingSystem:
     """Builds the operating system when the first invocation needs it."""
-    collect_seldom()
-    from aos.system import AgentOperatingSystem
-    from aos.telemetry.setup import configure
+    with seldom_collected():
+        from aos.system import AgentOperatingSystem
+        from aos.telemetry.setup import configure
 
-    configure(settings, hosted=True)
-    system = AgentOperatingSystem(settings, folder=Path(__file__).parent)
-    await system.start()
+        configure(settings, hosted=True)
+        system = AgentOperatingSystem(settings, folder=Path(__file__).parent)
+        await system.start()
     return system
 
 

@@ -18,7 +18,7 @@ from aos.config import Settings, load_settings
 from aos.dead_letters_cli import cli as dead_letters
 from aos.errors import AosError
 from aos.foundry_cli import cli as foundry
-from aos.garbage import collect_seldom
+from aos.garbage import seldom_collected
 from aos.tools_cli import cli as tools
 
 HOST = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:\d{1,5})?")
@@ -80,12 +80,12 @@ def connector(
 
 
 async def _serve(folder: Path, settings: Settings) -> None:
-    collect_seldom()
-    from aos.access import entra_of, keys_of
-    from aos.app import routes
-    from aos.system import AgentOperatingSystem
-    from aos.welcome import welcome
-    from runtime import AsgiRuntime, RuntimeConfig
+    with seldom_collected():
+        from aos.access import entra_of, keys_of
+        from aos.app import routes
+        from aos.system import AgentOperatingSystem
+        from aos.welcome import welcome
+        from runtime import AsgiRuntime, RuntimeConfig
 
     def bus_problems() -> list[str]:
         down = [state for state in host.bus_states() if not state.connected]
@@ -93,7 +93,8 @@ async def _serve(folder: Path, settings: Settings) -> None:
 
     async def initialize() -> AgentOperatingSystem:
         system = AgentOperatingSystem(settings, folder=folder, bus_problems=bus_problems)
-        await system.start()
+        with seldom_collected():
+            await system.start()
         return system
 
     async def shutdown(system: AgentOperatingSystem) -> None:
