@@ -271,8 +271,8 @@ class McpConnection:
         attempt = Attempt()
         asked = Asked(self.entry.server_id, what, session.link, attempt, self._limits.message_bytes)
         token = ATTEMPT.set(attempt)
-        # In the caller's own task, but over HTTP: one for the call and one for the end of the session cost more than a
-        # call over a pipe.
+        # In the caller's own task, except over HTTP: one for the call and one for the end of the session cost more than
+        # a call over a pipe.
         limit = asyncio.timeout(timeout)
 
         def ending() -> None:
